@@ -1,0 +1,42 @@
+"""The newsvendor: how sure to be, from what a shortage costs and what holding costs.
+
+Arrow, Harris and Marschak, "Optimal Inventory Policy", Econometrica 19 (1951): stock up to the
+quantile c_miss / (c_miss + c_hold) of demand. Here demand is the capacity that sample paths require
+(`required.py`), the cost of one replica short for one second is the requests that it would have
+served times what a miss costs, and the holding cost is the tier's.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from policies.types import FloatArray, TargetSpec
+
+
+def critical_ratio(miss_cost_per_s: float, holding_cost_per_s: float) -> float:
+    """Quantile in [0, 1] at which one more unit costs as much to hold as it saves in misses."""
+    total = miss_cost_per_s + holding_cost_per_s
+    return miss_cost_per_s / total if total > 0 else 1.0
+
+
+def shortage_cost_per_s(target: TargetSpec) -> float:
+    """GPU-seconds that one replica short costs per second: the requests it would have served in time."""
+    return target.rated_rps * target.miss_cost
+
+
+def upper_quantile(samples: FloatArray, ratio: float) -> float:
+    """The smallest sample that at least a share `ratio` of the samples does not exceed.
+
+    A sample, never a value between two: capacity is bought whole, and the estimate must not fall
+    when one sample rises.
+    """
+    n = samples.shape[-1]
+    k = min(max(math.ceil(ratio * n) - 1, 0), n - 1)
+    return float(np.partition(samples, k)[k])
+
+
+def whole_replicas(capacity: float) -> int:
+    """Replicas that give at least `capacity`, forgiving the rounding of a sum of floats."""
+    return max(math.ceil(capacity - 1e-9), 0)
