@@ -1,0 +1,206 @@
+"""One reconcile pass: observe, forecast, decide, check, act.
+
+A pass takes its time as an argument, reads its ports, and returns the next state with the moment at
+which it wants to be called again; it never sleeps and never looks at a clock. The controller calls
+it with real ports, the simulator with simulated ones: there is no second decision loop.
+
+    cluster.observe -> metrics.read -> demand in replicas -> forecaster.update -> policy.decide
+                    -> checked plan -> plan minus observed -> cluster.apply
+
+All that a pass remembers is in `ReconcileState`; a crash between any two lines loses nothing that
+the next pass does not see again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from policies.actions import plan_actions
+
+from autoscaler.errors import PlanError
+from autoscaler.ports import Cluster, ClusterView, Forecaster, MetricFrame, MetricSource, PassRecord, Recorder
+from policies.capacity import OutputLength, WorkRate, backlog_replica_s, demand_replicas
+from policies.types import (
+    DecisionInput,
+    DemandPaths,
+    FloatArray,
+    Plan,
+    Policy,
+    SupplyStep,
+    TargetObservation,
+    TargetSpec,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ManagedTarget:
+    """A target with what turns its tokens into demand."""
+
+    spec: TargetSpec
+    work: WorkRate
+    mean_output_tokens: float
+    """First guess, until completions have been seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileConfig:
+    """`window_s` bounds what a policy sees of the past; `stale_after_s` is how long the newest
+    samples may be missing before a target's demand counts as unknown (a few scrapes, so that one
+    lost scrape changes nothing)."""
+
+    targets: tuple[ManagedTarget, ...]
+    supply: tuple[SupplyStep, ...]
+    window_s: float = 300.0
+    stale_after_s: float = 10.0
+    horizon_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileState:
+    """What one pass hands to the next. Windows are (targets, samples), newest last."""
+
+    memory: Any
+    plan: Plan | None
+    output_length: tuple[OutputLength, ...]
+    demand: FloatArray
+    concurrency: FloatArray
+    backlog_replica_s: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    metrics: MetricSource
+    cluster: Cluster
+    forecaster: Forecaster
+    recorder: Recorder
+
+
+def initial_state(policy: Policy, config: ReconcileConfig) -> ReconcileState:
+    """The state before the first pass: nothing seen, nothing planned."""
+    n = len(config.targets)
+    empty = np.empty((n, 0))
+    return ReconcileState(
+        policy.initial(tuple(t.spec for t in config.targets)),
+        None,
+        tuple(OutputLength(t.mean_output_tokens, 1.0) for t in config.targets),
+        empty,
+        empty,
+        (0.0,) * n,
+    )
+
+
+def reconcile(
+    ports: Ports, policy: Policy, config: ReconcileConfig, state: ReconcileState, now_s: float
+) -> tuple[ReconcileState, float]:
+    """One pass at `now_s`; returns the new state and when to call again, in seconds.
+
+    Raises `PlanError` if the policy's plan breaks its contract; nothing has been applied then.
+    """
+    view = ports.cluster.observe(now_s)
+    frame = ports.metrics.read(now_s)
+    state = _absorb(ports.forecaster, config, state, frame)
+    given = _input(ports.forecaster, policy, config, state, view, frame.period_s, now_s)
+    decision = policy.decide(given, state.memory)
+    check_plan(decision.plan, given)
+    actions = plan_actions(decision.plan, given)
+    ports.cluster.apply(actions, now_s)
+    ports.recorder.record(PassRecord(given, decision.plan, actions))
+    return replace(state, memory=decision.memory, plan=decision.plan), now_s + policy.interval_s
+
+
+def _absorb(
+    forecaster: Forecaster, config: ReconcileConfig, state: ReconcileState, frame: MetricFrame
+) -> ReconcileState:
+    """Take in new samples: output lengths first, since demand is priced by them."""
+    lengths, demands, backlogs = [], [], []
+    for i, target in enumerate(config.targets):
+        length = state.output_length[i].observe(
+            float(np.nansum(frame.completed_requests[i])), float(np.nansum(frame.output_tokens[i]))
+        )
+        lengths.append(length)
+        demands.append(
+            demand_replicas(
+                target.work,
+                frame.period_s,
+                frame.offered_requests[i],
+                frame.prompt_tokens[i],
+                length.mean_tokens,
+            )
+        )
+        backlogs.append(_backlog(target, frame, i, length, state.backlog_replica_s[i]))
+    demand = np.array(demands)
+    forecaster.update(frame.start_s, frame.period_s, demand)
+    keep = round(config.window_s / frame.period_s)
+    return replace(
+        state,
+        output_length=tuple(lengths),
+        demand=_append(state.demand, demand, keep),
+        concurrency=_append(state.concurrency, frame.running + frame.queued, keep),
+        backlog_replica_s=tuple(backlogs),
+    )
+
+
+def _backlog(target: ManagedTarget, frame: MetricFrame, i: int, length: OutputLength, last: float) -> float:
+    if frame.queued.shape[1] == 0 or np.isnan(frame.queued[i, -1]):
+        return last
+    return backlog_replica_s(
+        target.work, float(frame.queued[i, -1]), float(frame.queued_prompt_tokens[i, -1]), length.mean_tokens
+    )
+
+
+def _append(window: FloatArray, new: FloatArray, keep: int) -> FloatArray:
+    joined = np.concatenate((window, new), axis=1)[:, -keep:]
+    joined.flags.writeable = False
+    return joined
+
+
+def _input(
+    forecaster: Forecaster,
+    policy: Policy,
+    config: ReconcileConfig,
+    state: ReconcileState,
+    view: ClusterView,
+    period_s: float,
+    now_s: float,
+) -> DecisionInput:
+    paths: DemandPaths | None = forecaster.paths(now_s, config.horizon_s) if policy.wants_paths else None
+    stale_samples = max(round(config.stale_after_s / period_s), 1)
+    recent = state.demand[:, -stale_samples:]
+    observed = tuple(
+        TargetObservation(
+            ready=seen.ready,
+            starting=seen.starting,
+            draining=seen.draining,
+            demand_replicas=state.demand[i],
+            concurrency=state.concurrency[i],
+            demand_known=bool(np.isfinite(recent[i]).any()),
+            backlog_replica_s=state.backlog_replica_s[i],
+        )
+        for i, seen in enumerate(view.targets)
+    )
+    return DecisionInput(
+        now_s=now_s,
+        sample_period_s=period_s,
+        targets=tuple(t.spec for t in config.targets),
+        observed=observed,
+        supply=config.supply,
+        nodes=view.nodes,
+        gpu_budget=view.gpu_budget,
+        paths=paths,
+        tick_s=policy.interval_s,
+    )
+
+
+def check_plan(plan: Plan, given: DecisionInput) -> None:
+    """Refuse a plan that breaks its contract, before anything acts on it."""
+    if len(plan.targets) != len(given.targets):
+        raise PlanError(f"plan for {len(plan.targets)} targets, {len(given.targets)} were given")
+    for spec, planned, seen in zip(given.targets, plan.targets, given.observed, strict=True):
+        if not 0 <= planned.active <= spec.max_replicas:
+            raise PlanError(f"{spec.name}: {planned.active} active replicas, allowed are 0 to {spec.max_replicas}")
+        if not seen.demand_known and planned.active < min(seen.active + seen.starting, spec.max_replicas):
+            raise PlanError(f"{spec.name}: scaled down without fresh metrics; unknown is not zero")
+    if plan.spare_gpus < 0:
+        raise PlanError(f"{plan.spare_gpus} spare GPUs planned; allowed are 0 and more")
