@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from policies.types import (
     PARKED,
-    STANDBY,
     Action,
     DecisionInput,
     NodeObservation,
@@ -24,8 +23,9 @@ from policies.types import (
     TargetSpec,
 )
 
-WARM = (STANDBY, PARKED)
-"""Tiers of single processes; snapshots are staged per node instead."""
+WARM = (PARKED,)
+"""Tiers of single processes that a plan may hold; snapshots are staged per node instead, and standby,
+which costs what active costs, is dominated on any ladder that has both."""
 
 
 def plan_actions(plan: Plan, given: DecisionInput) -> tuple[Action, ...]:
@@ -61,7 +61,8 @@ def _warm(spec: TargetSpec, planned: TargetPlan, seen: TargetObservation) -> lis
         if missing > 0:
             actions.append(Action("park", spec.name, missing, reason=Reason(tier, f"{missing} more {tier}")))
         elif missing < 0:
-            actions.append(Action("unpark_release", spec.name, -missing, reason=Reason(tier, f"{-missing} too many {tier}")))
+            why = Reason(tier, f"{-missing} too many {tier}")
+            actions.append(Action("unpark_release", spec.name, -missing, reason=why))
     return actions
 
 
@@ -92,8 +93,10 @@ def _snapshots(plan: Plan, nodes: tuple[NodeObservation, ...]) -> list[Action]:
         wanted = plan.placement[node.name]
         have = node.snapshots | node.fetching
         for target in sorted(have - set(wanted)):
-            actions.append(Action("evict", target, node=node.name, reason=Reason("placement", "no longer placed here")))
+            why = Reason("placement", "no longer placed here")
+            actions.append(Action("evict", target, node=node.name, reason=why))
         for target in wanted:
             if target not in have:
-                actions.append(Action("stage", target, node=node.name, reason=Reason("placement", "a wake may come here")))
+                why = Reason("placement", "a wake may come here")
+                actions.append(Action("stage", target, node=node.name, reason=why))
     return actions
