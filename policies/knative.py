@@ -1,4 +1,4 @@
-"""Knative's pod autoscaler (KPA) on concurrency: a slow window to follow, a fast one to panic by.
+"""Knative's pod autoscaler (KPA): a slow window to follow, a fast one to panic by.
 
 Follows `Scale` in `pkg/autoscaler/scaling/autoscaler.go` of knative/serving, defaults as in its
 `config-autoscaler`. At every tick, with `ready` the ready replicas (one, if there are none):
@@ -12,7 +12,15 @@ Follows `Scale` in `pkg/autoscaler/scaling/autoscaler.go` of knative/serving, de
 5. Bounds last.
 
 A KPA that starts beside more than one ready replica starts in panic, because it has no past to
-justify shrinking by. Scale to zero and activation are left out: here `min_replicas` says where to stop.
+justify shrinking by.
+
+Both of Knative's own metrics are there. `concurrency`, its default, fits servers whose requests do not
+slow one another down; a batching replica with 70% of its rated requests in flight is all but saturated,
+because a smaller batch is served faster, so the KPA holds too few replicas and swings. `rps` counts
+offered requests against rated throughput (here as demand in replicas, so that long requests weigh more)
+and is what the comparisons use: the kinder choice.
+
+Scale to zero and activation are left out: here `min_replicas` says where to stop.
 What else differs is said in `docs/baselines.md`; what the baselines share is in `baselines.py`.
 """
 
@@ -20,6 +28,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from policies.baselines import (
     active_only,
@@ -53,8 +62,9 @@ class KnativePolicy:
     name: str = "knative"
     interval_s: float = 2.0
     wants_paths: bool = False
+    metric: Literal["concurrency", "rps"] = "concurrency"
     utilization: float = 0.70
-    """Of rated concurrency (`container-concurrency-target-percentage`)."""
+    """Of rated concurrency (`container-concurrency-target-percentage`) or rated throughput."""
     stable_window_s: float = 60.0
     panic_window_share: float = 0.10
     panic_threshold: float = 2.0
@@ -85,11 +95,12 @@ class KnativePolicy:
             memory = KnativeMemory(True, now_s if seen.active > 1 else None, seen.active)
         stable = self._mean(given, seen, self.stable_window_s)
         if stable is None or not seen.demand_known:
-            return hold(target, seen, "no fresh concurrency"), memory
+            return hold(target, seen, f"no fresh {self.metric}"), memory
         # An empty panic window within a stable one that is not: no ground to panic, as in Knative.
         fast = self._mean(given, seen, self.panic_window_share * self.stable_window_s) or 0.0
         ready = max(1, seen.active)
-        per_replica = max(target.rated_concurrency * self.utilization, LEAST_TARGET)
+        rated = target.rated_concurrency if self.metric == "concurrency" else 1.0
+        per_replica = max(rated * self.utilization, LEAST_TARGET)
         over = math.ceil(fast / per_replica) / ready >= self.panic_threshold
         memory = self._panic(memory, over, now_s)
         wanted = self._replicas(stable / per_replica, ready)
@@ -98,14 +109,16 @@ class KnativePolicy:
             memory = replace(memory, most_in_panic=wanted)
         delayed, memory = self._delayed(wanted, memory, now_s)
         planned = within_bounds(target, delayed)
+        unit = "requests in flight" if self.metric == "concurrency" else "replicas of demand"
         text = (
-            f"{stable:.1f} requests in flight over {self.stable_window_s:.0f} s, {fast:.1f} of late, "
+            f"{stable:.1f} {unit} over {self.stable_window_s:.0f} s, {fast:.1f} of late, "
             f"at {per_replica:.1f} a replica"
         )
         return TargetPlan(planned, {}, _reasons(text, seen, wanted, delayed, planned, memory)), memory
 
     def _mean(self, given: DecisionInput, seen: TargetObservation, window_s: float) -> float | None:
-        mean = trailing_mean(seen.concurrency, given.sample_period_s, window_s)
+        load = seen.concurrency if self.metric == "concurrency" else seen.demand_replicas
+        mean = trailing_mean(load, given.sample_period_s, window_s)
         # Knative rounds window averages to six digits, so that a sum's last bit buys no replica.
         return None if mean is None else round(mean, 6)
 

@@ -196,3 +196,12 @@ def test_whatever_the_past(
     if not known:
         assert planned >= min(ready + starting, 50)
     assert policy.decide(asked, (memory,)) == decision
+
+
+def test_the_rps_metric_follows_demand_in_replicas() -> None:
+    """7 replicas' worth at 70% of rated throughput is 10; 14 in the last 6 s want 20, twice the ready."""
+    kpa = calm(KnativePolicy(metric="rps"))
+
+    assert kpa.active(moment(0.0, 10, demand=constant(7.0))) == 10
+    plan = kpa.ask(moment(2.0, 10, demand=ending(7.0, 6, 14.0)))
+    assert (plan.active, codes(plan)) == (20, ("scale-up", "panic"))

@@ -1,0 +1,89 @@
+"""Every GPU-second of the pool, by state and by target, exactly once.
+
+The ledger holds how many GPUs are in which state and integrates them over time, as totals and per
+bucket for the plots. Rows are the targets' GPU-holding states and, last, the pool's own (spare,
+reclaiming, lent). `total()` always equals pool GPUs x elapsed time: a test holds it to that.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from policies.types import FloatArray
+
+TARGET_STATES = ("active", "draining", "starting", "standby", "parked")
+POOL_STATES = ("spare", "reclaiming", "lent")
+
+
+class Ledger:
+    """GPUs by (target, state) and by pool state, integrated over time in seconds.
+
+    Counts change through `move`; time through `advance`. `since_s` is where scoring starts: seconds
+    before it are not counted.
+    """
+
+    def __init__(self, n_targets: int, pool_gpus: int, duration_s: float, bucket_s: float, since_s: float) -> None:
+        self.now_s = 0.0
+        self.since_s = since_s
+        self._bucket_s = bucket_s
+        n_buckets = max(int(np.ceil(duration_s / bucket_s - 1e-9)), 1)
+        width = n_targets * len(TARGET_STATES) + len(POOL_STATES)
+        self._n_targets = n_targets
+        self._gpus = np.zeros(width)
+        self._gpus[-1] = pool_gpus
+        self._total = np.zeros(width)
+        self._buckets = np.zeros((n_buckets, width))
+
+    def slot(self, target: int, state: str) -> int:
+        """Index of a state: a target's, or the pool's own with any `target`."""
+        if state in POOL_STATES:
+            return self._n_targets * len(TARGET_STATES) + POOL_STATES.index(state)
+        return target * len(TARGET_STATES) + TARGET_STATES.index(state)
+
+    def move(self, gpus: int, source: int, sink: int) -> None:
+        self._gpus[source] -= gpus
+        self._gpus[sink] += gpus
+
+    def correct(self, gpu_s: float, source: int, sink: int, at_s: float) -> None:
+        """Shift GPU-seconds after the fact: a drain's exact end is learnt only when the engine returns."""
+        if at_s < self.since_s:
+            return
+        for sums in (self._total, self._buckets[self._bucket(at_s)]):
+            sums[source] -= gpu_s
+            sums[sink] += gpu_s
+
+    def advance(self, until_s: float) -> None:
+        """Integrate the present counts up to `until_s`."""
+        while self.now_s < until_s:
+            bucket = self._bucket(self.now_s)
+            end_s = min(until_s, (bucket + 1) * self._bucket_s)
+            if end_s <= self.now_s or bucket == len(self._buckets) - 1:
+                end_s = until_s
+            scored_s = end_s - max(self.now_s, self.since_s)
+            if scored_s > 0:
+                self._total += self._gpus * scored_s
+                self._buckets[bucket] += self._gpus * scored_s
+            self.now_s = end_s
+
+    def _bucket(self, at_s: float) -> int:
+        return min(int(at_s / self._bucket_s + 1e-9), len(self._buckets) - 1)
+
+    def gpus(self, target: int, state: str) -> int:
+        return int(self._gpus[self.slot(target, state)])
+
+    def total(self) -> float:
+        return float(self._total.sum())
+
+    def gpu_seconds(self, target: int | None, state: str) -> float:
+        """GPU-seconds in `state`: of one target, or of all targets (None), or the pool's own."""
+        return float(self._total[self._slots(target, state)].sum())
+
+    def bucket_gpus(self, target: int | None, state: str) -> FloatArray:
+        """Mean GPUs in `state` per bucket, (buckets,)."""
+        series: FloatArray = self._buckets[:, self._slots(target, state)].sum(axis=1) / self._bucket_s
+        return series
+
+    def _slots(self, target: int | None, state: str) -> list[int]:
+        if state in POOL_STATES or target is not None:
+            return [self.slot(target or 0, state)]
+        return [self.slot(i, state) for i in range(self._n_targets)]

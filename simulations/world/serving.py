@@ -1,0 +1,45 @@
+"""One target's requests meeting its replicas: the arrival stream and the engine, side by side.
+
+`Serving` moves the engine through time in the pieces that the cluster asks for (a replica becomes
+active at its own moment, not at the tick) and keeps what the metrics port reports.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from simulations.engine import Fleet
+from simulations.traces import ArrivalStream
+
+from policies.types import FloatArray
+
+
+class Serving:
+    """The engine of one target, fed from its stream. Times are seconds from the replay's start."""
+
+    def __init__(self, fleet: Fleet, stream: ArrivalStream, slots: int) -> None:
+        self.fleet = fleet
+        self.stream = stream
+        self.slots = slots
+
+    def advance(self, activations: tuple[tuple[float, int], ...], until_s: float) -> None:
+        """Serve up to `until_s`; each of `activations` (time, slot) starts to serve at its time."""
+        for at_s, slot in activations:
+            self.fleet.advance(at_s, *self.stream.take_until(at_s))
+            self.fleet.activate(slot, at_s)
+        self.fleet.advance(until_s, *self.stream.take_until(until_s))
+
+    def activate_now(self, slot: int) -> None:
+        self.fleet.activate(slot, self.fleet.now_s)
+
+    def drain(self, slot: int) -> None:
+        self.fleet.drain(slot, self.fleet.now_s)
+
+    def undrain(self, slot: int) -> None:
+        self.fleet.undrain(slot, self.fleet.now_s)
+
+    def running(self) -> FloatArray:
+        """Requests running per slot."""
+        return np.asarray(self.fleet.running_per_slot())
+
+    def take_drained(self) -> list[tuple[int, float]]:
+        return self.fleet.take_drained()
