@@ -6,7 +6,6 @@ so that the reader can tell what the restore saves from what the policy saves.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from policies.planner import PlannerPolicy
 from policies.static import StaticPolicy
 from policies.types import Policy
 from simulations.informed import informed_forecaster
-from simulations.scenario import Scenario, TargetScenario
+from simulations.scenario import Scenario
 
 N_PATHS = 1000
 
@@ -67,14 +66,8 @@ def _planner(name: str, label: str, point: Callable[[int], Forecaster], restored
 
 
 def _static(scenario: Scenario) -> Row:
-    counts = {t.name: static_peak(t) for t in scenario.targets}
+    counts = {t.name: t.static_peak_replicas for t in scenario.targets}
     return Row("static peak", StaticPolicy(counts), _no_forecast(scenario), restored=True)
-
-
-def static_peak(target: TargetScenario) -> int:
-    """Replicas for the busiest moment of the true rate at 70% utilisation, as one provisions by hand."""
-    wanted = math.ceil(target.peak_demand_replicas / 0.70)
-    return min(max(wanted, target.wanted.min_replicas), target.wanted.max_replicas)
 
 
 ROWS: dict[str, RowMaker] = {

@@ -6,6 +6,7 @@ the same lead times. `build.py` makes one from what the user asked for; `replay.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,8 @@ from policies.capacity import WorkRate
 from policies.types import SupplyStep, TargetSpec, TierSpec
 from simulations.service import ServiceModel
 from simulations.traces import ArrivalStream, TraceInfo
+
+STATIC_UTILIZATION = 0.70
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,11 @@ class TargetScenario:
     @property
     def name(self) -> str:
         return self.wanted.name
+
+    @property
+    def static_peak_replicas(self) -> int:
+        """Replicas for the busiest moment of the true rate at 70% utilisation, as one provisions by hand."""
+        return max(math.ceil(self.peak_demand_replicas / STATIC_UTILIZATION), self.wanted.min_replicas)
 
     def spec(self, restored: bool) -> TargetSpec:
         """What a policy is told: with the snapshot's ladder, or with cold starts alone."""

@@ -1,0 +1,72 @@
+"""A forecaster that knows the law of the arrivals, not the arrivals: the best any forecast could do.
+
+Demand in a step is a compound sum: a number of requests, each with its work. With rate r, width w,
+dispersion d of counts and work of mean b and variance v, its mean is r w b and its variance
+r w (v + d b^2). Paths draw it from a Gamma law with these two moments, through Wilson and Hilferty's
+cube-root transform of normals that are drawn once (PNAS 17, 1931); steps and targets are independent
+given the rates, whose common rise and fall is in the rates themselves.
+
+The dispersion of a short step is smaller than the asymptotic one: a client that switches on and off
+cannot send more in a step than its own rate allows, so it is capped at `1 + BURST_SHARE * r * w`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from policies.types import DemandPaths, FloatArray
+
+STEP_ENDS_S = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0, 192.0, 256.0, 384.0)
+BURST_SHARE = 0.1
+"""Share of a model's rate that its clients' switching moves together."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrueDemand:
+    """Step functions of one target: entry i holds over [edges_s[i], edges_s[i + 1])."""
+
+    edges_s: FloatArray
+    rate_rps: FloatArray
+    dispersion: FloatArray
+    """Asymptotic variance-to-mean ratio of counts."""
+    mean_work_s: FloatArray
+    """Replica-seconds of a request."""
+    work_variance: FloatArray
+    """Of a request's work, replica-seconds squared."""
+
+
+class InformedForecaster:
+    """Implements the `Forecaster` port; what it is told of the past changes nothing."""
+
+    def __init__(self, targets: tuple[TrueDemand, ...], seed: int, n_paths: int = 1000) -> None:
+        self._targets = targets
+        random = np.random.default_rng(np.random.SeedSequence([seed, 0x1F]))
+        self._normals = random.standard_normal((len(targets), n_paths, len(STEP_ENDS_S)))
+
+    def update(self, start_s: float, period_s: float, demand_replicas: FloatArray) -> None:
+        """Nothing to learn."""
+
+    def paths(self, now_s: float, horizon_s: float) -> DemandPaths:
+        """Joint paths on the grid up to the first step end at or past the horizon."""
+        ends_s = np.array(STEP_ENDS_S)
+        ends_s = ends_s[: min(int(np.searchsorted(ends_s, horizon_s)) + 1, len(ends_s))]
+        widths_s = np.diff(ends_s, prepend=0.0)
+        middles_s = now_s + ends_s - widths_s / 2.0
+        paths = np.empty((len(self._targets), self._normals.shape[1], len(ends_s)))
+        for i, target in enumerate(self._targets):
+            step = np.clip(np.searchsorted(target.edges_s, middles_s, side="right") - 1, 0, len(target.rate_rps) - 1)
+            count = target.rate_rps[step] * widths_s
+            dispersion = np.minimum(target.dispersion[step], 1.0 + BURST_SHARE * count)
+            mean = count * target.mean_work_s[step]
+            variance = count * (target.work_variance[step] + dispersion * target.mean_work_s[step] ** 2)
+            paths[i] = _gamma(mean, variance, self._normals[i, :, : len(ends_s)]) / widths_s
+        return DemandPaths(ends_s, paths, (True,) * len(self._targets), "informed")
+
+
+def _gamma(mean: FloatArray, variance: FloatArray, normals: FloatArray) -> FloatArray:
+    """Gamma draws with the given moments (steps,) from standard normals (paths, steps)."""
+    ninth = np.where(mean > 0, variance / np.maximum(mean, 1e-300) ** 2, 0.0) / 9.0
+    drawn: FloatArray = mean * np.maximum(1.0 - ninth + np.sqrt(ninth) * normals, 0.0) ** 3
+    return drawn
