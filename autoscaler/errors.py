@@ -1,8 +1,8 @@
 """The autoscaler's errors, by who must act.
 
-    ForethawError
-    +-- ConfigError      the user: a setting is wrong; the text names field, value and mend
-    +-- PlanError        us: a policy returned a plan that breaks its own contract
+ForethawError
++-- ConfigError      the user: a setting is wrong; the text names field, value and mend
++-- PlanError        us: a policy returned a plan that breaks its own contract
 """
 
 from __future__ import annotations

@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from policies.actions import plan_actions
 
 from autoscaler.errors import PlanError
 from autoscaler.ports import Cluster, ClusterView, Forecaster, MetricFrame, MetricSource, PassRecord, Recorder
+from policies.actions import plan_actions
 from policies.capacity import OutputLength, WorkRate, backlog_replica_s, demand_replicas
 from policies.types import (
     DecisionInput,

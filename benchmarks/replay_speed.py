@@ -78,9 +78,7 @@ def run_fleet(service: ServiceModel, trace: Trace, replicas: int) -> Outcome:
     fleet.advance(end_s, trace.times_s, trace.prompts, trace.outputs)
     fleet.finish()
     cpu_s = time.process_time() - begin
-    return Outcome(
-        cpu_s, fleet.completed, fleet.wait_sum_s / fleet.dispatched, fleet.ttft_sum_s / fleet.dispatched
-    )
+    return Outcome(cpu_s, fleet.completed, fleet.wait_sum_s / fleet.dispatched, fleet.ttft_sum_s / fleet.dispatched)
 
 
 @dataclass(slots=True)
@@ -313,9 +311,7 @@ def show(found: dict[str, Any]) -> None:
         table.add_column(column, justify=justify)  # type: ignore[arg-type]  # rich wants its own literal
     simpy_part = found["against_simpy"]
     table.add_row("engine, 10 replicas", f"{simpy_part['engine_rps']:,.0f}", "")
-    table.add_row(
-        "SimPy, virtual time", f"{simpy_part['simpy_rps']:,.0f}", f"{simpy_part['engine_over_simpy']:,.0f}x"
-    )
+    table.add_row("SimPy, virtual time", f"{simpy_part['simpy_rps']:,.0f}", f"{simpy_part['engine_over_simpy']:,.0f}x")
     ratio = f"{simpy_part['engine_over_simpy_iterations']:,.0f}x"
     table.add_row("SimPy, iteration by iteration", f"{simpy_part['simpy_iterations_rps']:,.0f}", ratio)
     for row in found["by_length"]:

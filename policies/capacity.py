@@ -62,13 +62,8 @@ def demand_replicas(
     return rate.work_s(offered, prompt_tokens, offered * mean_output_tokens) / period_s
 
 
-def backlog_replica_s(
-    rate: WorkRate, queued: float, queued_prompt_tokens: float, mean_output_tokens: float
-) -> float:
+def backlog_replica_s(rate: WorkRate, queued: float, queued_prompt_tokens: float, mean_output_tokens: float) -> float:
     """Work that waits for a replica, in replica-seconds; 0 where the gauges are missing."""
-    work = float(
-        rate.work_s(
-            np.float64(queued), np.float64(queued_prompt_tokens), np.float64(queued * mean_output_tokens)
-        )
-    )
+    waiting = np.array([queued, queued_prompt_tokens, queued * mean_output_tokens])
+    work = float(rate.work_s(waiting[:1], waiting[1:2], waiting[2:])[0])
     return work if work > 0 else 0.0

@@ -25,7 +25,7 @@ from policies.hold import held_units
 from policies.ladder import next_supply
 from policies.newsvendor import shortage_cost_per_s
 from policies.placement import WakeNeed, place_snapshots
-from policies.required import SUSTAINED_SLOS, required_capacity
+from policies.required import SUSTAINED_SLOS, required_by_step
 from policies.spares import SpareNeed, excess_gpus, spare_need, spares_apart, supply_lead_s
 from policies.tiers import TierNeed, tier_need
 from policies.types import (
@@ -73,7 +73,8 @@ class ForethawPolicy:
     def decide(self, given: DecisionInput, memory: ForethawMemory) -> Decision:
         if given.paths is None:
             return Decision(_hold_everything(given, memory, "no forecast at all yet"), memory)
-        required = _required(given, given.paths)
+        by_step = _required(given, given.paths)
+        required = np.maximum.accumulate(by_step, axis=-1)
         ends_s = given.paths.step_ends_s
         needs = tuple(
             tier_need(
@@ -82,7 +83,7 @@ class ForethawPolicy:
             for i, t in enumerate(given.targets)
         )
         wanted, texts = _active_replicas(given, given.paths, required, needs)
-        spare = _spare(given, ends_s, required, needs, wanted, self.pooled)
+        spare = _spare(given, ends_s, by_step, needs, wanted, self.pooled)
         active, spare_gpus, cut = _within_budget(given, required, wanted, spare)
         placement, placed_at_s = self._placement(given, required, active, memory)
         targets = tuple(
@@ -124,7 +125,7 @@ class ForethawPolicy:
 
 
 def _required(given: DecisionInput, paths: DemandPaths) -> FloatArray:
-    return required_capacity(
+    return required_by_step(
         paths.step_ends_s,
         paths.paths,
         np.array([o.backlog_replica_s for o in given.observed]),
@@ -178,15 +179,15 @@ def _return_cost(target: TargetSpec, need: TierNeed) -> float:
 
 
 def _why(have: int, planned: int, need: TierNeed) -> Reason:
-    basis = (
-        f"{need.active} cover {need.cover_s:.1f} s until a wake from {need.wake.name} at quantile {need.ratio:.4f}"
-    )
+    basis = f"{need.active} cover {need.cover_s:.1f} s until a wake from {need.wake.name} at quantile {need.ratio:.4f}"
     if planned > have:
         return Reason("scale-up", f"{have} to {planned} replicas: {basis}")
     if planned < have:
         return Reason("scale-down", f"{have} to {planned} replicas: {basis}; the rest costs more to hold than to wake")
     if planned > need.active:
-        return Reason("hold", f"no change at {have} replicas: {basis}; the others are cheaper to hold than to wake again")
+        return Reason(
+            "hold", f"no change at {have} replicas: {basis}; the others are cheaper to hold than to wake again"
+        )
     return Reason("no-change", f"no change at {have} replicas: {basis}")
 
 
@@ -199,16 +200,16 @@ def _reasons(target: TargetSpec, active: int, wanted: int, why: Reason) -> tuple
 def _spare(
     given: DecisionInput,
     ends_s: FloatArray,
-    required: FloatArray,
+    by_step: FloatArray,
     needs: tuple[TierNeed, ...],
     wanted: tuple[int, ...],
     pooled: bool,
 ) -> SpareNeed:
     gpus = np.array([float(t.gpus_per_replica) for t in given.targets])
-    excess = excess_gpus(required, np.array(wanted, dtype=float), gpus)
+    excess = excess_gpus(by_step, np.array(wanted, dtype=float), gpus)
     wake_mean_s = max(n.wake.lead_time.mean_s for n in needs)
     supply = next_supply(given.supply)
-    lead_s = supply_lead_s(supply, wake_mean_s, given.tick_s, required.shape[1], salt=len(given.targets))
+    lead_s = supply_lead_s(supply, wake_mean_s, given.tick_s, by_step.shape[1], salt=len(given.targets))
     have = sum(n.free_gpus + n.reclaiming_gpus for n in given.nodes)
     need = spare_need(given.targets, excess, ends_s, lead_s, supply, have)
     if pooled:

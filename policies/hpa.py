@@ -163,9 +163,7 @@ class HpaPolicy:
     def _longest_window_s(self) -> float:
         return max(self.scale_up.stabilization_s, self.scale_down.stabilization_s)
 
-    def _reasons(
-        self, mean: float, current: int, wanted: int, stable: int, planned: int
-    ) -> tuple[Reason, ...]:
+    def _reasons(self, mean: float, current: int, wanted: int, stable: int, planned: int) -> tuple[Reason, ...]:
         text = (
             f"{mean:.2f} replicas of demand at {self.utilization:.0%} recommend {wanted}, "
             f"tolerance considered: {current} to {planned}"

@@ -111,8 +111,7 @@ class KnativePolicy:
         planned = within_bounds(target, delayed)
         unit = "requests in flight" if self.metric == "concurrency" else "replicas of demand"
         text = (
-            f"{stable:.1f} {unit} over {self.stable_window_s:.0f} s, {fast:.1f} of late, "
-            f"at {per_replica:.1f} a replica"
+            f"{stable:.1f} {unit} over {self.stable_window_s:.0f} s, {fast:.1f} of late, at {per_replica:.1f} a replica"
         )
         return TargetPlan(planned, {}, _reasons(text, seen, wanted, delayed, planned, memory)), memory
 

@@ -27,9 +27,7 @@ def undominated(ladder: tuple[TierSpec, ...]) -> tuple[TierSpec, ...]:
             o.holding_cost <= tier.holding_cost
             and o.lead_time.mean_s <= tier.lead_time.mean_s
             and (
-                o.holding_cost < tier.holding_cost
-                or o.lead_time.mean_s < tier.lead_time.mean_s
-                or ladder.index(o) < i
+                o.holding_cost < tier.holding_cost or o.lead_time.mean_s < tier.lead_time.mean_s or ladder.index(o) < i
             )
             for o in others
         )

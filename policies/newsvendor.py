@@ -40,3 +40,21 @@ def upper_quantile(samples: FloatArray, ratio: float) -> float:
 def whole_replicas(capacity: float) -> int:
     """Replicas that give at least `capacity`, forgiving the rounding of a sum of floats."""
     return max(math.ceil(capacity - 1e-9), 0)
+
+
+def least_short_share(need: FloatArray, weight: FloatArray, ratio: float) -> int:
+    """The fewest whole units that are short for no more than `1 - ratio` of the weight.
+
+    `need` and `weight` have one shape. A unit held all the while costs for all of it and helps only
+    where it is needed, so the newsvendor's probability is the share of time short, not the chance of
+    being short at any moment.
+    """
+    allowed = (1.0 - ratio) * float(weight.sum())
+    low, high = 0, whole_replicas(float(need.max(initial=0.0)))
+    while low < high:
+        middle = (low + high) // 2
+        if float(weight[need > middle + 1e-9].sum()) <= allowed:
+            high = middle
+        else:
+            low = middle + 1
+    return low

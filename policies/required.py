@@ -16,7 +16,8 @@ that spends the whole allowance at every decision lives with every request waiti
 for bursts, not for sustained load. The allowance therefore shrinks with the window, from S for an
 instant to nothing for windows of `SUSTAINED_SLOS` x S and more, where C must carry what arrives.
 
-`required_capacity` computes it for all paths and horizons at once; `tiers.py` takes quantiles of it.
+`required_by_step` computes it for all paths and moments at once, `required_capacity` over all moments up
+to a horizon; `tiers.py` and `spares.py` take quantiles of them.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ SUSTAINED_SLOS = 4.0
 """Windows of this many SLOs and more count as sustained load, which waiting cannot absorb."""
 
 
-def required_capacity(
+def required_by_step(
     step_ends_s: FloatArray, paths: FloatArray, backlog_replica_s: FloatArray, slo_wait_s: FloatArray
 ) -> FloatArray:
-    """Least constant capacity, in replicas, such that no arrival in (0, step end] waits past the SLO.
+    """Capacity, in replicas, with which what arrives up to each step's end does not wait past the SLO.
 
     `step_ends_s` is (steps,) ascending and positive, `paths` (targets, paths, steps) mean demand in
-    each step, `backlog_replica_s` and `slo_wait_s` (targets,). Returns (targets, paths, steps), not
-    decreasing along the last axis.
+    each step, `backlog_replica_s` and `slo_wait_s` (targets,). Returns (targets, paths, steps): the
+    windows that end with the step.
     """
     n_targets, n_paths, n_steps = paths.shape
     edges = np.concatenate(([0.0], step_ends_s))
@@ -57,13 +58,23 @@ def required_capacity(
         best = required[u - 1]
         np.add(work[u], backlog, out=best)
         best *= per_allowed_s(edges[u])
-        if u > 1:
-            np.maximum(best, required[u - 2], out=best)
         for s in range(1, u):
             np.subtract(work[u], work[s], out=window)
             window *= per_allowed_s(edges[u] - edges[s])
             np.maximum(best, window, out=best)
     return np.moveaxis(required, 0, 2)
+
+
+def required_capacity(
+    step_ends_s: FloatArray, paths: FloatArray, backlog_replica_s: FloatArray, slo_wait_s: FloatArray
+) -> FloatArray:
+    """Least constant capacity, in replicas, such that no arrival in (0, step end] waits past the SLO.
+
+    Arguments and shape as for `required_by_step`, of which this is the running maximum.
+    """
+    by_step = required_by_step(step_ends_s, paths, backlog_replica_s, slo_wait_s)
+    running: FloatArray = np.maximum.accumulate(by_step, axis=-1)
+    return running
 
 
 def at_lead_times(required: FloatArray, step_ends_s: FloatArray, lead_s: FloatArray) -> FloatArray:

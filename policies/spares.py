@@ -5,6 +5,9 @@ targets of the capacity that each will require above its active replicas before 
 supply could deliver, on joint sample paths: targets that surge together are counted together, and
 those that do not share one reserve. `spares_apart` sizes a reserve for each target alone, as an
 autoscaler without shared snapshots must; the difference is what pooling saves.
+
+The need is taken moment by moment until the next supply could serve, so that a surge of a second does
+not count as one of the whole wait.
 """
 
 from __future__ import annotations
@@ -15,8 +18,7 @@ import numpy as np
 
 from policies.hold import held_units
 from policies.ladder import draws
-from policies.newsvendor import critical_ratio, shortage_cost_per_s, upper_quantile, whole_replicas
-from policies.required import at_lead_times
+from policies.newsvendor import critical_ratio, least_short_share, shortage_cost_per_s
 from policies.types import FloatArray, SupplyStep, TargetSpec
 
 
@@ -31,7 +33,7 @@ class SpareNeed:
 
 
 def excess_gpus(required: FloatArray, active: FloatArray, gpus_per_replica: FloatArray) -> FloatArray:
-    """GPUs required above the active replicas: (targets, paths, steps), whole replicas each."""
+    """GPUs required above the active replicas, step by step: (targets, paths, steps), whole replicas each."""
     above = np.ceil(required - active[:, None, None] - 1e-9)
     np.maximum(above, 0.0, out=above)
     above *= gpus_per_replica[:, None, None]
@@ -62,8 +64,9 @@ def spare_need(
     """Spare GPUs for `excess` (targets, paths, steps), given `have` spare now."""
     total = excess.sum(axis=0)
     ratio = pooled_ratio(targets, excess[:, :, -1])
-    gpus = whole_replicas(upper_quantile(at_lead_times(total, step_ends_s, lead_s), ratio))
-    held = held_units(total, step_ends_s, gpus, have, 1.0 - supply.holding_cost, supply.taking_cost)
+    gpus = least_short_share(total, _until(step_ends_s, lead_s), ratio)
+    running = np.maximum.accumulate(total, axis=-1)
+    held = held_units(running, step_ends_s, gpus, have, 1.0 - supply.holding_cost, supply.taking_cost)
     return SpareNeed(gpus, held, float(lead_s.mean()), ratio)
 
 
@@ -71,9 +74,15 @@ def spares_apart(
     targets: tuple[TargetSpec, ...], excess: FloatArray, step_ends_s: FloatArray, lead_s: FloatArray
 ) -> int:
     """Sum of the spare GPUs that each target would need for itself."""
+    weight = _until(step_ends_s, lead_s)
     return sum(
-        whole_replicas(
-            upper_quantile(at_lead_times(excess[i], step_ends_s, lead_s), pooled_ratio((t,), excess[i : i + 1, :, -1]))
-        )
+        least_short_share(excess[i], weight, pooled_ratio((t,), excess[i : i + 1, :, -1]))
         for i, t in enumerate(targets)
     )
+
+
+def _until(step_ends_s: FloatArray, lead_s: FloatArray) -> FloatArray:
+    """Seconds of each step that lie before the lead time of its path, (paths, steps)."""
+    begins_s = np.concatenate(([0.0], step_ends_s[:-1]))
+    until_s: FloatArray = np.clip(lead_s[:, None] - begins_s, 0.0, step_ends_s - begins_s)
+    return until_s

@@ -34,11 +34,9 @@ class TierNeed:
 
 def wake_ladder(target: TargetSpec, snapshot_near: bool) -> tuple[TierSpec, ...]:
     """Rungs from which a replica can come now: without a snapshot near a GPU, those beyond it only."""
-    return tuple(
-        t
-        for t in undominated(target.ladder)[1:]
-        if snapshot_near or not t.needs_snapshot
-    ) or (target.ladder[-1],)
+    return tuple(t for t in undominated(target.ladder)[1:] if snapshot_near or not t.needs_snapshot) or (
+        target.ladder[-1],
+    )
 
 
 def tier_need(

@@ -148,9 +148,7 @@ def _pool_gpus(targets: tuple[TargetScenario, ...]) -> int:
     return math.ceil(peaks * POOL_PER_PEAK / NODE_GPUS) * NODE_GPUS
 
 
-def _facts(
-    options: SimulateOptions, lead_times: LeadTimeFile, targets: tuple[TargetScenario, ...]
-) -> dict[str, str]:
+def _facts(options: SimulateOptions, lead_times: LeadTimeFile, targets: tuple[TargetScenario, ...]) -> dict[str, str]:
     facts = {"lead times": f"{lead_times.name}, GPUs from {options.supply}"} | lead_times.sources()
     for t in targets:
         info = t.trace
@@ -160,4 +158,3 @@ def _facts(
             f"at {t.mean_prompt_tokens:.0f} prompt and {t.mean_output_tokens:.0f} output tokens"
         )
     return facts
-

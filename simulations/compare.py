@@ -12,10 +12,11 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.sharedctypes import Synchronized
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from simulations.build import build_scenario
 from simulations.clairvoyant import clairvoyant_row
@@ -85,12 +86,14 @@ def _run_rows(options: SimulateOptions, scenario: Scenario, names: tuple[str, ..
             results = {}
             for name in names:
                 task = shown.add_task(name, total=1.0)
-                results[name] = run_row(
-                    scenario, name, options.jobs, lambda share, t=task: shown.update(t, completed=share)
-                )
+                results[name] = run_row(scenario, name, options.jobs, partial(_show, shown, task))
                 shown.update(task, completed=1.0)
             return results
         return _in_processes(options, names, shown)
+
+
+def _show(shown: Progress, task: TaskID, share: float) -> None:
+    shown.update(task, completed=share)
 
 
 def _in_processes(options: SimulateOptions, names: tuple[str, ...], shown: Progress) -> dict[str, RunResult]:

@@ -16,9 +16,7 @@ class InputError(Exception):
     says what is wrong ("this is negative"), `mend` what to do ("give a whole number from 0 up").
     """
 
-    def __init__(
-        self, file: str, line: int | None, field: str | None, value: object, problem: str, mend: str
-    ) -> None:
+    def __init__(self, file: str, line: int | None, field: str | None, value: object, problem: str, mend: str) -> None:
         super().__init__(file, line, field, value, problem, mend)
         self.file = file
         self.line = line

@@ -190,7 +190,9 @@ def load_lead_times(name_or_path: str) -> LeadTimeFile:
         path = Path(name_or_path)
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
-        raise InputError(name_or_path, None, None, None, "there is no such lead time file", f"give a TOML file or {known}")
+        raise InputError(
+            name_or_path, None, None, None, "there is no such lead time file", f"give a TOML file or {known}"
+        )
     try:
         return LeadTimeFile.model_validate(tomllib.loads(path.read_text("utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -160,7 +160,9 @@ def parse_target(text: str, service: str, scale: int, thin: float) -> TargetRequ
             thin=float(given.get("thin", thin)),
         )
     except ValueError:
-        raise _refusal("--target", text, "scale is a whole number and thin a share", "write scale=20,thin=0.5") from None
+        raise _refusal(
+            "--target", text, "scale is a whole number and thin a share", "write scale=20,thin=0.5"
+        ) from None
 
 
 def parse_rows(policies: list[str], compare: str) -> tuple[str, ...]:

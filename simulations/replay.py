@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from simulations.engine import Fleet
-from simulations.scenario import Scenario, TargetScenario
-from simulations.score import score_run
-
 from autoscaler.reconcile import ManagedTarget, Ports, ReconcileConfig, initial_state, reconcile
 from policies.types import Policy, SupplyStep, TargetSpec
+from simulations.engine import Fleet
 from simulations.results import RunResult
-from simulations.rows import Row  # noqa
+from simulations.rows import Row
+from simulations.scenario import Scenario, TargetScenario
+from simulations.score import score_run
 from simulations.world.cluster import SimulatedCluster, WorldConfig
 from simulations.world.ledger import Ledger
 from simulations.world.metrics import SimulatedMetrics

@@ -91,10 +91,7 @@ def _series(scenario: Scenario, cluster: SimulatedCluster, recorder: SeriesRecor
 
     def replicas(state: str) -> FloatArray:
         return np.array(
-            [
-                ledger.bucket_gpus(i, state)[first:] / scenario.targets[i].service.gpus_per_replica
-                for i in range(n)
-            ]
+            [ledger.bucket_gpus(i, state)[first:] / scenario.targets[i].service.gpus_per_replica for i in range(n)]
         )
 
     fleets = [s.fleet for s in cluster.serving]
@@ -105,7 +102,7 @@ def _series(scenario: Scenario, cluster: SimulatedCluster, recorder: SeriesRecor
     low, median, high = recorder.band[:, :, first:]
     return RunSeries(
         bucket_s=scenario.bucket_s,
-        time_s=np.arange(buckets) * scenario.bucket_s,
+        time_s=np.arange(buckets, dtype=np.float64) * scenario.bucket_s,
         offered_rps=arrived / scenario.bucket_s,
         demand_replicas=arrived / scenario.bucket_s * work[:, None],
         forecast_low=low,

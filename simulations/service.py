@@ -85,9 +85,7 @@ class ServiceModel(BaseModel):
         hold their KV longer than the mean says.
         """
         if not (mean_prompt >= 0 and mean_output > 0):
-            raise ValueError(
-                f"a mix needs prompt >= 0 and output > 0 tokens, not {mean_prompt}, {mean_output}"
-            )
+            raise ValueError(f"a mix needs prompt >= 0 and output > 0 tokens, not {mean_prompt}, {mean_output}")
         kv_tokens = mean_prompt + mean_output / 2
         batch = max(1.0, min(float(self.max_num_seqs), self.kv_tokens_limit / kv_tokens))
         per_output_s = self.iteration_s(batch, batch * kv_tokens) / batch

@@ -91,3 +91,17 @@ class KalmanPoint(IntervalPoint):
 
     def __init__(self, n_targets: int) -> None:
         super().__init__(n_targets, "kalman", _kalman)
+
+
+class NoForecast:
+    """For policies that never look at a forecast: the port is there, its samples go nowhere."""
+
+    def __init__(self, n_targets: int) -> None:
+        self._n_targets = n_targets
+
+    def update(self, start_s: float, period_s: float, demand_replicas: FloatArray) -> None:
+        """Nothing is kept."""
+
+    def paths(self, now_s: float, horizon_s: float) -> DemandPaths:
+        """One path of zeros that says of every target that it is unknown."""
+        return DemandPaths(np.array([horizon_s]), np.zeros((self._n_targets, 1, 1)), (False,) * self._n_targets, "none")

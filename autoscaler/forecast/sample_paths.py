@@ -134,7 +134,8 @@ class SamplePathForecaster:
         gaps = np.concatenate(([0], np.cumsum(gap)))
         moments = np.arange(5, n_samples - reach - 1)
         whole = gaps[moments + 1 + reach] == gaps[moments - 5]
-        return moments[whole & np.isfinite(self._levels[0][:, moments][with_data]).all(axis=0)]
+        usable: np.ndarray = moments[whole & np.isfinite(self._levels[0][:, moments][with_data]).all(axis=0)]
+        return usable
 
     def _choose_smoothing(self, total: FloatArray, origins: np.ndarray, reach: int) -> None:
         ahead = max(min(round(self._config.judged_horizon_s / self._period_s), reach), 1)

@@ -15,7 +15,8 @@ start and may be served to its bin's end + SLO, service may be in any order (any
 the deadlines), each request costs its *least* work (`ServiceModel.least_work`), starts happen exactly
 when wanted, the pool never binds (so targets are solved apart), and what runs at the start is free. So
 no policy costs less, as long as it finishes what it admits within `finish_s` of its deadline, and the
-requests of a bin share one fate, as first-come-first-served makes them. Solved by HiGHS (Huangfu and Hall, 2018) through scipy.
+requests of a bin share one fate, as first-come-first-served makes them. Solved by HiGHS
+(Huangfu and Hall, 2018) through scipy.
 """
 
 from __future__ import annotations

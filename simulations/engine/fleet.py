@@ -62,9 +62,7 @@ class Fleet:
         sample_period_s: float = 1.0,
     ) -> None:
         """Memory: 32 bytes x slots x max_num_seqs, 2.2 kB a bucket, 24 bytes per queued request."""
-        if slots < 1 or not (
-            slo_wait_s >= 0 and 0 < duration_s < math.inf and bucket_s > 0 and sample_period_s > 0
-        ):
+        if slots < 1 or not (slo_wait_s >= 0 and 0 < duration_s < math.inf and bucket_s > 0 and sample_period_s > 0):
             raise ValueError("a fleet needs slots, a finite duration, and positive periods")
         self.service = service
         self._state = allocate(service, slots, slo_wait_s, duration_s, bucket_s, sample_period_s)
@@ -81,9 +79,7 @@ class Fleet:
         """The moment at which the fleet stands: everything before it has happened."""
         return self._now_s
 
-    def advance(
-        self, until_s: float, times_s: ArrayLike, prompt_tokens: ArrayLike, output_tokens: ArrayLike
-    ) -> None:
+    def advance(self, until_s: float, times_s: ArrayLike, prompt_tokens: ArrayLike, output_tokens: ArrayLike) -> None:
         """Serve up to `until_s`, with the arrivals of [now, until_s): sorted times and their tokens.
 
         Raises ValueError when time would go back, or arrivals are unsorted, NaN or out of the piece.
@@ -228,9 +224,7 @@ class Fleet:
     def busy_s(self) -> float:
         """Replica-seconds up to now in which a replica had at least one request."""
         clock = self._state.clock[0]
-        return float(
-            self._state.totals[0]["busy_s"] + clock["busy"] * (self._now_s - clock["busy_changed_s"])
-        )
+        return float(self._state.totals[0]["busy_s"] + clock["busy"] * (self._now_s - clock["busy_changed_s"]))
 
     @property
     def wait(self) -> LatencyHistogram:
@@ -324,9 +318,7 @@ class Fleet:
         return record
 
     def _make_room_for_samples(self, until_s: float) -> None:
-        ahead = until_s / float(self._state.model[0]["sample_period_s"]) - int(
-            self._state.clock[0]["samples_begun"]
-        )
+        ahead = until_s / float(self._state.model[0]["sample_period_s"]) - int(self._state.clock[0]["samples_begun"])
         if ahead + 2 > self._state.samples.shape[0]:
             self._state = self._state._replace(samples=np.zeros((int(ahead) + 2, len(SAMPLE_FIELDS))))
 

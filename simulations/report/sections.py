@@ -73,8 +73,7 @@ def _verdict_section(comparison: Comparison) -> str:
         word = "" if sentence.topic == "slo" else TONES[sentence.tone]
         tone = f' <span class="tone">{word}</span>' if word else ""
         lines.append(
-            f'<p class="{sentence.tone}" data-topic="{sentence.topic}"><b>{escape(lead)}:</b> '
-            f"{escape(rest)}{tone}</p>"
+            f'<p class="{sentence.tone}" data-topic="{sentence.topic}"><b>{escape(lead)}:</b> {escape(rest)}{tone}</p>'
         )
     empty = '<p class="plain">The rows of this comparison leave nothing to compare.</p>'
     return f'<section class="verdict"><h2>In short</h2>{"".join(lines) or empty}</section>'
@@ -197,9 +196,7 @@ def _targets_section(comparison: Comparison) -> str:
 
 def _facts_section(comparison: Comparison) -> str:
     # Sorted, since the archive does not keep an order and a redrawn page should be the same page.
-    facts = "".join(
-        f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in sorted(comparison.scenario.items())
-    )
+    facts = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in sorted(comparison.scenario.items()))
     notes = "".join(f"<li>{escape(n)}</li>" for n in comparison.notes)
     return (
         f"<section><h2>The scenario</h2><dl>{facts}</dl>{f'<ul>{notes}</ul>' if notes else ''}</section>"

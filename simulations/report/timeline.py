@@ -121,9 +121,7 @@ def _row_block(series: RunSeries, factor: int, arrays: _Arrays) -> dict[str, Any
         for i in range(n_targets)
     ]
     gpus = {
-        state: arrays.index(thinned_by_mean(series.gpus[state], factor))
-        for state in GPU_STATES
-        if state in series.gpus
+        state: arrays.index(thinned_by_mean(series.gpus[state], factor)) for state in GPU_STATES if state in series.gpus
     }
     return {
         "start_s": float(series.time_s[0]),

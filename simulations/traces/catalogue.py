@@ -37,9 +37,7 @@ class Origin:
 SHIPPED = {
     "azure-code": Origin("azure_llm_2023_code.csv", AZURE_LICENCE, AZURE_CITATION),
     "azure-conv": Origin("azure_llm_2023_conv.csv", AZURE_LICENCE, AZURE_CITATION),
-    "mooncake": Origin(
-        "mooncake_conversation.csv", "Apache-2.0 (Mooncake)", 'Qin et al., "Mooncake", FAST 2025'
-    ),
+    "mooncake": Origin("mooncake_conversation.csv", "Apache-2.0 (Mooncake)", 'Qin et al., "Mooncake", FAST 2025'),
     "worldcup98": Origin(
         "worldcup98_minutes_may_june.csv.gz",
         "MIT (counts); logs of the Internet Traffic Archive, free for use with citation",
@@ -92,7 +90,9 @@ def token_file(located: Located) -> TraceFile:
     The last `_part` of the name may be absent, and the JSON may be plain. InputError if there is none.
     """
     stem = located.file.at.name.removesuffix(".gz").removesuffix(".csv")
-    wanted = [f"{base}_tokens.json{packed}" for base in (stem, stem.rpartition("_")[0]) if base for packed in (".gz", "")]
+    wanted = [
+        f"{base}_tokens.json{packed}" for base in (stem, stem.rpartition("_")[0]) if base for packed in (".gz", "")
+    ]
     for name in wanted:
         at = located.folder.joinpath(name)
         if at.is_file():

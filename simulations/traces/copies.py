@@ -40,7 +40,8 @@ class Draw:
     def seeds(self, purpose: str, count: int, copy: int = 0) -> Seeds:
         """`count` random 64-bit words for one (seed, trace, purpose, copy), apart from all others'."""
         words = [self.seed, zlib.crc32(self.trace.encode()), zlib.crc32(purpose.encode()), copy]
-        return np.random.SeedSequence(words).generate_state(count, np.uint64)
+        state: Seeds = np.random.SeedSequence(words).generate_state(count, np.uint64).astype(np.uint64)
+        return state
 
     def shifts_ns(self) -> IntArray:
         """The copies' shifts, (scale,), the first 0, the others uniform in [0, shift_s), wrapped."""
@@ -112,9 +113,7 @@ def summed_steps(visits: Visits, values: FloatArray) -> tuple[FloatArray, FloatA
     return edges_s, np.cumsum(steps, axis=0)
 
 
-def rate_from_sums(
-    edges_s: FloatArray, sums: FloatArray, means: FloatArray, stand_in: bool, note: str
-) -> TrueRate:
+def rate_from_sums(edges_s: FloatArray, sums: FloatArray, means: FloatArray, stand_in: bool, note: str) -> TrueRate:
     """A `TrueRate` from sums (steps, 2 + MOMENTS): rate, rate x dispersion, rate x each token moment.
 
     `means` (MOMENTS,) are the whole stream's, used where the rate is 0.
@@ -126,7 +125,8 @@ def rate_from_sums(
     share = sums[:, 1:] / np.where(some, rate, 1.0)[:, None]
     burstiness = np.where(some, np.maximum(share[:, 0], 0.0), 1.0)
     moments = np.where(some[:, None], share[:, 1:], means)
-    return TrueRate(edges_s, rate, burstiness, *moments.T, stand_in=stand_in, note=note)
+    p, o, pp, oo, po = moments.T
+    return TrueRate(edges_s, rate, burstiness, p, o, pp, oo, po, stand_in, note)
 
 
 def thinned_dispersion(dispersion: FloatArray, thin: float) -> FloatArray:

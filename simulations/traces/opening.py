@@ -71,9 +71,7 @@ def open_trace(
 _KINDS: dict[type[Any], str] = {ArrivalRecord: "arrivals", CountRecord: "counts", RateRecord: "rates"}
 
 
-def _source(
-    located: Located, record: Record, draw: Draw, family: str, tokens_from: str | Path
-) -> tuple[Source, str]:
+def _source(located: Located, record: Record, draw: Draw, family: str, tokens_from: str | Path) -> tuple[Source, str]:
     """The source of requests, and its rule without the full stop."""
     if isinstance(record, ArrivalRecord):
         spread = f", spread uniformly over the {record.tick_ns / NS:g} s ticks of its clock" if record.tick_ns else ""

@@ -165,7 +165,9 @@ def _counts(file: TraceFile, blocks: Iterator[Block]) -> CountRecord:
 
 
 def _rates(file: TraceFile, blocks: Iterator[Block]) -> RateRecord:
-    starts, names, rates, cvs, lines = [], [], [], [], []
+    names: list[str] = []
+    lines: list[int] = []
+    starts, rates, cvs = [], [], []
     last_ns = np.iinfo(np.int64).min
     for block in blocks:
         at_ns = np.rint(not_negative(block, "window_start_s") * NS).astype(np.int64)

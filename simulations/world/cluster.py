@@ -98,9 +98,7 @@ class SimulatedCluster:
         without = []
         for replica in self._pending:
             gpus = self.config.targets[replica.target].gpus_per_replica
-            node = next(
-                (n for n in self.nodes.all if n.spare + n.reclaiming - promised.get(n.name, 0) >= gpus), None
-            )
+            node = next((n for n in self.nodes.all if n.spare + n.reclaiming - promised.get(n.name, 0) >= gpus), None)
             if node is None:
                 without.append(replica)
             else:
@@ -147,8 +145,8 @@ class SimulatedCluster:
         else:
             for serving, activations, until in work:
                 serving.advance(activations, until)
-        for activations in self._activations:
-            activations.clear()
+        for begun in self._activations:
+            begun.clear()
         for i, serving in enumerate(self.serving):
             for slot, empty_s in serving.take_drained():
                 self._drained(i, slot, empty_s)
@@ -310,7 +308,10 @@ class SimulatedCluster:
         self._slots[target].give_back(slot)
         gpus = self.config.targets[target].gpus_per_replica
         self.ledger.correct(
-            gpus * (self.now_s - empty_s), self.ledger.slot(target, "draining"), self.ledger.slot(target, "spare"), empty_s
+            gpus * (self.now_s - empty_s),
+            self.ledger.slot(target, "draining"),
+            self.ledger.slot(target, "spare"),
+            empty_s,
         )
         self._free_gpus(replica, "draining")
         self._remove(replica)
@@ -404,4 +405,3 @@ class SimulatedCluster:
             node.snapshots.discard(spec.name)
             node.fetching.discard(spec.name)
             node.cached_bytes -= spec.artifact_bytes
-

@@ -36,7 +36,7 @@ class SeriesRecorder:
             self._record_band(record.given.now_s, record.given.paths)
 
     def _record_band(self, now_s: float, paths: DemandPaths) -> None:
-        step = int(min(np.searchsorted(paths.step_ends_s, self.horizon_s), len(paths.step_ends_s) - 1))
+        step = min(int(np.searchsorted(paths.step_ends_s, self.horizon_s)), len(paths.step_ends_s) - 1)
         bucket = int((now_s + float(paths.step_ends_s[step])) / self._bucket_s)
         if bucket <= self._banded or bucket >= self.band.shape[2]:
             return

@@ -7,10 +7,10 @@ active at its own moment, not at the tick) and keeps what the metrics port repor
 from __future__ import annotations
 
 import numpy as np
-from simulations.engine import Fleet
-from simulations.traces import ArrivalStream
 
 from policies.types import FloatArray
+from simulations.engine import Fleet
+from simulations.traces import ArrivalStream
 
 
 class Serving:

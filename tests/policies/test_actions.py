@@ -43,12 +43,8 @@ def world(a: TargetObservation, b: TargetObservation, *nodes: NodeObservation) -
     return replace(moment(0.0, 0), targets=SPECS, observed=(a, b), nodes=nodes)
 
 
-def plan(
-    a: int, b: int, spare: int = 0, parked: tuple[int, int] = (0, 0), **placement: tuple[str, ...]
-) -> Plan:
-    targets = tuple(
-        TargetPlan(n, {PARKED: p} if p else {}, (WHY,)) for n, p in zip((a, b), parked, strict=True)
-    )
+def plan(a: int, b: int, spare: int = 0, parked: tuple[int, int] = (0, 0), **placement: tuple[str, ...]) -> Plan:
+    targets = tuple(TargetPlan(n, {PARKED: p} if p else {}, (WHY,)) for n, p in zip((a, b), parked, strict=True))
     return Plan(targets, spare, placement)
 
 
@@ -151,9 +147,7 @@ class IdealCluster:
     def _change(self, i: int, active: int = 0, starting: int = 0, draining: int = 0, parked: int = 0) -> None:
         seen = self.seen.observed[i]
         ready = {ACTIVE: seen.active + active, PARKED: seen.ready.get(PARKED, 0) + parked}
-        changed = replicas(
-            ready[ACTIVE], seen.starting + starting, seen.draining + draining, parked=ready[PARKED]
-        )
+        changed = replicas(ready[ACTIVE], seen.starting + starting, seen.draining + draining, parked=ready[PARKED])
         assert min(*ready.values(), changed.starting, changed.draining) >= 0
         self._put(i, changed)
 
@@ -235,9 +229,7 @@ def worlds(draw: st.DrawFn) -> DecisionInput:
     return world(draw(REPLICAS), draw(REPLICAS), *nodes)
 
 
-PLACEMENTS = st.dictionaries(
-    st.sampled_from(["n", "m"]), st.sampled_from([(), ("a",), ("b",), ("a", "b"), ("b", "a")])
-)
+PLACEMENTS = st.dictionaries(st.sampled_from(["n", "m"]), st.sampled_from([(), ("a",), ("b",), ("a", "b"), ("b", "a")]))
 PLANS = st.builds(
     lambda a, b, spare, parked, placement: plan(a, b, spare, parked, **placement),
     st.integers(0, 12),

@@ -131,10 +131,7 @@ def test_scale_up_stabilisation_takes_the_lowest_recent_recommendation() -> None
     """A spike to 20 for one sync is not followed with a 30 s window; one that lasts is."""
     hpa = Timeline(HpaPolicy(scale_up=Behavior(30.0, (ScalingRule("percent", 900, 15.0),))))
 
-    followed = [
-        hpa.active(moment(t, 4, demand=constant(d)))
-        for t, d in ((0, 2.8), (15, 14.0), (30, 14.0), (45, 14.0))
-    ]
+    followed = [hpa.active(moment(t, 4, demand=constant(d))) for t, d in ((0, 2.8), (15, 14.0), (30, 14.0), (45, 14.0))]
 
     assert followed == [4, 4, 20, 20]  # at 30 s the 4 of 0 s is exactly 30 s old
 
@@ -198,9 +195,7 @@ def test_whatever_the_past(
     """Within bounds; more demand never plans fewer; no data never shrinks; same question, same answer."""
     policy, spec = HpaPolicy(), target(least=2, most=50)
     asked = moment(1000.0, ready, starting=starting, demand=constant(demand), known=known, spec=spec)
-    asked_for_more = replace(
-        asked, observed=(replace(asked.observed[0], demand_replicas=constant(demand + more)),)
-    )
+    asked_for_more = replace(asked, observed=(replace(asked.observed[0], demand_replicas=constant(demand + more)),))
 
     decision = policy.decide(asked, (memory,))
     planned = decision.plan.targets[0].active

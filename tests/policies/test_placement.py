@@ -16,7 +16,9 @@ def need(name: str, gpus: float, worth: float, artifact_bytes: int = 10) -> Wake
 
 
 def test_with_room_for_all_everything_is_everywhere() -> None:
-    placed = place_snapshots((need("a", 1, 1.0), need("b", 1, 1.0)), nodes((), 3), dict.fromkeys(["node-0", "node-1", "node-2"], 20))
+    placed = place_snapshots(
+        (need("a", 1, 1.0), need("b", 1, 1.0)), nodes((), 3), dict.fromkeys(["node-0", "node-1", "node-2"], 20)
+    )
 
     assert all(set(t) == {"a", "b"} for t in placed.values())
 
@@ -32,7 +34,10 @@ def test_a_snapshot_that_lies_there_already_is_not_fetched_elsewhere() -> None:
     first, second = nodes((), 2)
     holding = (first, replace(second, snapshots=frozenset({"a"})))
 
-    assert place_snapshots((need("a", 4, 1.0),), holding, {"node-0": 0, "node-1": 10}) == {"node-0": (), "node-1": ("a",)}
+    assert place_snapshots((need("a", 4, 1.0),), holding, {"node-0": 0, "node-1": 10}) == {
+        "node-0": (),
+        "node-1": ("a",),
+    }
     one = place_snapshots((need("a", 4, 1.0), need("b", 4, 0.5)), holding, {"node-0": 10, "node-1": 10})
     assert one == {"node-0": ("b",), "node-1": ("a",)}
 
@@ -41,7 +46,9 @@ def test_nodes_with_more_gpus_to_wake_on_come_first() -> None:
     first, second = nodes((), 2)
     pool = (replace(first, lent_gpus=1), second)
 
-    assert place_snapshots((need("a", 1, 1.0), need("b", 8, 0.1)), pool, {"node-0": 10, "node-1": 10})["node-1"] == ("a",)
+    assert place_snapshots((need("a", 1, 1.0), need("b", 8, 0.1)), pool, {"node-0": 10, "node-1": 10})["node-1"] == (
+        "a",
+    )
 
 
 def test_a_replica_larger_than_a_node_is_placed_nowhere() -> None:

@@ -13,9 +13,7 @@ from tests.policies.timelines import Timeline, codes, constant, moment
 from tests.policies.worlds import target
 
 
-def forecast(
-    *path: float, ends_s: tuple[float, ...] = (60.0, 120.0, 180.0), known: bool = True
-) -> DemandPaths:
+def forecast(*path: float, ends_s: tuple[float, ...] = (60.0, 120.0, 180.0), known: bool = True) -> DemandPaths:
     """One path for one target, as a point forecaster gives it."""
     return DemandPaths(np.array(ends_s), np.array([[path]]), (known,), "arima")
 

@@ -14,10 +14,7 @@ from tests.policies.worlds import target
 def test_the_count_stays_whatever_the_load_and_lost_replicas_are_replaced() -> None:
     static = Timeline(StaticPolicy({"a": 12}))
 
-    plans = [
-        static.ask(moment(t, n, demand=constant(d)))
-        for t, n, d in ((0, 1, 0.0), (15, 12, 90.0), (30, 11, 5.0))
-    ]
+    plans = [static.ask(moment(t, n, demand=constant(d))) for t, n, d in ((0, 1, 0.0), (15, 12, 90.0), (30, 11, 5.0))]
 
     assert [(p.active, codes(p)) for p in plans] == [
         (12, ("scale-up",)),

@@ -86,9 +86,7 @@ def demands(targets: int, buckets: int) -> FloatArray:
 def run(sketch: RowSketch, demand: FloatArray, pool: int, bucket_s: float) -> RunResult:
     targets, buckets = demand.shape
     active = served(sketch, demand, bucket_s)
-    starting = np.clip(np.diff(active, axis=1, prepend=active[:, :1]), 0, None) * min(
-        sketch.delay_s / bucket_s, 1
-    )
+    starting = np.clip(np.diff(active, axis=1, prepend=active[:, :1]), 0, None) * min(sketch.delay_s / bucket_s, 1)
     draining = np.clip(-np.diff(active, axis=1, prepend=active[:, :1]), 0, None) * 0.1
     warm = np.full_like(active, 0.5 if sketch.policy == "forethaw" else 0.0)
     requests = np.rint(demand * 2.5 * bucket_s)
@@ -185,9 +183,7 @@ def states(
     return gpus
 
 
-def target(
-    i: int, sketch: RowSketch, series: RunSeries, requests: FloatArray, bucket_s: float
-) -> TargetResult:
+def target(i: int, sketch: RowSketch, series: RunSeries, requests: FloatArray, bucket_s: float) -> TargetResult:
     each = int(gpus_each(i + 1)[i])
     rises = int(np.clip(np.diff(series.active[i]), 0, None).sum())
     replicas = {
@@ -216,9 +212,7 @@ def target(
         itl_mean_s=0.0213,
         replicas_mean=float(series.active[i].mean()),
         replicas_max=int(series.active[i].max()),
-        starts={"staged": rises, "draining": 4, "failed": 1}
-        if sketch.starts_from == "restore"
-        else {"cold": rises},
+        starts={"staged": rises, "draining": 4, "failed": 1} if sketch.starts_from == "restore" else {"cold": rises},
         gpu_seconds={s: float(v.sum() * bucket_s) * each for s, v in replicas.items()},
     )
 

@@ -107,9 +107,7 @@ def test_a_wait_of_exactly_the_slo_is_no_miss() -> None:
 
 def test_a_queue_that_outgrows_its_room_keeps_its_order() -> None:
     """Served one a second while 3,000 more pile up: each second takes the next in line, by its size."""
-    service = SERVICE.model_copy(
-        update={"max_num_seqs": 1, "prefill_base_s": 1.0, "prefill_tokens_per_s": math.inf}
-    )
+    service = SERVICE.model_copy(update={"max_num_seqs": 1, "prefill_base_s": 1.0, "prefill_tokens_per_s": math.inf})
     fleet = fleet_of(1, service)
     sizes = np.arange(1.0, 3_501.0)
     early = 500
@@ -239,9 +237,7 @@ def everything(fleet: Fleet) -> list[object]:
     rate=st.sampled_from([0.5, 2.0, 8.0]),
     cuts=st.lists(st.floats(0, 60), max_size=12),
 )
-def test_cutting_time_into_pieces_changes_nothing(
-    seed: int, slots: int, rate: float, cuts: list[float]
-) -> None:
+def test_cutting_time_into_pieces_changes_nothing(seed: int, slots: int, rate: float, cuts: list[float]) -> None:
     """To the last bit, whether or not the cuts fall on arrivals and sample periods."""
     times, prompts, outputs = random_load(seed, 80, rate)
     end_s = max(float(times[-1]), 60.0) + 1.0
@@ -342,9 +338,7 @@ def test_more_replicas_never_make_the_mean_request_wait_longer(seed: int, rate: 
 
 @FAST
 @given(st.lists(st.floats(2e-4, 5e3), min_size=20, max_size=200), st.floats(1, 99))
-def test_percentiles_of_the_histogram_are_within_a_bin_of_the_samples(
-    seconds: list[float], percent: float
-) -> None:
+def test_percentiles_of_the_histogram_are_within_a_bin_of_the_samples(seconds: list[float], percent: float) -> None:
     counts = np.zeros(514, np.int64)
     for value in seconds:
         counts[1 + int(64 * math.log10(value / 1e-4))] += 1

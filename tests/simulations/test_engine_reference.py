@@ -102,9 +102,7 @@ class SlowFleet:
         if not self.queue:
             return NEVER
         backlog_s = self.service.max_prefill_backlog_s
-        return min(
-            (max(self.now_s, r.prefill_until_s - backlog_s) for r in self._candidates()), default=NEVER
-        )
+        return min((max(self.now_s, r.prefill_until_s - backlog_s) for r in self._candidates()), default=NEVER)
 
     def _dispatch(self) -> None:
         arrived_s, prompt, output = self.queue[0]

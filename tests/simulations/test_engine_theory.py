@@ -32,9 +32,7 @@ def bare(**changes: float) -> ServiceModel:
     return ServiceModel(**(fields | changes))
 
 
-def batch_mean_waits(
-    service: ServiceModel, servers: int, times: FloatArray, outputs: FloatArray
-) -> FloatArray:
+def batch_mean_waits(service: ServiceModel, servers: int, times: FloatArray, outputs: FloatArray) -> FloatArray:
     """Mean wait of the requests dispatched in each of BATCHES stretches of time, without the first."""
     fleet = Fleet(service, servers, 1e9, float(times[-1]) + 1.0, 1e9, 1e9)
     for slot in range(servers):
@@ -69,9 +67,7 @@ def erlang_c_wait(servers: int, utilisation: float) -> float:
 
 @DRAWS
 @given(utilisation=st.floats(0.3, 0.9), servers=st.sampled_from([1, 2, 5, 12]), seed=st.integers(0, 1000))
-def test_exponential_work_on_c_replicas_waits_as_erlang_says(
-    utilisation: float, servers: int, seed: int
-) -> None:
+def test_exponential_work_on_c_replicas_waits_as_erlang_says(utilisation: float, servers: int, seed: int) -> None:
     """M/M/c (M/M/1 for one): flow control and routing always find the idle replica."""
     # Many servers wait seldom at a low load; a small mean then has a large relative error.
     utilisation = max(utilisation, 0.3 + 0.03 * servers)

@@ -151,9 +151,7 @@ def test_csv_has_a_line_for_every_row_and_target_and_one_for_each_pool(lines: li
     assert [(one["row"], one["scope"], one["target"]) for one in lines] == wanted
 
 
-@pytest.mark.parametrize(
-    "column", ["requests", "completed", "misses", "starts_staged", "starts_cold", "starts_failed"]
-)
+@pytest.mark.parametrize("column", ["requests", "completed", "misses", "starts_staged", "starts_cold", "starts_failed"])
 def test_targets_sum_to_their_pool(lines: list[dict[str, str]], column: str) -> None:
     for run in comparison().rows:
         mine = [one for one in lines if one["row"] == run.row]

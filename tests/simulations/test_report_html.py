@@ -107,9 +107,7 @@ def test_every_axis_has_a_title_with_its_unit(page: Page) -> None:
     figures = page.block("figures")
     titles = []
     for figure in (*figures["still"].values(), figures["timeline"]):
-        titles += [
-            v["title"]["text"] for k, v in figure["layout"].items() if k.startswith(("xaxis", "yaxis"))
-        ]
+        titles += [v["title"]["text"] for k, v in figure["layout"].items() if k.startswith(("xaxis", "yaxis"))]
 
     # The bars' vertical axes carry the names of the rows and need no title.
     assert sorted(t for t in titles if t) == sorted(
@@ -134,9 +132,7 @@ def test_every_series_that_the_figure_draws_is_in_the_data(page: Page) -> None:
 
     for row in data["rows"]:
         for name in (t["series"] for t in traces if t["series"] != "constant"):
-            places = (
-                [row["gpus"][name[5:]]] if name.startswith("gpus.") else [t[name] for t in row["targets"]]
-            )
+            places = [row["gpus"][name[5:]]] if name.startswith("gpus.") else [t[name] for t in row["targets"]]
             for place in places:
                 assert len(data["arrays"][place]) in (1, row["points"])
 
@@ -163,15 +159,9 @@ def test_a_name_cannot_break_out_of_the_page() -> None:
     """Names, facts and commands come from files of others."""
     nasty = "</script><script>alert(1)</script><!-- \u2028 & \" '"
     given_ = comparison(targets=1, buckets=12)
-    first = replace(
-        given_.rows[6], row=nasty, targets=(replace(given_.rows[6].targets[0], name=nasty, service=nasty),)
-    )
+    first = replace(given_.rows[6], row=nasty, targets=(replace(given_.rows[6].targets[0], name=nasty, service=nasty),))
     page = Page(
-        render_html(
-            replace(
-                given_, title=nasty, command=nasty, rows=(first,), scenario={nasty: nasty}, notes=(nasty,)
-            )
-        )
+        render_html(replace(given_, title=nasty, command=nasty, rows=(first,), scenario={nasty: nasty}, notes=(nasty,)))
     )
 
     assert page.open == []

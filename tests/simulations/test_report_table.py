@@ -45,9 +45,7 @@ def test_ours_is_marked_and_bounds_stand_below_a_line_of_their_own() -> None:
 
     marked = [one for one in lines if one.startswith(" ▸ ")]
     assert [one.split()[1] for one in marked] == ["forethaw"]
-    place = {
-        name: i for i, one in enumerate(lines) for name in ("forethaw", "informed (bound)") if name in one
-    }
+    place = {name: i for i, one in enumerate(lines) for name in ("forethaw", "informed (bound)") if name in one}
     assert place["informed (bound)"] == place["forethaw"] + 2
     assert not lines[place["forethaw"] + 1].strip(" ─")
 

@@ -28,9 +28,7 @@ def told(given_: Comparison, topic: str) -> tuple[str, str]:
     return sentence.tone, sentence.text
 
 
-def against_kpa(
-    our_gpu_hours: float, our_misses: int, their_gpu_hours: float, their_misses: int
-) -> Comparison:
+def against_kpa(our_gpu_hours: float, our_misses: int, their_gpu_hours: float, their_misses: int) -> Comparison:
     """Ours and one restored baseline, whatever the others are."""
     rows = tuple(r for r in comparison().rows if r.row in ("kpa (restored)", "forethaw") or r.bound)
     alone = replace(comparison(), rows=rows)
@@ -191,9 +189,7 @@ def test_questions_that_the_rows_cannot_answer_get_no_sentence() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(gpu_hours, misses, gpu_hours, misses)
-def test_no_pair_of_rows_both_wins_and_loses(
-    a_hours: float, a_misses: int, b_hours: float, b_misses: int
-) -> None:
+def test_no_pair_of_rows_both_wins_and_loses(a_hours: float, a_misses: int, b_hours: float, b_misses: int) -> None:
     """If one side wins outright, the other side has lost, or at best bought something; never won too."""
     given_ = against_kpa(a_hours, a_misses, b_hours, b_misses)
     us, them = given_.row("forethaw"), given_.row("kpa (restored)")

@@ -39,17 +39,11 @@ def test_the_checked_service_reproduces_the_published_table(
     prompt=st.floats(0, 20_000),
     output=st.floats(1, 4_000),
 )
-def test_rated_throughput_is_one_over_the_price_of_the_mean_request(
-    name: str, prompt: float, output: float
-) -> None:
+def test_rated_throughput_is_one_over_the_price_of_the_mean_request(name: str, prompt: float, output: float) -> None:
     """The three prices add up to the work of a request, which no request can undercut."""
     service = load_service(name)
     rated = service.rated(prompt, output)
-    work_s = (
-        rated.work_per_request_s
-        + prompt * rated.work_per_prompt_token_s
-        + output * rated.work_per_output_token_s
-    )
+    work_s = rated.work_per_request_s + prompt * rated.work_per_prompt_token_s + output * rated.work_per_output_token_s
 
     assert rated.rps == pytest.approx(1.0 / work_s)
     assert 1 <= rated.concurrency <= service.max_num_seqs
