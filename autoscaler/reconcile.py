@@ -21,8 +21,9 @@ import numpy as np
 from autoscaler.errors import PlanError
 from autoscaler.ports import Cluster, ClusterView, Forecaster, MetricFrame, MetricSource, PassRecord, Recorder
 from policies.actions import plan_actions
-from policies.capacity import OutputLength, WorkRate, backlog_replica_s, demand_replicas
+from policies.capacity import ObservedRating, OutputLength, WorkRate, backlog_replica_s, demand_replicas
 from policies.types import (
+    ACTIVE,
     DecisionInput,
     DemandPaths,
     FloatArray,
@@ -55,6 +56,7 @@ class ReconcileConfig:
     window_s: float = 300.0
     stale_after_s: float = 10.0
     horizon_s: float = 60.0
+    standing_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +66,11 @@ class ReconcileState:
     memory: Any
     plan: Plan | None
     output_length: tuple[OutputLength, ...]
+    rating: tuple[ObservedRating, ...]
     demand: FloatArray
     concurrency: FloatArray
-    backlog_replica_s: tuple[float, ...]
+    backlog_replica_s: FloatArray
+    """(targets, samples) of the last `standing_s`; a missing sample repeats the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +89,10 @@ def initial_state(policy: Policy, config: ReconcileConfig) -> ReconcileState:
         policy.initial(tuple(t.spec for t in config.targets)),
         None,
         tuple(OutputLength(t.mean_output_tokens, 1.0) for t in config.targets),
+        tuple(ObservedRating() for _ in config.targets),
         empty,
         empty,
-        (0.0,) * n,
+        np.zeros((n, 1)),
     )
 
 
@@ -100,7 +105,7 @@ def reconcile(
     """
     view = ports.cluster.observe(now_s)
     frame = ports.metrics.read(now_s)
-    state = _absorb(ports.forecaster, config, state, frame)
+    state = _absorb(ports.forecaster, config, state, view, frame)
     given = _input(ports.forecaster, policy, config, state, view, frame.period_s, now_s)
     decision = policy.decide(given, state.memory)
     check_plan(decision.plan, given)
@@ -111,43 +116,60 @@ def reconcile(
 
 
 def _absorb(
-    forecaster: Forecaster, config: ReconcileConfig, state: ReconcileState, frame: MetricFrame
+    forecaster: Forecaster, config: ReconcileConfig, state: ReconcileState, view: ClusterView, frame: MetricFrame
 ) -> ReconcileState:
-    """Take in new samples: output lengths first, since demand is priced by them."""
-    lengths, demands, backlogs = [], [], []
-    for i, target in enumerate(config.targets):
-        length = state.output_length[i].observe(
-            float(np.nansum(frame.completed_requests[i])), float(np.nansum(frame.output_tokens[i]))
-        )
-        lengths.append(length)
-        demands.append(
-            demand_replicas(
-                target.work,
-                frame.period_s,
-                frame.offered_requests[i],
-                frame.prompt_tokens[i],
-                length.mean_tokens,
-            )
-        )
-        backlogs.append(_backlog(target, frame, i, length, state.backlog_replica_s[i]))
-    demand = np.array(demands)
+    """Take in new samples: output lengths and ratings first, since demand is priced by them."""
+    seen = [_absorb_target(config, state, view, frame, i) for i in range(len(config.targets))]
+    demand = np.array([s.demand for s in seen])
     forecaster.update(frame.start_s, frame.period_s, demand)
     keep = round(config.window_s / frame.period_s)
+    standing = max(round(config.standing_s / frame.period_s), 1)
     return replace(
         state,
-        output_length=tuple(lengths),
+        output_length=tuple(s.length for s in seen),
+        rating=tuple(s.rating for s in seen),
         demand=_append(state.demand, demand, keep),
         concurrency=_append(state.concurrency, frame.running + frame.queued, keep),
-        backlog_replica_s=tuple(backlogs),
+        backlog_replica_s=_append(state.backlog_replica_s, np.array([s.backlog for s in seen]), standing),
     )
 
 
-def _backlog(target: ManagedTarget, frame: MetricFrame, i: int, length: OutputLength, last: float) -> float:
-    if frame.queued.shape[1] == 0 or np.isnan(frame.queued[i, -1]):
-        return last
-    return backlog_replica_s(
-        target.work, float(frame.queued[i, -1]), float(frame.queued_prompt_tokens[i, -1]), length.mean_tokens
+@dataclass(frozen=True, slots=True)
+class _Absorbed:
+    length: OutputLength
+    rating: ObservedRating
+    demand: FloatArray
+    backlog: list[float]
+
+
+def _absorb_target(
+    config: ReconcileConfig, state: ReconcileState, view: ClusterView, frame: MetricFrame, i: int
+) -> _Absorbed:
+    target, replicas = config.targets[i], view.targets[i]
+    length = state.output_length[i].observe(
+        float(np.nansum(frame.completed_requests[i])), float(np.nansum(frame.output_tokens[i]))
     )
+    raw = demand_replicas(
+        target.work, frame.period_s, frame.offered_requests[i], frame.prompt_tokens[i], length.mean_tokens
+    )
+    before = float(state.backlog_replica_s[i, -1])
+    backlog = _backlogs(target, frame, i, length, before)
+    rating = state.rating[i]
+    if backlog:
+        # A draining replica still works on what it has, with half a batch on the mean.
+        serving = replicas.ready.get(ACTIVE, 0) + replicas.draining / 2.0
+        rating = rating.observe(float(raw.mean()), before, backlog[-1], serving, len(backlog) * frame.period_s)
+    return _Absorbed(length, rating, raw / rating.share, [b / rating.share for b in backlog])
+
+
+def _backlogs(target: ManagedTarget, frame: MetricFrame, i: int, length: OutputLength, last: float) -> list[float]:
+    """The frame's samples in replica-seconds; where the gauges are missing the last one stands."""
+    samples = []
+    for queued, prompt_tokens in zip(frame.queued[i], frame.queued_prompt_tokens[i], strict=True):
+        if not np.isnan(queued):
+            last = backlog_replica_s(target.work, float(queued), float(prompt_tokens), length.mean_tokens)
+        samples.append(last)
+    return samples
 
 
 def _append(window: FloatArray, new: FloatArray, keep: int) -> FloatArray:
@@ -176,7 +198,8 @@ def _input(
             demand_replicas=state.demand[i],
             concurrency=state.concurrency[i],
             demand_known=bool(np.isfinite(recent[i]).any()),
-            backlog_replica_s=state.backlog_replica_s[i],
+            backlog_replica_s=float(state.backlog_replica_s[i, -1]),
+            standing_backlog_replica_s=float(state.backlog_replica_s[i].min()),
         )
         for i, seen in enumerate(view.targets)
     )

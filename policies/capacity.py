@@ -15,6 +15,11 @@ import numpy as np
 
 from policies.types import FloatArray
 
+SATURATED_WAIT_S = 0.1
+"""A queue of this many seconds on both sides of a sample is one that stands."""
+LEAST_RATING_SHARE = 0.25
+"""Below a quarter of its rating a replica is broken rather than busy: no plan should chase it."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkRate:
@@ -53,6 +58,35 @@ class OutputLength:
         gain = min(completed / weight, 1.0)
         mean = self.mean_tokens + gain * (output_tokens / completed - self.mean_tokens)
         return OutputLength(mean, weight, self.memory_requests)
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedRating:
+    """What a replica really does, as a share of its rating.
+
+    The rating holds for one mix of requests; longer sequences, another card or a noisy neighbour make
+    it less. It shows only under saturation: while a queue stands, the work taken up per replica *is*
+    the capacity. Otherwise the share recovers slowly to 1, since what was true under one mix need not
+    be under the next.
+    """
+
+    share: float = 1.0
+    learn_s: float = 20.0
+    forget_s: float = 900.0
+
+    def observe(
+        self, demand_replicas: float, backlog_before: float, backlog_after: float, replicas: float, seconds: float
+    ) -> ObservedRating:
+        """Fold in `seconds` of raw demand and the backlog (replica-seconds) around them."""
+        if not (np.isfinite(demand_replicas) and replicas > 0 and seconds > 0):
+            return self
+        if min(backlog_before, backlog_after) > SATURATED_WAIT_S * replicas:
+            taken_up = demand_replicas - (backlog_after - backlog_before) / seconds
+            seen = min(max(taken_up / replicas, LEAST_RATING_SHARE), 1.0)
+            gain = min(seconds / self.learn_s, 1.0)
+        else:
+            seen, gain = 1.0, min(seconds / self.forget_s, 1.0)
+        return ObservedRating(self.share + gain * (seen - self.share), self.learn_s, self.forget_s)
 
 
 def demand_replicas(

@@ -78,7 +78,13 @@ class ForethawPolicy:
         ends_s = given.paths.step_ends_s
         needs = tuple(
             tier_need(
-                t, required[i], ends_s, given.tick_s, _snapshot_near(given, t), i, self._sustained(given.paths, t, i)
+                t,
+                required[i],
+                ends_s,
+                given.tick_s,
+                _snapshot_near(given, t),
+                i,
+                self._sustained(given, given.paths, i),
             )
             for i, t in enumerate(given.targets)
         )
@@ -97,13 +103,19 @@ class ForethawPolicy:
         )
         return Decision(Plan(targets, spare_gpus, placement, (reason,)), ForethawMemory(placement, placed_at_s))
 
-    def _sustained(self, paths: DemandPaths, target: TargetSpec, i: int) -> float:
-        """Replicas that the mean demand of the next few SLOs needs at the highest utilisation allowed."""
+    def _sustained(self, given: DecisionInput, paths: DemandPaths, i: int) -> float:
+        """Replicas for the mean demand of the next few SLOs at the highest utilisation allowed.
+
+        A queue that stands says that a replica does less than its rating, whatever the reason (another
+        mix of requests, a slower card): what clears it within one SLO comes on top.
+        """
+        target = given.targets[i]
         until_s = max(SUSTAINED_SLOS * target.slo_wait_s, self.interval_s)
         steps = int(np.searchsorted(paths.step_ends_s, until_s)) + 1
         widths_s = np.diff(paths.step_ends_s[:steps], prepend=0.0)
         mean = float(paths.paths[i, :, :steps].mean(axis=0) @ widths_s / widths_s.sum())
-        return mean / self.sustained_utilization
+        standing = given.observed[i].standing_backlog_replica_s / target.slo_wait_s
+        return (mean + standing) / self.sustained_utilization
 
     def _placement(
         self, given: DecisionInput, required: FloatArray, active: tuple[int, ...], memory: ForethawMemory

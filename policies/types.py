@@ -127,6 +127,9 @@ class TargetObservation:
     demand_known: bool
     backlog_replica_s: float
     """Queued work that no replica has taken up yet, in replica-seconds."""
+    standing_backlog_replica_s: float = 0.0
+    """The least backlog of the last seconds: what bursts leave behind drains, what stands is too little
+    capacity (the standing queue of CoDel: Nichols and Jacobson 2012, RFC 8289)."""
 
     @property
     def active(self) -> int:

@@ -255,7 +255,8 @@ def services() -> None:
     """List the engines that replicas can be simulated with."""
     from simulations.service import load_service, service_names
 
-    table = Table("name", "GPU", "GPUs a replica", "weights, GB", "rated requests/s at 1000 + 200 tokens")
+    table = Table("name", "GPU", "GPUs", "weights, GB", "requests/s rated at 1000 + 200 tokens")
+    table.columns[0].no_wrap = True
     for name in service_names():
         service = load_service(name)
         rated = service.rated(1000, 200)

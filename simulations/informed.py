@@ -14,7 +14,7 @@ from simulations.scenario import Scenario, TargetScenario
 
 def informed_forecaster(scenario: Scenario) -> InformedForecaster:
     """The informed bound's forecaster for all targets of a scenario."""
-    return InformedForecaster(tuple(_true_demand(t) for t in scenario.targets), scenario.seed)
+    return InformedForecaster(tuple(_true_demand(t) for t in scenario.targets), scenario.seed, n_paths=400)
 
 
 def _true_demand(target: TargetScenario) -> TrueDemand:

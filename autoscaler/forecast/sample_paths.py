@@ -117,8 +117,9 @@ class SamplePathForecaster:
         residuals = np.empty((self._n, self._config.n_paths, len(steps)))
         begin = 0
         for h, end in enumerate(steps):
-            if end > reach and h:
-                residuals[:, :, h] = residuals[:, :, h - 1]  # farther than the record reaches
+            if h and (end > reach or end == begin):
+                # Farther than the record reaches, or a step shorter than a sample.
+                residuals[:, :, h] = residuals[:, :, h - 1]
                 continue
             mean = (total[:, drawn + 1 + end] - total[:, drawn + 1 + begin]) / (end - begin)
             residuals[:, :, h] = np.sqrt(np.maximum(mean, 0.0)) - level

@@ -78,6 +78,13 @@ def test_a_queue_asks_for_replicas_that_demand_alone_would_not() -> None:
     assert queued.targets[0].active > calm.targets[0].active
 
 
+def test_a_queue_that_stands_is_answered_as_too_little_capacity() -> None:
+    """8 replica-seconds have stood for seconds: (36 + 8/2) / 0.9 = 44.4, so 45 replicas instead of 40."""
+    told = plan((target(),), (seen(40, backlog_replica_s=8.0, standing=8.0),), steady((36.0,)))
+
+    assert told.targets[0].active == 45
+
+
 def test_spares_are_cut_before_replicas() -> None:
     paths = steady((36.0,), n_paths=100)
     paths[:, :20, 2:] = 60.0

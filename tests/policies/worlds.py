@@ -47,7 +47,9 @@ def target(name: str = "a", gpus: int = 1, least: int = 1, most: int = 1000, mis
     )
 
 
-def seen(active: int, starting: int = 0, known: bool = True, backlog_replica_s: float = 0.0) -> TargetObservation:
+def seen(
+    active: int, starting: int = 0, known: bool = True, backlog_replica_s: float = 0.0, standing: float = 0.0
+) -> TargetObservation:
     return TargetObservation(
         ready={ACTIVE: active},
         starting=starting,
@@ -56,6 +58,7 @@ def seen(active: int, starting: int = 0, known: bool = True, backlog_replica_s: 
         concurrency=np.full(60, 70.0 * active),
         demand_known=known,
         backlog_replica_s=backlog_replica_s,
+        standing_backlog_replica_s=standing,
     )
 
 
