@@ -65,7 +65,7 @@ def test_a_replay_prints_the_table_and_writes_html_json_and_csv(tmp_path: Path) 
 
     assert done.returncode == 0, done.stderr
     assert "forethaw" in done.stdout and "hpa" in done.stdout
-    told = json.loads(paths["json"].read_text("utf-8"))
+    told = json.loads(paths["json"].read_text("utf-8"))["comparison"]
     assert "--scale 8" in told["command"] and "--json" not in told["command"]
     assert len(list(csv.DictReader(paths["csv"].open()))) >= 3
     assert paths["html"].read_text("utf-8").startswith("<!")

@@ -1,0 +1,80 @@
+"""What one decision and one forecast cost: milliseconds for five targets and 1,000 sample paths.
+
+`python -m benchmarks.decision_cost [--json FILE]` prints medians over many calls, and the decision's
+ratio to an HPA's on the same input, since milliseconds of a shared machine say little by themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from autoscaler.forecast import SamplePathForecaster
+from policies.decide import ForethawPolicy
+from policies.hpa import HpaPolicy
+from policies.types import (
+    ACTIVE,
+    DecisionInput,
+    NodeObservation,
+    TargetObservation,
+    TargetSpec,
+)
+from simulations.leadtimes import load_lead_times
+
+TARGETS, PATHS, NODES, REPEATS = 5, 1000, 40, 300
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    forecaster = SamplePathForecaster(TARGETS, seed=1, n_paths=PATHS)
+    random = np.random.default_rng(1)
+    load = random.gamma(20.0, 2.0, (TARGETS, 1800))
+    for at in range(0, 1800, 2):
+        forecaster.update(float(at), 1.0, load[:, at : at + 2])
+    given = _given(load, forecaster)
+    ours, hpa = ForethawPolicy(), HpaPolicy()
+    memory, hpa_memory = ours.initial(given.targets), hpa.initial(given.targets)
+    told = {
+        "forecast_ms": _median_ms(lambda: forecaster.paths(1800.0, 30.0)),
+        "decision_ms": _median_ms(lambda: ours.decide(given, memory)),
+        "hpa_ms": _median_ms(lambda: hpa.decide(given, hpa_memory)),
+    }
+    told["decision_over_hpa"] = told["decision_ms"] / told["hpa_ms"]
+    for name, value in told.items():
+        print(f"{name:20s} {value:8.3f}")
+    if asked.json:
+        asked.json.write_text(json.dumps(told, indent=2), encoding="utf-8")
+
+
+def _given(load: np.ndarray, forecaster: SamplePathForecaster) -> DecisionInput:
+    lead_times = load_lead_times("h100")
+    ladder = lead_times.ladder(1, 16 * 10**9, restored=True)
+    names = tuple(f"model-{i}" for i in range(TARGETS))
+    targets = tuple(TargetSpec(n, 1, 1, 500, 2.0, 5.0, 20.0, 200.0, ladder, 18 * 10**9) for n in names)
+    observed = tuple(
+        TargetObservation({ACTIVE: 48}, 1, 1, load[i, -300:], load[i, -300:] * 100.0, True, 0.5) for i in range(TARGETS)
+    )
+    nodes = tuple(NodeObservation(f"node-{i}", 8, 1, 1, 0, frozenset(names), frozenset(), 10**12) for i in range(NODES))
+    paths = forecaster.paths(1800.0, 30.0)
+    return DecisionInput(1800.0, 1.0, targets, observed, lead_times.supply("lent"), nodes, 8 * NODES, paths, 2.0)
+
+
+def _median_ms(call: Callable[[], object]) -> float:
+    spent = []
+    for _ in range(REPEATS):
+        begun = time.perf_counter()
+        call()
+        spent.append(time.perf_counter() - begun)
+    return statistics.median(spent) * 1000.0
+
+
+if __name__ == "__main__":
+    main()
