@@ -30,6 +30,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+DEBUG = "--debug"
 WHAT, POLICY, POOL, OUTPUT = "What is replayed", "Who decides", "Pool, SLO and costs", "Output"
 
 
@@ -45,6 +46,9 @@ def _version(wanted: bool) -> None:
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option(DEBUG, help="Show the traceback of an unexpected error; goes before the command.")
     ] = False,
 ) -> None:
     """Predictive autoscaling with snapshot restore for GPU inference."""
@@ -177,7 +181,7 @@ def _command() -> str:
             skip = False
         elif word in ("--report", "--json", "--csv", "--jobs"):
             skip = True
-        elif not word.startswith(("--report=", "--json=", "--csv=", "--jobs=", "--progress", "--no-progress")):
+        elif not word.startswith((DEBUG, "--report=", "--json=", "--csv=", "--jobs=", "--progress", "--no-progress")):
             words.append(word)
     return shlex.join(["forethaw", *words])
 
@@ -273,6 +277,11 @@ def main() -> None:
     except InputError as error:
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"forethaw: {error}", markup=False)
         sys.exit(2)
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        # Read from the words themselves: the error may have come before any option was parsed.
+        if DEBUG in sys.argv[1:]:
+            traceback.print_exc()
+        else:
+            print(f"forethaw: unexpected {type(error).__name__}: {error}", file=sys.stderr)
+            print(f"This is a mistake of ours; `forethaw {DEBUG} ...` shows where.", file=sys.stderr)
         sys.exit(1)

@@ -24,6 +24,7 @@ QUANTILES = 41
 DRAWS = 4001
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Source = Annotated[str, Field(min_length=1)]
 
 
 class _Strict(BaseModel):
@@ -33,7 +34,7 @@ class _Strict(BaseModel):
 class Part(_Strict):
     """One part of a path: a lognormal by median and 95% quantile, or a uniform."""
 
-    source: str = Field(min_length=1)
+    source: Source
     median_s: Positive | None = None
     p95_s: Positive | None = None
     cap_s: Positive | None = None
@@ -44,8 +45,12 @@ class Part(_Strict):
         lognormal = self.median_s is not None and self.p95_s is not None
         if lognormal == (self.uniform is not None):
             raise ValueError("give either median_s and p95_s, or uniform")
+        if self.uniform is not None and not (self.median_s is self.p95_s is self.cap_s is None):
+            raise ValueError("uniform is the whole law; median_s, p95_s and cap_s would be ignored")
         if self.median_s is not None and self.p95_s is not None and self.p95_s < self.median_s:
             raise ValueError("p95_s must not be below median_s")
+        if self.median_s is not None and self.cap_s is not None and self.cap_s < self.median_s:
+            raise ValueError("cap_s must not be below median_s")
         if self.uniform is not None and self.uniform[1] < self.uniform[0]:
             raise ValueError("uniform is [low, high]")
         return self
@@ -75,17 +80,19 @@ class Parts(_Strict):
 
 
 class Rates(_Strict):
+    """Bytes per second: holder and cold for each card of a replica, all at once; store for the whole fetch."""
+
     holder_bytes_per_s: Positive
-    holder_source: str
+    holder_source: Source
     cold_bytes_per_s: Positive
-    cold_source: str
+    cold_source: Source
     store_bytes_per_s: Positive
-    store_source: str
+    store_source: Source
 
 
 class Failures(_Strict):
     restore_probability: Share
-    source: str
+    source: Source
 
 
 class Holding(_Strict):
@@ -94,11 +101,11 @@ class Holding(_Strict):
     parked_share: Share
     staged_share: Share
     remote_share: Share
-    source: str
+    source: Source
 
 
 class Supply(Part):
-    taking_cost: Annotated[float, Field(ge=0)]
+    taking_cost: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Supplies(_Strict):
@@ -120,7 +127,7 @@ class LeadTimeFile(_Strict):
         """The rungs of a replica, nearest first; without restores only `active` and `cold`.
 
         The holder feeds all cards of a replica in parallel; a restore of the weights overlaps with
-        CRIU, so the longer of the two counts. A cold start reads the weights once.
+        CRIU, so the longer of the two counts. In a cold start each card reads its own share, all at once.
         """
         parts, gpus = self.parts, float(gpus_per_replica)
         weights_s = weights_bytes / gpus_per_replica / self.rates.holder_bytes_per_s
@@ -167,6 +174,7 @@ class LeadTimeFile(_Strict):
     def sources(self) -> dict[str, str]:
         """Each entry's source, for the report."""
         named = {f"lead time: {n}": getattr(self.parts, n).source for n in type(self.parts).model_fields}
+        named |= {f"rate: {n}": getattr(self.rates, f"{n}_source") for n in ("holder", "cold", "store")}
         named |= {f"supply: {n}": getattr(self.supply_steps, n).source for n in ("lent", "node")}
         return named | {"restore failures": self.failures.source, "holding costs": self.holding.source}
 
@@ -194,7 +202,8 @@ def load_lead_times(name_or_path: str) -> LeadTimeFile:
             name_or_path, None, None, None, "there is no such lead time file", f"give a TOML file or {known}"
         )
     try:
-        return LeadTimeFile.model_validate(tomllib.loads(path.read_text("utf-8")))
+        text = path.read_text("utf-8")
+        return LeadTimeFile.model_validate(tomllib.loads(text))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(str(path), None, None, None, f"is not TOML ({error})", "correct the file") from error
     except ValidationError as error:
@@ -202,4 +211,21 @@ def load_lead_times(name_or_path: str) -> LeadTimeFile:
         field = ".".join(str(p) for p in first["loc"])
         value = None if first["type"] == "missing" else first["input"]
         mend = "add the entry" if first["type"] == "missing" else "correct the entry after data/leadtimes/h100.toml"
-        raise InputError(str(path), None, field, value, first["msg"], mend) from error
+        problem = first["msg"].removeprefix("Value error, ")
+        raise InputError(str(path), _line_of(text, field), field, value, problem, mend) from error
+
+
+def _line_of(text: str, field: str) -> int | None:
+    """The line that holds a field, or the nearest table around it; None where not even that is there."""
+    lines: dict[str, int] = {}
+    table = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        stripped = line.strip()
+        if stripped.startswith("["):
+            table = stripped[1:].partition("]")[0].strip()
+            lines.setdefault(table, number)
+        elif "=" in stripped and not stripped.startswith("#"):
+            lines.setdefault(f"{table}.{stripped.partition('=')[0].strip()}".lstrip("."), number)
+    while field and field not in lines:
+        field = field.rpartition(".")[0]
+    return lines.get(field)

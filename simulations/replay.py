@@ -36,7 +36,7 @@ def replay(scenario: Scenario, row: Row, jobs: int = 1, progress: Progress | Non
     recorder = SeriesRecorder(len(targets), scenario.duration_s, scenario.bucket_s, scenario.forecast_horizon_s)
     ports = Ports(SimulatedMetrics(serving, scenario.sample_period_s), cluster, row.make_forecaster(), recorder)
     if row.restored:
-        cluster.stage_everywhere()
+        cluster.snapshots.stage_everywhere(specs)
     for i, target in enumerate(targets):
         cluster.preload(i, target.initial_replicas)
     config = ReconcileConfig(

@@ -38,6 +38,19 @@ def test_a_policy_module_imports_nothing_impure_and_opens_nothing(path: Path) ->
             assert node.func.id not in ("open", "print", "input")
 
 
+@pytest.mark.parametrize("path", POLICIES, ids=lambda p: p.name)
+def test_a_policy_module_stands_on_the_standard_library_and_numpy_alone(path: Path) -> None:
+    """An allow-list: a vendor client that nobody thought of forbidding is refused, too."""
+    roots = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            roots |= {a.name.split(".")[0] for a in node.names}
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            roots.add((node.module or "").split(".")[0])
+
+    assert not roots - sys.stdlib_module_names - {"numpy", "policies"}
+
+
 @pytest.mark.parametrize("room", ["autoscaler", "policies", "restore_driver", "simulations"])
 def test_modules_stay_small_and_open_with_what_belongs_there(room: str) -> None:
     for path in (ROOT / room).rglob("*.py"):

@@ -24,6 +24,7 @@ from simulations.world.ledger import Ledger
 from simulations.world.nodes import Node, Nodes
 from simulations.world.replicas import ACTIVE, DRAINING, GONE, PARKED, PENDING, STARTING, Replica, Slots
 from simulations.world.serving import Serving
+from simulations.world.snapshots import Snapshots
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,9 @@ class SimulatedCluster:
         self.ledger = ledger
         self.now_s = 0.0
         self.nodes = Nodes(config.pool_gpus, config.gpus_per_node, config.cache_bytes, config.whole_nodes)
+        self.snapshots = Snapshots(
+            self.nodes, config.fetch_bytes_per_s, lambda seconds, happen: self._at(self.now_s + seconds, happen)
+        )
         self.replicas: list[list[Replica]] = [[] for _ in config.targets]
         self.starts: list[dict[str, int]] = [{} for _ in config.targets]
         self._slots = [Slots(s.slots) for s in serving]
@@ -122,9 +126,9 @@ class SimulatedCluster:
             elif action.verb == "lend":
                 self._lend(action.count)
             elif action.verb == "stage":
-                self._stage(index[action.target], self.nodes.by_name[action.node])
+                self.snapshots.stage(self.config.targets[index[action.target]], self.nodes.by_name[action.node])
             elif action.verb == "evict":
-                self._evict(index[action.target], self.nodes.by_name[action.node])
+                self.snapshots.evict(self.config.targets[index[action.target]], self.nodes.by_name[action.node])
             else:
                 raise ValueError(f"the simulated cluster knows no action {action.verb!r}")
 
@@ -352,7 +356,7 @@ class SimulatedCluster:
     def _move(self, target: int, gpus: int, source: str, sink: str) -> None:
         self.ledger.move(gpus, self.ledger.slot(target, source), self.ledger.slot(target, sink))
 
-    # -- GPUs and snapshots -----------------------------------------------------------------------
+    # -- GPUs -----------------------------------------------------------------------------------
 
     def _reclaim(self, node: Node, gpus: int) -> None:
         node.lent -= gpus
@@ -372,36 +376,3 @@ class SimulatedCluster:
             node.spare -= gpus
             node.lent += gpus
             self._move(0, gpus, "spare", "lent")
-
-    def stage_everywhere(self) -> None:
-        """Every snapshot on every node, as far as the caches hold them: where all rows begin."""
-        for target, spec in enumerate(self.config.targets):
-            if any(t.needs_snapshot for t in spec.ladder):
-                for node in self.nodes.all:
-                    if node.cached_bytes + spec.artifact_bytes <= node.cache_bytes:
-                        node.cached_bytes += spec.artifact_bytes
-                        node.snapshots.add(self.config.targets[target].name)
-
-    def _stage(self, target: int, node: Node) -> None:
-        spec = self.config.targets[target]
-        if spec.name in node.snapshots | node.fetching or node.cached_bytes + spec.artifact_bytes > node.cache_bytes:
-            return
-        node.cached_bytes += spec.artifact_bytes
-        node.fetching.add(spec.name)
-        # Nodes that fetch at once share the store's bandwidth.
-        sharing = sum(len(n.fetching) for n in self.nodes.all)
-        fetch_s = spec.artifact_bytes * sharing / self.config.fetch_bytes_per_s
-
-        def fetched(at_s: float) -> None:
-            if spec.name in node.fetching:
-                node.fetching.discard(spec.name)
-                node.snapshots.add(spec.name)
-
-        self._at(self.now_s + fetch_s, fetched)
-
-    def _evict(self, target: int, node: Node) -> None:
-        spec = self.config.targets[target]
-        if spec.name in node.snapshots | node.fetching:
-            node.snapshots.discard(spec.name)
-            node.fetching.discard(spec.name)
-            node.cached_bytes -= spec.artifact_bytes

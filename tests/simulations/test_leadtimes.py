@@ -67,6 +67,9 @@ def test_every_entry_names_its_source() -> None:
         ("[parts.unpark]\nmedian_s = 0.44", '[parts.unpark]\nmedian_s = "fast"', "parts.unpark.median_s"),
         ("uniform = [0.0, 10.0]", "uniform = [10.0, 1.0]", "parts.probe"),
         ("[parts.gate]", "[parts.gatee]", "parts.gate"),
+        ("uniform = [0.0, 10.0]", "uniform = [0.0, 10.0]\nmedian_s = 5.0", "parts.probe"),
+        ("cap_s = 30.0", "cap_s = 3.0", "supply.lent"),
+        ("taking_cost = 60.0", "taking_cost = inf", "supply.node.taking_cost"),
         ("restore_probability = 0.005", "restore_probability = 1.5", "failures.restore_probability"),
         ("store_bytes_per_s = 1e9", "store_bytes_per_s = nan", "rates.store_bytes_per_s"),
     ],
@@ -81,6 +84,23 @@ def test_a_bad_entry_is_refused_by_file_field_and_value(tmp_path: Path, old: str
 
     assert "mine.toml" in str(refused.value)
     assert field in str(refused.value)
+
+
+def test_a_refusal_names_the_line_and_for_a_missing_entry_the_table_that_lacks_it(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    lines = SHIPPED.splitlines()
+    lent, cap = lines.index("[supply.lent]") + 1, lines.index("cap_s = 30.0") + 1
+
+    file.write_text(SHIPPED.replace("cap_s = 30.0", "cap_s = -1"), "utf-8")
+    with pytest.raises(InputError) as negative:
+        load_lead_times(str(file))
+    file.write_text(SHIPPED.replace("taking_cost = 20.0\n", ""), "utf-8")
+    with pytest.raises(InputError) as missing:
+        load_lead_times(str(file))
+
+    assert (negative.value.line, negative.value.field, negative.value.value) == (cap, "supply.lent.cap_s", -1)
+    assert (missing.value.line, missing.value.field) == (lent, "supply.lent.taking_cost")
+    assert "add the entry" in str(missing.value)
 
 
 def test_what_is_not_toml_or_not_there_is_refused(tmp_path: Path) -> None:
