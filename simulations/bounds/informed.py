@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autoscaler.forecast.sample_paths import STEP_ENDS_S, step_ends
 from policies.types import DemandPaths, FloatArray
 
-STEP_ENDS_S = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0, 192.0, 256.0, 384.0)
 BURST_SHARE = 0.1
 """Share of a model's rate that its clients' switching moves together."""
 
@@ -50,8 +50,7 @@ class InformedForecaster:
 
     def paths(self, now_s: float, horizon_s: float) -> DemandPaths:
         """Joint paths on the grid up to the first step end at or past the horizon."""
-        ends_s = np.array(STEP_ENDS_S)
-        ends_s = ends_s[: min(int(np.searchsorted(ends_s, horizon_s)) + 1, len(ends_s))]
+        ends_s = step_ends(horizon_s)
         widths_s = np.diff(ends_s, prepend=0.0)
         middles_s = now_s + ends_s - widths_s / 2.0
         paths = np.empty((len(self._targets), self._normals.shape[1], len(ends_s)))
