@@ -15,6 +15,16 @@ from simulations.errors import InputError
 from simulations.rows import CLAIRVOYANT, COMPARE_ALL, ROWS
 
 COMMAND_LINE = "command line"
+OPTION_NAMES = {
+    "start_s": "--start",
+    "duration_s": "--duration",
+    "warmup_s": "--warmup",
+    "slo_wait_s": "--slo-wait",
+    "slo_share": "--slo-share",
+    "miss_cost": "--miss-cost",
+    "rows": "--policy",
+}
+"""What the user typed for a field, where the two differ."""
 
 
 class TargetRequest(BaseModel):
@@ -123,7 +133,8 @@ def make_options(**given: object) -> SimulateOptions:
         field = ".".join(str(p) for p in first["loc"])
         mend = str(first["msg"]).removeprefix("Value error, ")
         problem = "this value cannot be used"
-        raise InputError(COMMAND_LINE, None, "--" + field.replace("_", "-"), first["input"], problem, mend) from None
+        option = OPTION_NAMES.get(field, "--" + field)
+        raise InputError(COMMAND_LINE, None, option, first["input"], problem, mend) from None
     if options.gpus == 0:
         raise _refusal("--gpus", 0, "a pool without GPUs serves nothing", "give 1 or more")
     if not options.targets:

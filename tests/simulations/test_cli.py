@@ -106,7 +106,7 @@ def test_files_that_are_no_traces_are_refused(tmp_path: Path) -> None:
     ("words", "named"),
     [
         (("--gpus", "0"), ("--gpus", "0")),
-        (("--slo-wait", "0"), ("--slo-wait-s",)),
+        (("--slo-wait", "0"), ("--slo-wait", "0")),
         (("--policy", "magic"), ("magic", "forethaw")),
         (("--leadtimes", "nowhere"), ("nowhere", "h100")),
         (("--service", "nothing"), ("--service", "nothing")),
