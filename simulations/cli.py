@@ -6,6 +6,7 @@ report room's. Bad input ends with exit code 2 and one sentence; anything unexpe
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import traceback
@@ -272,6 +273,9 @@ def services() -> None:
 
 def main() -> None:
     """The entry point: exit code 2 and one sentence for bad input, 1 for what we did not foresee."""
+    # Rows and targets already use the cores; linear algebra on tiny matrices only loses time to threads.
+    # It must stand before numpy is first imported, which the commands do.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         app(standalone_mode=True)
     except InputError as error:
