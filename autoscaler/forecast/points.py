@@ -1,17 +1,14 @@
 """Point forecasts in intervals of three minutes, for planners that scale by one number.
 
-`ArimaPoint` and `KalmanPoint` stand for the forecasters of NVIDIA Dynamo's Planner: one path of one step,
-the mean demand of the next interval, refitted whenever an interval is complete and cached between. They
-answer with the last interval's mean until there is enough to fit, and hold through gaps: an interval
-without samples is a gap in the fitted series, which both models filter through. `NoForecast` is for
-policies that look at none. Forecasts with uncertainty are in `sample_paths.py`.
+`ArimaPoint` and `KalmanPoint` stand for the forecasters of NVIDIA Dynamo's Planner: one path, the mean
+demand of the next interval, refitted whenever an interval is complete. They answer with the last
+interval's mean until there is enough to fit, and hold through gaps.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from statsmodels.tsa.arima.model import ARIMA
@@ -19,93 +16,56 @@ from statsmodels.tsa.statespace.structural import UnobservedComponents
 
 from policies.types import DemandPaths, FloatArray
 
-MOST_GROWTH = 4.0
-"""A fit that promises more than this times the highest interval has run away: the last value is used."""
-
-
-@dataclass(frozen=True, slots=True)
-class PointConfig:
-    """`interval_s` is Dynamo Planner's adjustment interval; `most_intervals` (four hours) bounds a refit."""
-
-    interval_s: float = 180.0
-    least_intervals: int = 6
-    most_intervals: int = 80
-    stale_after_s: float = 600.0
-    """Without a valid sample for this long a target is unknown: three intervals of a planner."""
+INTERVAL_S = 180.0
+LEAST_INTERVALS = 6
+MOST_INTERVALS = 160
+"""Eight hours: what a refit may cost grows with it."""
 
 
 class IntervalPoint:
-    """One forecast a target from the means of complete intervals, NaN where an interval had no sample."""
+    """One forecast a target from the means of complete intervals; `fit` sees at least LEAST_INTERVALS."""
 
-    def __init__(
-        self,
-        n_targets: int,
-        model: str,
-        fit: Callable[[FloatArray], float],
-        config: PointConfig | None = None,
-    ) -> None:
-        self._config = config or PointConfig()
+    def __init__(self, n_targets: int, model: str, fit: Callable[[FloatArray], float]) -> None:
         self._model = model
         self._fit = fit
-        self._n = n_targets
-        self._means = np.empty((n_targets, 0))
+        self._means: list[list[float]] = [[] for _ in range(n_targets)]
         self._pending = np.empty((n_targets, 0))
-        self._end_s = 0.0
-        self._started = False
-        self._last_valid_s = np.full(n_targets, -np.inf)
         self._point = np.full(n_targets, np.nan)
+        self._recent = np.full(n_targets, np.nan)
 
     def update(self, start_s: float, period_s: float, demand_replicas: FloatArray) -> None:
-        """Add samples; refit once if they complete an interval. A jump forward of `start_s` is a gap."""
-        if not self._started:
-            self._started, self._end_s = True, start_s
-        missing = round((start_s - self._end_s) / period_s)
-        gap = np.full((self._n, max(missing, 0)), np.nan)
-        demand = np.concatenate((gap, demand_replicas[:, max(-missing, 0) :]), axis=1)
-        seen = np.isfinite(demand)
-        last = demand.shape[1] - seen[:, ::-1].argmax(axis=1) if demand.shape[1] else 0
-        any_seen = seen.any(axis=1)
-        self._last_valid_s = np.where(any_seen, self._end_s + last * period_s, self._last_valid_s)
-        self._end_s += demand.shape[1] * period_s
-        self._pending = np.concatenate((self._pending, demand), axis=1)
-        size = max(round(self._config.interval_s / period_s), 1)
-        n_done = self._pending.shape[1] // size
-        if n_done:
-            done, self._pending = np.split(self._pending, [n_done * size], axis=1)
-            new = _valid_means(done.reshape(self._n, n_done, size))
-            self._means = np.concatenate((self._means, new), axis=1)[:, -self._config.most_intervals :]
-            self._point = np.array([self._forecast(means) for means in self._means])
-
-    def paths(self, now_s: float, horizon_s: float) -> DemandPaths:
-        """One path of one step; before the first complete interval, the mean of what there is."""
-        point = np.where(np.isfinite(self._point), self._point, _valid_means(self._pending))
-        fresh = now_s - self._last_valid_s <= self._config.stale_after_s
-        known = tuple((np.isfinite(point) & fresh).tolist())
-        return DemandPaths(np.array([self._config.interval_s]), np.nan_to_num(point)[:, None, None], known, self._model)
+        """Add samples; refit for every interval that they complete."""
+        self._pending = np.concatenate((self._pending, demand_replicas), axis=1)
+        size = round(INTERVAL_S / period_s)
+        while self._pending.shape[1] >= size:
+            done, self._pending = self._pending[:, :size], self._pending[:, size:]
+            for i, samples in enumerate(done):
+                valid = samples[np.isfinite(samples)]
+                if valid.size:
+                    self._means[i] = [*self._means[i][-MOST_INTERVALS:], float(valid.mean())]
+                    self._point[i] = self._forecast(np.array(self._means[i]))
+        for i, samples in enumerate(self._pending):
+            valid = samples[np.isfinite(samples)]
+            if valid.size:
+                self._recent[i] = float(valid.mean())
 
     def _forecast(self, means: FloatArray) -> float:
-        valid = means[np.isfinite(means)]
-        if valid.size == 0:
-            return np.nan
-        last = float(valid[-1])
-        if valid.size < self._config.least_intervals or np.ptp(valid) == 0:
-            return last
+        if len(means) < LEAST_INTERVALS or np.ptp(means) == 0:
+            return float(means[-1])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # convergence notes of a refit every three minutes
             try:
-                value = self._fit(means[int(np.isfinite(means).argmax()) :])
+                value = self._fit(means)
             except (ValueError, np.linalg.LinAlgError):
-                return last
-        runaway = not np.isfinite(value) or value > MOST_GROWTH * valid.max()
-        return last if runaway else max(value, 0.0)
+                return float(means[-1])
+        # A fit that runs away is worth less than the last value.
+        return max(value, 0.0) if np.isfinite(value) and value < 4.0 * means.max() else float(means[-1])
 
-
-def _valid_means(samples: FloatArray) -> FloatArray:
-    """Mean over the last axis of what is there; NaN where nothing is."""
-    valid = np.isfinite(samples)
-    count = valid.sum(axis=-1)
-    means: FloatArray = np.where(valid, samples, 0.0).sum(axis=-1) / np.where(count > 0, count, np.nan)
-    return means
+    def paths(self, now_s: float, horizon_s: float) -> DemandPaths:
+        """One path of one step; before the first complete interval, the mean of what there is."""
+        point = np.where(np.isfinite(self._point), self._point, self._recent)
+        known = tuple(bool(k) for k in np.isfinite(point))
+        return DemandPaths(np.array([INTERVAL_S]), np.nan_to_num(point)[:, None, None], known, self._model)
 
 
 def _arima(means: FloatArray) -> float:
@@ -122,15 +82,15 @@ def _kalman(means: FloatArray) -> float:
 class ArimaPoint(IntervalPoint):
     """Dynamo Planner's default, refitted each interval."""
 
-    def __init__(self, n_targets: int, config: PointConfig | None = None) -> None:
-        super().__init__(n_targets, "arima", _arima, config)
+    def __init__(self, n_targets: int) -> None:
+        super().__init__(n_targets, "arima", _arima)
 
 
 class KalmanPoint(IntervalPoint):
     """Dynamo Planner's Kalman filter, as a local linear trend."""
 
-    def __init__(self, n_targets: int, config: PointConfig | None = None) -> None:
-        super().__init__(n_targets, "kalman", _kalman, config)
+    def __init__(self, n_targets: int) -> None:
+        super().__init__(n_targets, "kalman", _kalman)
 
 
 class NoForecast:

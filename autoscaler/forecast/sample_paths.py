@@ -1,12 +1,15 @@
-"""Joint sample paths of demand: a level that follows, a slow shape, and errors that really happened.
+"""Joint sample paths: a level that follows, a slow shape, and residuals that really happened.
 
-    path = max(0, sqrt(level mix x slow ratio) + residual)^2
+    path = (sqrt(level now x shape ahead) + residual)^2
 
-`levels.py` says how the level is mixed, `shape.py` where the slow ratio comes from, `residuals.py` how
-errors are drawn and `calibration.py` how their size is kept honest. This module only times them: each
-sample moves the levels and is remembered with the forecast issued after it; once a minute weights and
-residuals are renewed; between, asking for paths is one vectorised expression over the same residuals
-(common random numbers, so that two decisions a second apart differ by what was seen, not by luck).
+The level is exponentially smoothed, its rate chosen per target from a small grid by what would have
+forecast the last hour best. Residuals are taken, on the square-root scale that makes counts of any size
+equally noisy (Anscombe 1948), from moments of the last hour: how the steps after each moment differed
+from what that moment's level had promised. One draw of moments serves all targets, so their joint
+behaviour, bursts and ramps, is resampled as it was; no law is assumed and coverage follows from the
+record (the historical-simulation or rolling-origin bootstrap; Hyndman and Athanasopoulos, Forecasting:
+Principles and Practice, 5.5). With less than two minutes on record the noise is taken to be Poisson-like
+at the observed dispersion.
 """
 
 from __future__ import annotations
@@ -15,204 +18,149 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autoscaler.forecast.calibration import Calibrator, Coverage
-from autoscaler.forecast.grid import STEP_ENDS_S, StepGrid, step_ends, step_grid
-from autoscaler.forecast.levels import TIME_CONSTANTS_S, ScaleMix, SmoothedLevels
-from autoscaler.forecast.record import ForecastRecord
-from autoscaler.forecast.residuals import ResidualLibrary
 from autoscaler.forecast.shape import SlowShape
-from autoscaler.forecast.shift import ShiftTracker
-from autoscaler.forecast.volatility import Volatility
 from policies.types import DemandPaths, FloatArray
 
-LEAST_REFIT_SAMPLES = 10
-"""Coarse samples are refitted less often: nothing is learnt from one."""
-MODEL = "level mix + residual paths"
-
-__all__ = ["STEP_ENDS_S", "PathConfig", "SamplePathForecaster", "step_ends"]
+STEP_ENDS_S = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0, 192.0, 256.0, 384.0)
+SMOOTHING = (0.02, 0.05, 0.1, 0.2, 0.4)
 
 
 @dataclass(frozen=True, slots=True)
 class PathConfig:
-    """How much is remembered, and how fast it is believed."""
+    """`memory_s` bounds what residuals are drawn from, `half_life_s` prefers the recent ones."""
 
-    memory_s: float = 5400.0
-    """Residuals are drawn from this long: long enough to hold a few of the bursts that matter."""
-    half_life_s: float = 1800.0
-    """A residual of half an hour ago is half as likely to be drawn as one of now."""
-    mix_half_life_s: float = 1800.0
-    prior_origins: float = 60.0
-    """How many independent observations plain smoothing is worth against a fitted mix."""
+    n_paths: int = 1000
+    memory_s: float = 3600.0
+    half_life_s: float = 1200.0
     refit_every_s: float = 60.0
-    shape_every_s: float = 1800.0
     least_samples: int = 10
     stale_after_s: float = 120.0
-    """A target without a valid sample for this long counts as unknown."""
-    calibration_gain: float = 0.02
-    """Change of the residuals' scale per independent miss; 0 leaves them as drawn."""
-    gap_growth_s: float = 60.0
-    """After this long without samples residuals are widened by the square root of two."""
+    judged_horizon_s: float = 12.0
+    """Smoothing is judged by the error over this horizon: where wakes and reclaims are decided."""
 
 
 class SamplePathForecaster:
-    """Implements the `Forecaster` port; deterministic from the seed and the samples given."""
+    """Implements the `Forecaster` port."""
 
     def __init__(self, n_targets: int, seed: int, n_paths: int = 1000, config: PathConfig | None = None) -> None:
-        if n_targets < 1 or n_paths < 1:
-            raise ValueError(f"targets and paths must be at least one, got {n_targets} and {n_paths}")
+        self._config = config or PathConfig(n_paths)
         self._n = n_targets
-        self._seed = seed
-        self._n_paths = n_paths
-        self._config = config or PathConfig()
-        self._period_s = 0.0
-        self._valid = np.zeros(n_targets, dtype=np.int64)
+        self._random = np.random.default_rng(np.random.SeedSequence([seed, 0xF0]))
+        self._period_s = 1.0
+        self._demand = np.empty((n_targets, 0))
+        self._levels = np.empty((len(SMOOTHING), n_targets, 0))
+        self._level = np.full((len(SMOOTHING), n_targets), np.nan)
+        self._chosen = np.full(n_targets, 2)
+        self._residuals: FloatArray | None = None
+        self._fitted_at_s = -np.inf
+        self._valid = np.zeros(n_targets, dtype=int)
         self._last_valid_s = np.full(n_targets, -np.inf)
-        self._n_steps = 0
-        self._end_s = 0.0
-        self._residuals = np.zeros((n_targets, n_paths, 0))
-        self._shape = SlowShape(n_targets, self._config.shape_every_s)
-
-    def _begin(self, start_s: float, period_s: float) -> None:
-        """The first samples set the clock: their period fixes the grid in samples."""
-        config = self._config
-        self._period_s, self._end_s = period_s, start_s
-        self._grid: StepGrid = step_grid(period_s)
-        keep = max(round(config.memory_s / period_s), 60) + self._grid.reach
-        half_life = config.half_life_s / period_s
-        self._levels = SmoothedLevels(self._n, period_s)
-        self._shift = ShiftTracker(self._n, period_s)
-        self._volatility = Volatility(self._n, period_s)
-        self._mix = ScaleMix(self._n, self._grid, config.prior_origins, config.mix_half_life_s / period_s)
-        self._record = ForecastRecord(self._n, keep, self._grid, len(TIME_CONSTANTS_S))
-        self._library = ResidualLibrary(self._n, self._n_paths, self._grid, half_life, self._seed)
-        self._calibrator = Calibrator(self._n, self._grid, config.calibration_gain, 3600.0 / period_s)
-        self._n_steps = self._n_steps or len(self._grid.ends_s)
-        self._refit_samples = max(round(config.refit_every_s / period_s), LEAST_REFIT_SAMPLES)
-        self._since_refit = 0
-        self._root = np.zeros((self._n, len(self._grid.ends_s)))
-        self._season = np.ones((self._n, 1, len(self._grid.ends_s)))
+        self._shape = SlowShape(n_targets)
+        self._steps_s = step_ends(64.0)
 
     def update(self, start_s: float, period_s: float, demand_replicas: FloatArray) -> None:
-        """Append (targets, n) samples; a gap (NaN) leaves the level where it was.
-
-        A jump forward of `start_s` is a gap; samples that were given before are dropped. Raises
-        ValueError when the period changes or the targets are not those of the constructor.
-        """
-        if demand_replicas.shape[0] != self._n:
-            raise ValueError(f"samples of {demand_replicas.shape[0]} targets, expected {self._n}")
-        if demand_replicas.shape[1] == 0:
-            return
-        if self._period_s == 0.0:
-            self._begin(start_s, period_s)
-        if period_s != self._period_s:
-            raise ValueError(f"the sample period was {self._period_s} s and cannot become {period_s} s")
-        for block in self._aligned(start_s, demand_replicas):
-            self._absorb(block)
-
-    def seed_history(self, start_s: float, period_s: float, demand_replicas: FloatArray) -> None:
-        """Take in hours or days of samples that end where live ones will begin.
-
-        The slow shape reads all of them, in bulk; the fast level and the residuals only the end that they
-        would remember anyway.
-        """
-        keep = round((self._config.memory_s + 2.0 * TIME_CONSTANTS_S[-1]) / period_s)
-        early = demand_replicas[:, :-keep]
-        if early.shape[1] and self._period_s == 0.0:
-            self._shape.append(start_s, period_s, early)
-            start_s += early.shape[1] * period_s
-            demand_replicas = demand_replicas[:, -keep:]
-        self.update(start_s, period_s, demand_replicas)
+        """Append samples; a gap (NaN) leaves the level where it was."""
+        self._period_s = period_s
+        n = demand_replicas.shape[1]
+        levels = np.empty((len(SMOOTHING), self._n, n))
+        rates = np.array(SMOOTHING)[:, None]
+        for j in range(n):
+            y = demand_replicas[:, j]
+            seen = np.isfinite(y)
+            first = seen & np.isnan(self._level[0])
+            self._level[:, first] = y[first]
+            step = rates * (y - self._level)
+            self._level += np.where(seen, step, 0.0)
+            levels[:, :, j] = self._level
+            self._last_valid_s[seen] = start_s + (j + 1) * period_s
+            self._valid += seen
+        keep = round(self._config.memory_s / period_s)
+        self._demand = np.concatenate((self._demand, demand_replicas), axis=1)[:, -keep:]
+        self._levels = np.concatenate((self._levels, levels), axis=2)[:, :, -keep:]
+        self._shape.update(start_s, period_s, demand_replicas)
+        end_s = start_s + n * period_s
+        if end_s - self._fitted_at_s >= self._config.refit_every_s or (self._residuals is None and n):
+            self._fitted_at_s = end_s
+            self._refit(end_s)
 
     def paths(self, now_s: float, horizon_s: float) -> DemandPaths:
         """Joint paths from `now_s`; a target with too little or stale data is marked unknown."""
-        if self._period_s == 0.0:
-            ends_s = step_ends(horizon_s)
-            empty = np.zeros((self._n, self._n_paths, len(ends_s)))
-            return DemandPaths(ends_s, empty, (False,) * self._n, MODEL)
-        n_steps = self._grid.upto(horizon_s)
-        if n_steps != self._n_steps or self._residuals.shape[2] != n_steps:
-            self._n_steps = n_steps
-            self._draw()
-        age_s = np.maximum(now_s - self._last_valid_s, 0.0)
-        scale = self._record.scale.view[:, -1] * self._widening(age_s)
-        paths = self._residuals * scale[:, None, None]
-        paths += self._root[:, None, :n_steps]
+        ends_s = step_ends(horizon_s)
+        if self._residuals is None or self._residuals.shape[2] != len(ends_s):
+            self._steps_s = ends_s
+            self._refit(now_s)
+        assert self._residuals is not None
+        level = np.nan_to_num(self._level[self._chosen, np.arange(self._n)])
+        ahead = level[:, None] * self._shape.ratio(now_s, ends_s)
+        paths = np.sqrt(ahead)[:, None, :] + self._residuals
         np.maximum(paths, 0.0, out=paths)
         np.square(paths, out=paths)
-        known = (self._valid >= self._config.least_samples) & (age_s <= self._config.stale_after_s)
-        return DemandPaths(self._grid.ends_s[:n_steps], paths, tuple(known.tolist()), MODEL)
+        fresh = now_s - self._last_valid_s <= self._config.stale_after_s
+        known = tuple(bool(k) for k in (self._valid >= self._config.least_samples) & fresh)
+        return DemandPaths(ends_s, paths, known, "level+residuals")
 
-    def coverage(self) -> Coverage | None:
-        """How often outcomes fell inside the bands, so far; None before the first sample."""
-        return self._calibrator.coverage() if self._period_s else None
-
-    @property
-    def shape(self) -> SlowShape:
-        """The slow shape, for forecasts of hours and for explaining."""
-        return self._shape
-
-    def _widening(self, age_s: FloatArray) -> FloatArray:
-        """Factor on residuals of a target whose newest sample is old: what is not seen may have moved."""
-        unseen_s = np.clip(age_s - 3.0 * self._period_s, 0.0, 3.0 * self._config.gap_growth_s)
-        widening: FloatArray = np.sqrt(1.0 + unseen_s / self._config.gap_growth_s)
-        return widening
-
-    def _aligned(self, start_s: float, demand: FloatArray) -> list[FloatArray]:
-        """The samples in blocks that end at refits, gaps before them filled, old ones dropped."""
-        missing = round((start_s - self._end_s) / self._period_s)
-        if missing < 0:
-            demand = demand[:, -missing:]
-        elif missing:
-            remembered = self._record.demand.view.shape[1] + 1
-            if missing > 4 * remembered:  # a long silence is remembered as long as anything is
-                self._end_s += (missing - 4 * remembered) * self._period_s
-                missing = 4 * remembered
-            demand = np.concatenate((np.full((self._n, missing), np.nan), demand), axis=1)
-        edges = range(self._refit_samples - self._since_refit, demand.shape[1], self._refit_samples)
-        return [b for b in np.split(demand, list(edges), axis=1) if b.shape[1]]
-
-    def _absorb(self, demand: FloatArray) -> None:
-        n = demand.shape[1]
-        levels = self._levels.append(demand)
-        issued = self._shift.draw(demand, self._mix.forecast(levels))
-        issued *= self._season
-        scale = self._volatility.append(self._errors(demand, issued))
-        self._record.append(demand, levels, issued, np.broadcast_to(self._season, issued.shape), scale)
-        self._root = issued[:, -1]
-        self._shape.append(self._end_s, self._period_s, demand)
-        seen = np.isfinite(demand)
-        self._valid += seen.sum(axis=1)
-        any_seen = seen.any(axis=1)
-        last = n - seen[:, ::-1].argmax(axis=1)
-        self._last_valid_s = np.where(any_seen, self._end_s + last * self._period_s, self._last_valid_s)
-        self._end_s += n * self._period_s
-        self._since_refit += n
-        early = self._record.demand.total <= 2 * self._refit_samples and self._residuals.shape[2]
-        if self._since_refit >= self._refit_samples or early:
-            self._refit()
-
-    def _errors(self, demand: FloatArray, issued: FloatArray) -> FloatArray:
-        """Errors one sample ahead on the square-root scale; NaN in gaps and before the first forecast."""
-        before = np.concatenate((self._root[:, None, 0], issued[:, :-1, 0]), axis=1)
-        seen = np.isfinite(demand)
-        first = self._valid[:, None] + np.cumsum(seen, axis=1) - seen == 0
-        return np.where(first, np.nan, np.sqrt(demand) - before)
-
-    def _refit(self) -> None:
-        """Judge what has come, renew the mix, the slow ratio and the residuals."""
-        self._since_refit = self._since_refit % self._refit_samples
-        low, high = self._record.mature()
-        self._calibrator.learn(self._record, low, high)
-        self._mix.fit(self._record)
-        self._shape.fit_if_due(self._end_s)
-        middles_s = self._grid.ends_s - np.diff(self._grid.ends_s, prepend=0.0) / 2.0
-        ratio = self._shape.ratio(self._end_s + self._config.refit_every_s / 2.0, middles_s)
-        self._season = np.sqrt(ratio)[:, None, :]
-        self._draw()
-
-    def _draw(self) -> None:
-        """Draw the residuals of the coming minute."""
-        residuals = self._library.draw(self._record, self._n_steps, self._root)
-        residuals *= self._calibrator.factor[:, None, : self._n_steps]
+    def _refit(self, now_s: float) -> None:
+        """Choose each target's smoothing anew, and draw the residual paths of the coming minute."""
+        steps = np.maximum(np.round(self._steps_s / self._period_s).astype(int), 1)
+        n_samples = self._demand.shape[1]
+        reach = int(min(steps[-1], n_samples // 2))
+        origins = self._origins(n_samples, reach)
+        if origins.size < 30:
+            self._residuals = self._assumed_noise()
+            return
+        total = np.concatenate((np.zeros((self._n, 1)), np.cumsum(np.nan_to_num(self._demand), axis=1)), axis=1)
+        self._choose_smoothing(total, origins, reach)
+        age = (n_samples - 1 - origins) * self._period_s
+        weight = 0.5 ** (age / self._config.half_life_s)
+        drawn = self._random.choice(origins, self._config.n_paths, p=weight / weight.sum())
+        level = np.sqrt(self._levels[self._chosen[:, None], np.arange(self._n)[:, None], drawn[None, :]])
+        residuals = np.empty((self._n, self._config.n_paths, len(steps)))
+        begin = 0
+        for h, end in enumerate(steps):
+            if h and (end > reach or end == begin):
+                # Farther than the record reaches, or a step shorter than a sample.
+                residuals[:, :, h] = residuals[:, :, h - 1]
+                continue
+            mean = (total[:, drawn + 1 + end] - total[:, drawn + 1 + begin]) / (end - begin)
+            residuals[:, :, h] = np.sqrt(np.maximum(mean, 0.0)) - level
+            begin = end
         self._residuals = residuals
-        self._calibrator.note(self._record.demand.total, residuals)
+
+    def _origins(self, n_samples: int, reach: int) -> np.ndarray:
+        """Moments with a level, a whole horizon after them, and no gap in any target that has data."""
+        with_data = self._valid > 0
+        if n_samples < 30 or not with_data.any():
+            return np.empty(0, dtype=int)
+        gap = ~np.isfinite(self._demand[with_data]).all(axis=0)
+        gaps = np.concatenate(([0], np.cumsum(gap)))
+        moments = np.arange(5, n_samples - reach - 1)
+        whole = gaps[moments + 1 + reach] == gaps[moments - 5]
+        usable: np.ndarray = moments[whole & np.isfinite(self._levels[0][:, moments][with_data]).all(axis=0)]
+        return usable
+
+    def _choose_smoothing(self, total: FloatArray, origins: np.ndarray, reach: int) -> None:
+        ahead = max(min(round(self._config.judged_horizon_s / self._period_s), reach), 1)
+        actual = np.sqrt(np.maximum((total[:, origins + 1 + ahead] - total[:, origins + 1]) / ahead, 0.0))
+        error = np.sqrt(np.nan_to_num(self._levels[:, :, origins])) - actual[None]
+        self._chosen = np.argmin(np.mean(error**2, axis=2), axis=0)
+
+    def _assumed_noise(self) -> FloatArray:
+        """Independent normal residuals at the observed dispersion, Poisson-like at the least.
+
+        A count of mean m and dispersion d has, on the square-root scale, variance d/4 per unit of time
+        (delta method); a mean over a step of w periods has d/(4w).
+        """
+        mean = np.nanmean(self._demand, axis=1) if self._demand.shape[1] else np.zeros(self._n)
+        variance = np.nanvar(self._demand, axis=1) if self._demand.shape[1] else np.zeros(self._n)
+        dispersion = np.where(mean > 0, variance / np.maximum(mean, 1e-9), 1.0)
+        widths = np.diff(self._steps_s, prepend=0.0) / self._period_s
+        sigma = np.sqrt(np.nan_to_num(dispersion, nan=1.0)[:, None, None] / (4.0 * np.maximum(widths, 1.0)))
+        noise = self._random.standard_normal((self._n, self._config.n_paths, len(widths)))
+        scaled: FloatArray = noise * sigma
+        return scaled
+
+
+def step_ends(horizon_s: float) -> FloatArray:
+    """The grid of steps up to the first end at or past the horizon, in seconds."""
+    ends = np.array(STEP_ENDS_S)
+    return ends[: min(int(np.searchsorted(ends, horizon_s)) + 1, len(ends))]
