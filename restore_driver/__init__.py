@@ -1,5 +1,6 @@
 """The restore driver's room: checkpoint, restore, park and unpark of real replicas.
 
-Nothing of it is here yet; the simulator draws restore times from measured distributions
-(`simulations/data/leadtimes`). The room stands alone: it will import neither policies nor autoscaler.
+`phases.py` holds the sequences as one table, `driver.py` is the door for a library, `agent/` for a resident process,
+`cli.py` for a person. The room stands alone: it imports neither policies nor autoscaler, and runs on a node without
+the simulator (`python -m restore_driver`).
 """

@@ -1,0 +1,1 @@
+"""CRIU: where it is, what it is asked, what its image files hold."""

@@ -1,0 +1,1 @@
+"""All system calls and subprocesses of the restore driver; no other room touches the kernel directly."""

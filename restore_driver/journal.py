@@ -1,0 +1,130 @@
+"""The record of one attempt on disk: its lock, what it is about to do, how it ended.
+
+One file a key, in a directory that only root may enter. The file is the lock (flock), so the kernel frees it when the
+driver dies at whatever line. Lines are JSON: first who, then `begin` of each phase with all facts known before the
+phase acts (write-ahead), last `end` with the outcome. A file without `end` that nobody has locked is what a killed
+driver left: `recovery.py` runs its undos and ends it.
+
+A page cache survives `kill -9`, so no fsync is needed against the death of the driver; the directory lies on tmpfs
+(/run), so that nothing of it survives the death of the machine, and neither do the processes it speaks of.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from restore_driver.errors import DriverError, Reason
+
+Facts = dict[str, Any]
+"""JSON values by name: all that an undo may know."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a journal file says."""
+
+    sequence: str
+    key: str
+    begun: tuple[str, ...]
+    facts: Facts
+    outcome: Mapping[str, Any] | None
+
+
+@dataclass
+class Journal:
+    """An attempt's journal, locked while this object is open."""
+
+    path: Path
+    fd: int
+    facts: Facts = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, directory: Path, sequence: str, key: str) -> Journal:
+        """Takes the lock and begins the record.
+
+        Raises:
+            DriverError: BUSY while another attempt with this key runs; ATTEMPTED_BEFORE when one ended.
+        """
+        path = directory / f"{sequence}-{key}.jsonl"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise DriverError(
+                Reason.BUSY, f"another {sequence} with key {key} is at work", "wait for its end"
+            ) from None
+        if os.fstat(fd).st_size:
+            before = read(path)
+            os.close(fd)
+            said = (before.outcome or {}).get("reason") or "ended"
+            raise DriverError(
+                Reason.ATTEMPTED_BEFORE, f"{sequence} {key} was tried before: {said}", f"start cold, or remove {path}"
+            )
+        journal = cls(path, fd)
+        journal._write({"sequence": sequence, "key": key, "driver_pid": os.getpid()})
+        return journal
+
+    def begin(self, phase: str) -> None:
+        """Says what is about to be done, with all facts known by now."""
+        self._write({"begin": phase, "facts": self.facts})
+
+    def intend(self, **facts: Any) -> None:
+        """Notes facts of the phase at work before it acts on them."""
+        self.facts.update(facts)
+        self._write({"facts": self.facts})
+
+    def end(self, outcome: Mapping[str, Any]) -> None:
+        """Says how the attempt ended."""
+        self._write({"end": dict(outcome)})
+
+    def close(self, *, forget: bool) -> None:
+        """Frees the lock; `forget` removes the record, so that the same may be asked again."""
+        if forget:
+            self.path.unlink(missing_ok=True)
+        os.close(self.fd)
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        os.write(self.fd, (json.dumps(line) + "\n").encode())
+
+
+def read(path: Path) -> Entry:
+    """What a journal says; a last line torn by a crash is left out."""
+    sequence, key, begun, facts, outcome = "", "", [], Facts(), None
+    for text in path.read_text().splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            break
+        sequence, key = line.get("sequence", sequence), line.get("key", key)
+        facts = line.get("facts", facts)
+        outcome = line.get("end", outcome)
+        if "begin" in line:
+            begun.append(line["begin"])
+    return Entry(sequence, key, tuple(begun), facts, outcome)
+
+
+def abandoned(directory: Path) -> tuple[tuple[Path, int], ...]:
+    """Journals without an end that nobody has locked, each locked by us now: (path, descriptor)."""
+    found = []
+    for path in sorted(directory.glob("*.jsonl")):
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            continue
+        if read(path).outcome is None:
+            found.append((path, fd))
+        else:
+            os.close(fd)
+    return tuple(found)

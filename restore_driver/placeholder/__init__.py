@@ -1,0 +1,1 @@
+"""Placeholders: the empty, isolated homes into which replicas are restored."""

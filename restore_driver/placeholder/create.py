@@ -1,0 +1,93 @@
+"""Making a placeholder on a machine without a container engine, and ending it.
+
+On Kubernetes the placeholder is the container of a pod and somebody else makes it; on a bare machine, in examples and
+in tests it is a PID 1 of ours (`init.py`) in namespaces of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from select import select
+from typing import Literal
+
+from restore_driver.errors import DriverError, Reason
+from restore_driver.host import proc
+from restore_driver.host.mounts import MS_PRIVATE, MS_REC, mount
+from restore_driver.host.namespaces import KINDS, unshare
+
+_INIT = Path(__file__).with_name("init.py")
+Network = Literal["host", "private"]
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """A placeholder's PID 1, as this pid namespace numbers it."""
+
+    pid: int
+
+    def members(self) -> dict[int, int]:
+        """Its processes: PID inside -> PID here."""
+        return proc.members(proc.namespace_id(self.pid, "pid"))
+
+    def end(self) -> None:
+        """Kills its PID 1, with which the kernel kills every process in it; idempotent."""
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+
+def create(
+    *, network: Network = "host", root: Path = Path("/"), deadline_s: float = 10.0, output: int | None = None
+) -> Placeholder:
+    """Starts a placeholder in pid, mount, ipc, uts and, if `private`, net namespaces of its own.
+
+    Args:
+        network: `host` shares this machine's network, so that a restored server is reached at once; two clones of a
+            snapshot need a `private` one each.
+        root: directory that becomes its root; needs Python where this one has it, `proc` and `dev/shm`.
+        output: descriptor that becomes its standard output and error, and so the restored replica's.
+
+    Raises:
+        DriverError: PLACEHOLDER_LOST when it does not come up within the deadline.
+    """
+    flags = sum(flag for kind, flag in KINDS.items() if kind != "net" or network == "private")
+    read_fd, write_fd = os.pipe()
+
+    def isolate() -> None:
+        unshare(flags)
+        mount("", Path("/"), flags=MS_REC | MS_PRIVATE)
+        first = os.fork()
+        if first:  # the child is PID 1; nobody here waits for it, this machine's init will
+            os.write(write_fd, b"%d\n" % first)
+            os._exit(0)
+
+    interpreter = os.path.realpath(sys.executable)
+    child = subprocess.Popen(
+        [interpreter, "-I", "-S", str(_INIT), str(write_fd), str(root), network],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL if output is None else output,
+        stderr=subprocess.DEVNULL if output is None else output,
+        pass_fds=(write_fd,),
+        start_new_session=True,
+        preexec_fn=isolate,
+    )
+    os.close(write_fd)
+    child.wait()
+    with os.fdopen(read_fd, "rb") as lines:
+        said = b""
+        while not said.endswith(b"ready") and select([lines], [], [], deadline_s)[0]:
+            more = os.read(lines.fileno(), 64)
+            if not more:
+                break
+            said += more
+    placeholder = Placeholder(int(said.split(b"\n")[0]))
+    if not said.endswith(b"ready"):
+        placeholder.end()
+        raise DriverError(Reason.PLACEHOLDER_LOST, "the placeholder's first process did not come up")
+    return placeholder

@@ -1,0 +1,177 @@
+"""Files of a container: captured from an overlay's upper layer, placed into another root, and taken back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from restore_driver.deadline import Deadline
+from restore_driver.errors import DriverError
+from restore_driver.files import place
+from restore_driver.files.capture import capture, upper_layer
+from restore_driver.host.mounts import MS_BIND, mount, unmount
+from restore_driver.placeholder.create import Placeholder, create
+
+Tree = dict[str, str]
+
+
+def tree(root: Path) -> Tree:
+    """Everything below a directory: path -> what it is."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if path.is_symlink():
+            found[name] = f"-> {os.readlink(path)}"
+        elif path.is_dir():
+            found[name] = "directory"
+        else:
+            found[name] = path.read_text()
+    return found
+
+
+class Container:
+    """A placeholder whose root is an overlay of `image` and an upper layer of its own."""
+
+    def __init__(self, directory: Path, image: Path) -> None:
+        self.upper, self.root = directory / "upper", directory / "root"
+        for path in (self.upper, self.root, directory / "work"):
+            path.mkdir(parents=True)
+        options = f"lowerdir={image}:/,upperdir={self.upper},workdir={directory / 'work'}"
+        mount("overlay", self.root, "overlay", options=options)
+        mount("/dev", self.root / "dev", flags=MS_BIND)
+        self.placeholder = create(network="private", root=self.root)
+
+    def end(self) -> None:
+        """Its processes, then its mounts."""
+        self.placeholder.end()
+        unmount(self.root / "dev")
+        unmount(self.root)
+
+    @property
+    def seen(self) -> Path:
+        """Its root as its own processes see it."""
+        return Path(f"/proc/{self.placeholder.pid}/root")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Iterator[Path]:
+    """Image of a container over this machine's own: on a file system of its own, as layers may not overlap."""
+    image = tmp_path / "image"
+    image.mkdir()
+    mount("tmpfs", image, "tmpfs")
+    srv = image / "srv" / "app"
+    srv.mkdir(parents=True)
+    (srv / "config").write_text("from the image")
+    (srv / "cache").mkdir()
+    (srv / "cache" / "old").write_text("old")
+    (srv / "doomed").write_text("to be deleted")
+    yield image
+    unmount(image)
+
+
+@pytest.fixture
+def containers(tmp_path: Path, image: Path) -> Iterator[tuple[Container, Container]]:
+    made: list[Container] = []
+    try:
+        for name in ("source", "target"):
+            made.append(Container(tmp_path / name, image))
+        yield made[0], made[1]
+    finally:
+        for container in made:
+            with suppress(OSError):
+                container.end()
+
+
+def write_over(app: Path) -> None:
+    """What a replica did to its own root."""
+    (app / "config").write_text("changed")
+    (app / "doomed").unlink()
+    (app / "new").mkdir(mode=0o700)
+    (app / "new" / "log").write_text("a line\n")
+    (app / "alias").symlink_to("/srv/app/config")
+    (app / "cache" / "old").unlink()
+    (app / "cache").rmdir()
+    (app / "cache").mkdir()
+    (app / "cache" / "fresh").write_text("fresh")
+    os.chown(app / "new" / "log", 1000, 1000)
+
+
+def test_what_a_container_wrote_is_found_again_in_another(
+    containers: tuple[Container, Container], tmp_path: Path
+) -> None:
+    source, target = containers
+    write_over(source.seen / "srv/app")
+    archive = tmp_path / "files.tar"
+    capture([source.placeholder.pid], source.placeholder.pid, archive)
+    stood = place.survey(archive, target.seen)
+    place.place(archive, target.seen, "pod-1", Deadline.after("place", 10.0))
+    place.forget_aside(stood, target.seen, "pod-1")
+
+    assert tree(target.seen / "srv/app") == tree(source.seen / "srv/app")
+    assert tree(target.seen / "srv/app") == {
+        "alias": "-> /srv/app/config",
+        "cache": "directory",
+        "cache/fresh": "fresh",
+        "config": "changed",
+        "new": "directory",
+        "new/log": "a line\n",
+    }
+    status = (target.seen / "srv/app/new/log").stat()
+    assert (status.st_uid, (target.seen / "srv/app/new").stat().st_mode & 0o777) == (1000, 0o700)
+
+
+def test_taken_back_the_placeholder_is_as_it_was_wherever_placing_stopped(
+    containers: tuple[Container, Container], tmp_path: Path
+) -> None:
+    source, target = containers
+    write_over(source.seen / "srv/app")
+    archive = tmp_path / "files.tar"
+    capture([source.placeholder.pid], source.placeholder.pid, archive)
+    before = tree(target.seen / "srv")
+    stood = place.survey(archive, target.seen)
+    for steps in range(len(stood) + 1):
+        clock = iter([0.0] * steps + [1.0e9] * 2).__next__
+        with suppress(DriverError):
+            place.place(archive, target.seen, "pod-1", Deadline("place", 1.0, 1.0, clock))
+        place.take_back(stood, target.seen, "pod-1")
+        place.take_back(stood, target.seen, "pod-1")
+
+        assert tree(target.seen / "srv") == before, f"stopped after {steps} files"
+
+
+def test_a_link_in_the_placeholder_leads_nowhere_outside_of_it(
+    containers: tuple[Container, Container], tmp_path: Path
+) -> None:
+    """/srv/app -> /tmp/...: in the placeholder's root, not in ours."""
+    source, target = containers
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    write_over(source.seen / "srv/app")
+    archive = tmp_path / "files.tar"
+    capture([source.placeholder.pid], source.placeholder.pid, archive)
+    shutil.rmtree(target.seen / "srv/app")
+    (target.seen / "srv/app").symlink_to(outside)
+    (target.seen / str(outside).lstrip("/")).mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
+        place.place(archive, target.seen, "pod-1", Deadline.after("place", 10.0))
+
+    assert list(outside.iterdir()) == []
+
+
+def test_a_process_in_our_own_root_has_no_layer() -> None:
+    assert upper_layer(os.getpid()) is None
+
+
+def test_ending_a_placeholder_twice_is_no_error(tmp_path: Path) -> None:
+    placeholder: Placeholder = create()
+    placeholder.end()
+    ends_s = time.monotonic() + 10.0
+    while Path(f"/proc/{placeholder.pid}/exe").exists() and time.monotonic() < ends_s:
+        os.sched_yield()
+    placeholder.end()
