@@ -1,7 +1,8 @@
-"""`forethaw`: the command line of the simulator.
+"""`forethaw`: the one command line; the simulator's commands, and the restore driver's beside them.
 
 Thin on purpose: options are checked in `options.py`, the work is `compare.py`'s, the outputs are the
-report room's. Bad input ends with exit code 2 and one sentence; anything unexpected with 1.
+report room's. Bad input ends with exit code 2 and one sentence; anything unexpected with 1. The restore driver's
+commands are defined in its own room, which works without this one (`python -m restore_driver` on a node).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from restore_driver.cli import add_commands
 from simulations.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="forethaw",
     help="Predictive autoscaling with snapshot restore for GPU inference: replay real traces through the "
-    "production decision loop.",
+    "production decision loop; checkpoint, restore and park real replicas.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -269,6 +271,9 @@ def services() -> None:
             name, service.gpu, str(service.gpus_per_replica), f"{service.weights_bytes / 1e9:.0f}", f"{rated.rps:.1f}"
         )
     Console().print(table)
+
+
+add_commands(app)
 
 
 def main() -> None:

@@ -28,6 +28,8 @@ _COMMON = (
     "--link-remap",
     "--skip-in-flight",
 )
+_HARMLESS = ("Can't setup RLIMIT_NOFILE",)
+"""Logged as errors where root lacks CAP_SYS_RESOURCE; CRIU goes on."""
 _LOGS = {"dump": "dump.log", "restore": "restore.log"}
 
 
@@ -100,7 +102,9 @@ def explain(action: str, done: Completed, work: Path) -> DriverError:
         text = log.read_text(errors="replace")
     except OSError:
         text = ""
-    errors = re.findall(r"Error \([^)]*\): (.*)", text) or done.output.strip().splitlines()[-1:]
+    said = re.findall(r"Error \([^)]*\): (.*)", text)
+    errors = [line for line in said if not any(harmless in line for harmless in _HARMLESS)]
+    errors = errors or done.output.strip().splitlines()[-1:]
     first = errors[0].strip() if errors else f"exit code {done.exit_code}, and it said nothing"
     whole = " ".join(errors)
     if "No space left" in whole:

@@ -37,9 +37,8 @@ def capture(pids: Iterable[int], root_pid: int, target: Path) -> dict[str, objec
         if upper is not None:
             details["root_diff_files"] = _add_layer(tar, upper)
         for name, seen_as in sorted(shared.items()):
-            member = tar.gettarinfo(str(seen_as), arcname=name.lstrip("/"))
             with seen_as.open("rb") as content:
-                tar.addfile(member, content)
+                tar.addfile(tar.gettarinfo(arcname=name.lstrip("/"), fileobj=content), content)
         empty = not tar.getmembers()
     if empty:
         target.unlink()

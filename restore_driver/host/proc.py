@@ -76,8 +76,11 @@ def members(pid_namespace: int) -> dict[int, int]:
 
 
 def user_id(pid: int) -> int:
-    """Real user id of a process."""
-    return os.stat(PROC / str(pid)).st_uid
+    """Real user id of a process; /proc/PID itself may belong to root though the process does not."""
+    for line in (PROC / str(pid) / "status").read_text().splitlines():
+        if line.startswith("Uid:"):
+            return int(line.split()[1])
+    raise DriverError(Reason.REPLICA_LOST, f"process {pid} shows no Uid")
 
 
 def _stat_fields(pid: int) -> list[str]:

@@ -1,0 +1,311 @@
+"""One function a row: what is measured, as a dictionary of medians, spreads and parts."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_bench.machine import Machine
+from restore_driver.sequence import Result
+
+Row = dict[str, Any]
+
+
+def cold(machine: Machine, repeats: int) -> Row:
+    """Process start to the first right answer, with an empty compile cache and then with the cache that left."""
+    first = machine.start("cold", cache=machine.scratch / "fresh-cache")
+    tokens = first.answer["tokens"]
+    first.end()
+    starts = []
+    for _ in range(2):
+        again = machine.start("warm", cache=machine.scratch / "fresh-cache")
+        assert again.answer["tokens"] == tokens
+        starts.append(again.answer)
+        again.end()
+    warm = min(starts, key=lambda answer: answer["start_s"])
+    return {
+        "cold_cache_s": first.answer["start_s"],
+        "warm_cache_s": warm["start_s"],
+        "warm_all_s": [answer["start_s"] for answer in starts],
+        "cold_parts": first.answer["start"],
+        "warm_parts": warm["start"],
+    }
+
+
+def naive(machine: Machine, repeats: int) -> Row:
+    """CRIU and CUDA alone: weights and KV cache in the image, no compaction, no huge pages, no holder."""
+    replica = machine.start("naive", *machine.sizes(), "--plain", cache=machine.scratch / "fresh-cache")
+    tokens = replica.answer["tokens"]
+    artifact = machine.weights / "naive-artifact"
+    made = machine.checkpoint(replica, artifact, end=True, model=None, compact=False)
+    restored, result, took_s = machine.restore(artifact, replica.control)
+    assert restored.generate()["tokens"] == tokens
+    restored.end()
+    machine.drop(artifact)
+    return {
+        "total_s": took_s,
+        "image_bytes": made.answer["bytes"],
+        "phases_s": phases([result]),
+        "checkpoint_s": made.total_s,
+    }
+
+
+def restore(machine: Machine, repeats: int) -> Row:
+    """Ours, from an image in memory: compacted, on huge pages, the weights by the holder meanwhile."""
+    artifact, tokens, made = make_artifact(machine)
+    results, times_s = [], []
+    for _ in range(repeats):
+        restored, result, took_s = machine.restore(artifact, machine.control / "ours.sock", restored_huge_pages=True)
+        assert restored.generate()["tokens"] == tokens
+        results.append(result)
+        times_s.append(took_s)
+        restored.end()
+    copies = [result_weights(result) for result in results]
+    rate = statistics.median(copy["bytes_per_s"] for copy in copies)
+    compaction = next(phase.details for phase in made.phases if phase.phase == "compact")
+    return {
+        "total_s": statistics.median(times_s),
+        "all_s": times_s,
+        "phases_s": phases(results),
+        "unaccounted_share": max(result.unaccounted_s / result.total_s for result in results),
+        "image_bytes": made.answer["bytes"],
+        "compaction": dict(compaction),
+        "weights_bytes": copies[0]["bytes"],
+        "weights_copy_s": statistics.median(copy["copy_s"] for copy in copies),
+        "weights_bytes_per_s": rate,
+        "pinned_h2d_share": rate / machine.holder_facts["pinned_h2d_bytes_per_s"],
+        "resume": next(phase.details for phase in results[-1].phases if phase.phase == "resume"),
+        "checkpoint_phases_s": phases([made]),
+    }
+
+
+def plain(machine: Machine, repeats: int) -> Row:
+    """The same without huge pages for restored memory: what that switch is worth."""
+    artifact, tokens, _ = make_artifact(machine)
+    times_s, results = [], []
+    for _ in range(3):
+        restored, result, took_s = machine.restore(artifact, machine.control / "ours.sock")
+        assert restored.generate()["tokens"] == tokens
+        times_s.append(took_s)
+        results.append(result)
+        restored.end()
+    return {"total_s": statistics.median(times_s), "all_s": times_s, "phases_s": phases(results)}
+
+
+def disk(machine: Machine, repeats: int) -> Row:
+    """The same image on the machine's disk, with the page cache dropped before each restore."""
+    artifact, tokens, _ = make_artifact(machine)
+    on_disk = machine.disk / "artifact"
+    machine.seal_copy(artifact, on_disk)
+    times_s, results = [], []
+    for _ in range(min(repeats, 5)):
+        os.sync()
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+        restored, result, took_s = machine.restore(on_disk, machine.control / "ours.sock", restored_huge_pages=True)
+        assert restored.generate()["tokens"] == tokens
+        times_s.append(took_s)
+        results.append(result)
+        restored.end()
+    return {"total_s": statistics.median(times_s), "all_s": times_s, "phases_s": phases(results)}
+
+
+def unpark(machine: Machine, repeats: int) -> Row:
+    """Park and unpark one replica, weights by the holder."""
+    replica = machine.start("ours", cache=machine.scratch / "fresh-cache")
+    tokens = replica.answer["tokens"]
+    times_s, parks_s, results, freed = [], [], [], []
+    for _ in range(repeats):
+        parked = machine.park(replica)
+        parks_s.append(parked.total_s)
+        freed.append(next(phase.details for phase in parked.phases if phase.phase == "memory-free"))
+        result, took_s = machine.unpark(replica)
+        assert replica.generate()["tokens"] == tokens
+        times_s.append(took_s)
+        results.append(result)
+    return {
+        "total_s": statistics.median(times_s),
+        "all_s": times_s,
+        "phases_s": phases(results),
+        "park_s": statistics.median(parks_s),
+        "park_all_s": parks_s,
+        "park_phases_s": phases([parked]),
+        "memory_proof": freed[-1],
+    }
+
+
+def pause(machine: Machine, repeats: int) -> Row:
+    """How long a live replica does not answer while it is checkpointed."""
+    replica = machine.start("ours", cache=machine.scratch / "fresh-cache")
+    tokens = replica.answer["tokens"]
+    gaps_s, results = [], []
+    for number in range(3):
+        stop, answered = threading.Event(), [time.monotonic()]
+
+        def ask_on(stop: threading.Event = stop, answered: list[float] = answered) -> None:
+            while not stop.is_set():
+                with suppress(OSError, ValueError):
+                    if replica.generate()["tokens"] == tokens:
+                        answered.append(time.monotonic())
+
+        asking = threading.Thread(target=ask_on)
+        asking.start()
+        time.sleep(1.0)
+        result = machine.checkpoint(
+            replica, machine.images / f"live-{number}", end=False, model="standin", compact=True
+        )
+        time.sleep(1.0)
+        stop.set()
+        asking.join()
+        gaps_s.append(max(later - earlier for earlier, later in pairwise(answered)))
+        results.append(result)
+        machine.drop(machine.images / f"live-{number}")
+    return {"pause_s": statistics.median(gaps_s), "all_s": gaps_s, "phases_s": phases(results)}
+
+
+def refused(machine: Machine, repeats: int) -> Row:
+    """Weights that do not fit beside what is on the card: refused before anything is touched."""
+    import torch
+
+    artifact, _, _ = make_artifact(machine)
+    free, _ = torch.cuda.mem_get_info()
+    ballast = torch.empty(free - (6 << 30), dtype=torch.uint8, device="cuda")
+    try:
+        machine.restore(artifact, machine.control / "ours.sock")
+    except RuntimeError as error:
+        answer = str(error)
+    else:
+        raise RuntimeError("it was not refused")
+    finally:
+        del ballast
+        torch.cuda.empty_cache()
+    assert answer.startswith("TooLittleMemory"), answer
+    return {"answer": answer}
+
+
+SMALL = (
+    "--model",
+    "standin-small",
+    "--layers",
+    "8",
+    "--width",
+    "2048",
+    "--hidden",
+    "5504",
+    "--context",
+    "1024",
+    "--batches",
+    "1",
+)
+
+
+def clones(machine: Machine, repeats: int) -> Row:
+    """Four clones of one snapshot of a smaller model, restored at once on one card, each answering after."""
+    _make_small(machine)
+    replica = machine.start("small", *SMALL, cache=machine.scratch / "fresh-cache", weights="small")
+    tokens, artifact = replica.answer["tokens"], machine.images / "small"
+    machine.checkpoint(replica, artifact, end=True, model="standin-small", compact=True)
+    one_s = []
+    for _ in range(3):
+        restored, _, took_s = machine.restore(artifact, replica.control, restored_huge_pages=True)
+        one_s.append(took_s)
+        restored.end()
+    outcomes: list[Any] = []
+
+    def begin() -> None:
+        try:
+            outcomes.append(machine.restore(artifact, replica.control, restored_huge_pages=True))
+        except RuntimeError as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=begin) for _ in range(4)]
+    began_s = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    all_s = time.monotonic() - began_s
+    errors = [str(outcome) for outcome in outcomes if isinstance(outcome, RuntimeError)]
+    if errors:
+        raise RuntimeError(errors[0])
+    assert all(restored.generate()["tokens"] == tokens for restored, _, _ in outcomes)
+    machine.drop(artifact)
+    return {
+        "one_s": statistics.median(one_s),
+        "four_at_once_s": all_s,
+        "each_s": [took_s for _, _, took_s in outcomes],
+        "slowest_phases_s": phases([max(outcomes, key=lambda outcome: outcome[2])[1]]),
+    }
+
+
+def in_turn(machine: Machine, repeats: int) -> Row:
+    """Three replicas of a smaller model parked on one card, woken in turn."""
+    _make_small(machine)
+    replicas = []
+    for number in range(3):
+        replica = machine.start(f"small-{number}", *SMALL, cache=machine.scratch / "fresh-cache", weights="small")
+        machine.park(replica, "standin-small")
+        replicas.append(replica)
+    times_s = []
+    for _ in range(2):
+        for replica in replicas:
+            _, took_s = machine.unpark(replica)
+            assert replica.generate()["tokens"] == replica.answer["tokens"]
+            times_s.append(took_s)
+            machine.park(replica, "standin-small")
+    return {"total_s": statistics.median(times_s), "all_s": times_s}
+
+
+def make_artifact(machine: Machine) -> tuple[Path, list[int], Result]:
+    """The large replica's artifact, in memory; made once."""
+    kept = getattr(machine, "large_artifact", None)
+    if kept is None:
+        replica = machine.start("ours", cache=machine.scratch / "fresh-cache")
+        made = machine.checkpoint(replica, machine.images / "large", end=True, model="standin", compact=True)
+        kept = machine.images / "large", replica.answer["tokens"], made
+        machine.large_artifact = kept  # type: ignore[attr-defined]
+    return kept
+
+
+def phases(results: list[Result]) -> dict[str, float]:
+    """Median time of each phase."""
+    names = [phase.phase for phase in results[0].phases]
+    return {
+        name: statistics.median(phase.took_s for result in results for phase in result.phases if phase.phase == name)
+        for name in names
+    }
+
+
+def result_weights(result: Result) -> dict[str, Any]:
+    """What the replica's helper told of its weights."""
+    resume = next(phase.details for phase in result.phases if phase.phase == "resume")
+    weights: dict[str, Any] = next(iter(resume["weights"].values()))
+    return weights
+
+
+def _make_small(machine: Machine) -> None:
+    if not (machine.weights / "small").exists():
+        argv = ["python3", "-m", "benchmarks.standin.serve", "--make", str(machine.weights / "small"), *SMALL]
+        subprocess.run(argv, check=True)
+        machine.preload("standin-small", "small")
+
+
+ROWS: dict[str, Callable[[Machine, int], Row]] = {
+    "cold": cold,
+    "restore": restore,
+    "unpark": unpark,
+    "pause": pause,
+    "plain": plain,
+    "disk": disk,
+    "clones": clones,
+    "in_turn": in_turn,
+    "refused": refused,
+    "naive": naive,
+}

@@ -1,0 +1,133 @@
+"""The agent's end of the socket: a thread a connection, an attempt a thread.
+
+Only root, or whoever the agent runs as, is answered: the kernel says who connected, and the socket lies in a
+directory that nobody else may enter. An end by SIGTERM waits for the attempts at work; after an end by SIGKILL the
+next start takes back what they left (`Driver.recover`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from restore_driver.agent.protocol import lines, peer_user_id, send
+from restore_driver.driver import Driver
+from restore_driver.errors import DriverError, Reason
+from restore_driver.host.trusted import require_trusted
+from restore_driver.requests import AnyRequest
+
+_REQUEST: TypeAdapter[AnyRequest] = TypeAdapter(AnyRequest)
+_PATIENCE_S = 30.0
+"""A caller that has connected and says nothing is let go after this."""
+
+
+class Agent:
+    """Serves one driver on one socket."""
+
+    def __init__(self, driver: Driver, path: Path) -> None:
+        self.driver, self.path = driver, path
+        self._listener: socket.socket | None = None
+        self._attempts: set[threading.Thread] = set()
+        self._stopping = threading.Event()
+
+    def listen(self) -> None:
+        """Binds the socket; a stale one of a dead agent is replaced, a live agent's is not.
+
+        Raises:
+            DriverError: BUSY when an agent answers there; NOT_TRUSTED for its directory.
+        """
+        require_trusted(self.path.parent, owner=os.geteuid())
+        if self._answers():
+            raise DriverError(Reason.BUSY, f"an agent serves {self.path} already", "stop it, or give another --socket")
+        self.path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)
+        try:
+            self._listener.bind(str(self.path))
+        finally:
+            os.umask(before)
+        self._listener.listen(16)
+
+    def serve(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Answers until `stop`, then waits for the attempts at work."""
+        assert self._listener is not None
+        ready()
+        while not self._stopping.is_set():
+            with suppress(OSError):
+                connection, _ = self._listener.accept()
+                thread = threading.Thread(target=self._converse, args=(connection,), name="attempt")
+                self._attempts = {other for other in self._attempts if other.is_alive()} | {thread}
+                thread.start()
+        for thread in self._attempts:
+            thread.join()
+        self.path.unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        """No new connections; called from a signal handler or another thread."""
+        self._stopping.set()
+        if self._listener is not None:
+            with suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
+
+    def stop_on_signals(self) -> None:
+        """SIGTERM and SIGINT end the agent in order."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.stop())
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1.0)
+            try:
+                probe.connect(str(self.path))
+            except OSError:
+                return False
+        return True
+
+    def _converse(self, connection: socket.socket) -> None:
+        with connection, suppress(ConnectionError, TimeoutError):
+            connection.settimeout(_PATIENCE_S)
+            try:
+                if peer_user_id(connection) not in (0, os.geteuid()):
+                    raise DriverError(Reason.NOT_TRUSTED, "only root may ask this agent")
+                message = next(lines(connection), None)
+                if message is not None:
+                    self._answer(connection, message)
+            except DriverError as error:
+                send(connection, {"error": {"reason": error.reason, "detail": error.detail, "mend": error.mend}})
+
+    def _answer(self, connection: socket.socket, message: dict[str, Any]) -> None:
+        if message.get("do") == "status":
+            send(connection, {"result": self._status()})
+            return
+        try:
+            request = _REQUEST.validate_python(message, strict=False)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise DriverError(Reason.REQUEST_INVALID, f"{where}: {first['msg']}, got {first['input']!r}") from error
+
+        def observe(event: str, phase: str) -> None:
+            with suppress(OSError):  # a caller that went away doesn't end the attempt
+                send(connection, {"event": event, "phase": phase})
+
+        result = self.driver.carry_out(request, observe)
+        send(connection, {"result": result.model_dump(mode="json")})
+
+    def _status(self) -> dict[str, Any]:
+        tools = self.driver.tools
+        return {
+            "pid": os.getpid(),
+            "criu": None if tools.criu is None else ".".join(map(str, tools.criu.version)),
+            "cuda": tools.cuda is not None,
+            "cuda_missing": tools.cuda_missing or None,
+            "gpus": [gpu.model_dump(mode="json") for gpu in tools.gpus],
+            "attempts": sum(thread.is_alive() for thread in self._attempts) - 1,
+        }

@@ -1,0 +1,192 @@
+"""The seal: digests are verified once, when an artifact is staged; a restore looks only whether it is as it was then.
+
+Sealing verifies every digest, makes everything read-only, has the kernel watch the files where the file system can
+(fs-verity: it then refuses to return bytes that changed), and records inode, size and both times of each. ctime can't
+be set by anybody, so a file that was written since shows it. The record lies beside the artifact, in a directory that
+only root may write; it names the manifest by its digest.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from restore_driver.artifact.digest import digest_files, list_files
+from restore_driver.artifact.manifest import NAME, Manifest, load
+from restore_driver.errors import DriverError, Reason
+from restore_driver.host.trusted import open_beneath, require_trusted
+
+SUFFIX = ".seal"
+_FS_IOC_ENABLE_VERITY = 0x40806685
+_MEND = "verify and seal it again (forethaw verify), or stage it anew"
+
+
+class SealedFile(BaseModel):
+    """What the file system said of a file when its digest was verified."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    inode: int
+    device: int
+    size_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+class Seal(BaseModel):
+    """The record beside an artifact."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    files: dict[str, SealedFile]
+    verity: bool
+    """The kernel itself watches the files."""
+
+
+def verify_and_seal(artifact: Path) -> Seal:
+    """Verifies every digest and seals; may be repeated.
+
+    Raises:
+        DriverError: NOT_TRUSTED, MANIFEST_INVALID, DIGEST_MISMATCH naming the file.
+    """
+    verify(artifact)
+    return seal_as_it_is(artifact)
+
+
+def seal_as_it_is(artifact: Path) -> Seal:
+    """Seals files whose digests were computed just now, by whoever wrote them.
+
+    Raises:
+        DriverError: NOT_TRUSTED, MANIFEST_INVALID.
+    """
+    manifest = load(artifact)
+    names = [entry.path for entry in manifest.files] + [NAME]
+    directory = os.open(artifact, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        verity = all([_lock_down(directory, name) for name in names])
+        for where, _, _ in os.walk(artifact, topdown=False):
+            os.chmod(where, 0o500)
+        seal = Seal(files={name: _look(directory, name) for name in names}, verity=verity)
+    finally:
+        os.close(directory)
+    record = seal_path(artifact)
+    new = record.with_name(record.name + ".new")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, seal.model_dump_json().encode())
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(new, record)
+    return seal
+
+
+def verify(artifact: Path) -> Manifest:
+    """Reads every byte and compares: nothing missing, nothing changed, nothing more.
+
+    Raises:
+        DriverError: NOT_TRUSTED, MANIFEST_INVALID, DIGEST_MISMATCH naming the file.
+    """
+    require_trusted(artifact, owner=os.geteuid())
+    manifest = load(artifact)
+    expected = {entry.path: (entry.size_bytes, entry.digest) for entry in manifest.files}
+    present = set(list_files(artifact)) - {NAME}
+    if present != set(expected):
+        odd = sorted(present ^ set(expected))[0]
+        what = "is missing" if odd in expected else "is not in the manifest"
+        raise DriverError(Reason.DIGEST_MISMATCH, f"{artifact / odd} {what}", "stage it anew")
+    directory = os.open(artifact, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for name, found in digest_files(directory, expected).items():
+            if found != expected[name]:
+                raise DriverError(Reason.DIGEST_MISMATCH, f"{artifact / name} is not what was dumped", "stage it anew")
+    finally:
+        os.close(directory)
+    return manifest
+
+
+def check_seal(artifact: Path) -> Manifest:
+    """Looks whether a sealed artifact is as it was; a stat a file, no content but the manifest's.
+
+    Raises:
+        DriverError: SEAL_BROKEN naming the file; NOT_TRUSTED; MANIFEST_INVALID.
+    """
+    require_trusted(artifact, owner=os.geteuid())
+    record = seal_path(artifact)
+    try:
+        require_trusted(record, owner=os.geteuid())
+        seal = Seal.model_validate_json(record.read_bytes())
+    except (OSError, DriverError, ValidationError) as error:
+        raise DriverError(Reason.SEAL_BROKEN, f"{artifact} has no good seal: {error}", _MEND) from error
+    if set(list_files(artifact)) != set(seal.files):
+        odd = sorted(set(list_files(artifact)) ^ set(seal.files))[0]
+        raise DriverError(Reason.SEAL_BROKEN, f"{artifact / odd} came or went since it was sealed", _MEND)
+    directory = os.open(artifact, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for name, was in seal.files.items():
+            if _look(directory, name) != was:
+                raise DriverError(Reason.SEAL_BROKEN, f"{artifact / name} changed since it was sealed", _MEND)
+    finally:
+        os.close(directory)
+    return load(artifact)
+
+
+def reverify(artifact: Path) -> Manifest:
+    """Full verification, whatever the seal says.
+
+    Raises:
+        DriverError: as `verify`.
+    """
+    return verify(artifact)
+
+
+def seal_path(artifact: Path) -> Path:
+    """Where the record of an artifact lies."""
+    return artifact.with_name(artifact.name + SUFFIX)
+
+
+def _look(directory: int, name: str) -> SealedFile:
+    try:
+        fd = open_beneath(directory, name, os.O_PATH | os.O_NOFOLLOW)
+    except OSError as error:
+        raise DriverError(Reason.SEAL_BROKEN, f"{name}: {error.strerror}", _MEND) from error
+    try:
+        status = os.fstat(fd)
+    finally:
+        os.close(fd)
+    return SealedFile(
+        inode=status.st_ino,
+        device=status.st_dev,
+        size_bytes=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        ctime_ns=status.st_ctime_ns,
+    )
+
+
+def _lock_down(directory: int, name: str) -> bool:
+    """Root's, read-only, and under the kernel's watch where it offers that; True if it does."""
+    fd = open_beneath(directory, name)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise DriverError(Reason.NOT_TRUSTED, f"{name} is no regular file", "stage it anew")
+        if stat.S_IMODE(status.st_mode) != 0o400:
+            os.fchmod(fd, 0o400)
+        return _enable_verity(fd)
+    finally:
+        os.close(fd)
+
+
+def _enable_verity(fd: int) -> bool:
+    """FS_IOC_ENABLE_VERITY with SHA-256 over blocks of 4 KiB (kernel documentation, filesystems/fsverity)."""
+    argument = (ctypes.c_uint32 * 32)(1, 1, 4096)
+    try:
+        fcntl.ioctl(fd, _FS_IOC_ENABLE_VERITY, bytes(argument))
+    except OSError as error:
+        return error.errno == 17  # EEXIST: watched already
+    return True

@@ -1,0 +1,176 @@
+"""CRIU's image files, as far as we read them: magic numbers, then length-prefixed protobuf messages.
+
+Only the wire format is known here (varints, fixed words, length-delimited fields; protobuf's "Encoding" document) and
+the few field numbers that we need, from CRIU's `images/*.proto`. Every other field is carried byte for byte.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from restore_driver.errors import DriverError, Reason
+
+IMG_COMMON, PAGEMAP_MAGIC, MM_MAGIC = 0x54564319, 0x56084025, 0x57492820
+PAGE_BYTES = 4096
+IN_PARENT, LAZY, PRESENT = 1, 2, 4
+"""Flags of a pagemap entry (`PE_PARENT`, `PE_LAZY`, `PE_PRESENT`)."""
+_VMA_ANON_PRIVATE = 1 << 9
+_MAP_PRIVATE, _MAP_ANONYMOUS = 0x02, 0x20
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+@dataclass(frozen=True)
+class Run:
+    """One entry of a pagemap: pages of one kind that follow one another."""
+
+    address: int
+    pages: int
+    flags: int
+
+    @property
+    def stored(self) -> bool:
+        """Its pages lie in the pages file."""
+        return bool(self.flags & PRESENT)
+
+
+@dataclass(frozen=True)
+class Pagemap:
+    """A pagemap file: which pages file it speaks of, and its runs in the pages' order."""
+
+    pages_id: int
+    head: bytes
+    runs: tuple[Run, ...]
+
+
+def read_messages(path: Path, magic: int) -> tuple[bytes, ...]:
+    """The protobuf messages of an image file.
+
+    Raises:
+        DriverError: MANIFEST_INVALID naming the file when it is none or is cut off.
+    """
+    content = path.read_bytes()
+    if len(content) < 8 or struct.unpack_from("<II", content) != (IMG_COMMON, magic):
+        raise _broken(path, "its magic number is another")
+    found, at = [], 8
+    while at < len(content):
+        if at + 4 > len(content):
+            raise _broken(path, f"it is cut off at byte {at}")
+        (size,) = struct.unpack_from("<I", content, at)
+        at += 4
+        if at + size > len(content):
+            raise _broken(path, f"it is cut off at byte {at}")
+        found.append(content[at : at + size])
+        at += size
+    return tuple(found)
+
+
+def write_messages(magic: int, messages: list[bytes]) -> bytes:
+    """The content of an image file."""
+    parts = [struct.pack("<II", IMG_COMMON, magic)]
+    for message in messages:
+        parts += [struct.pack("<I", len(message)), message]
+    return b"".join(parts)
+
+
+def read_pagemap(path: Path) -> Pagemap:
+    """A pagemap file.
+
+    Raises:
+        DriverError: MANIFEST_INVALID.
+    """
+    messages = read_messages(path, PAGEMAP_MAGIC)
+    if not messages:
+        raise _broken(path, "it has no head")
+    head = dict(_numbers(messages[0], path))
+    runs = []
+    for message in messages[1:]:
+        fields = dict(_numbers(message, path))
+        flags = fields.get(4, IN_PARENT if fields.get(3) else PRESENT)
+        runs.append(Run(fields.get(1, 0), fields.get(5) or fields.get(2, 0), flags))
+    return Pagemap(head.get(1, 0), messages[0], tuple(runs))
+
+
+def write_pagemap(pagemap: Pagemap) -> bytes:
+    """The content of a pagemap file, as CRIU 4.2 writes it: the old 32-bit count of pages is zero."""
+    messages = [pagemap.head]
+    for run in pagemap.runs:
+        messages.append(
+            b"\x08" + _varint(run.address) + b"\x10\x00\x20" + _varint(run.flags) + b"\x28" + _varint(run.pages)
+        )
+    return write_messages(PAGEMAP_MAGIC, messages)
+
+
+def private_anonymous_ranges(mm: Path) -> tuple[tuple[int, int], ...]:
+    """Address ranges [start, end) of a task's private anonymous memory, where an absent page reads as zero.
+
+    Raises:
+        DriverError: MANIFEST_INVALID.
+    """
+    messages = read_messages(mm, MM_MAGIC)
+    found = []
+    for number, value in fields_of(messages[0], mm) if messages else ():
+        if number != 14 or not isinstance(value, bytes):
+            continue
+        vma = dict(_numbers(value, mm))
+        if vma.get(7, 0) & _VMA_ANON_PRIVATE and vma.get(6, 0) & (_MAP_PRIVATE | _MAP_ANONYMOUS) == 0x22:
+            found.append((vma[1], vma[2]))
+    return tuple(sorted(found))
+
+
+def fields_of(message: bytes, path: Path) -> Iterator[tuple[int, int | bytes]]:
+    """Fields of a protobuf message: number and value (an integer, or bytes)."""
+    at = 0
+    try:
+        while at < len(message):
+            key, at = _read_varint(message, at)
+            number, kind = key >> 3, key & 7
+            if kind == _VARINT:
+                value, at = _read_varint(message, at)
+                yield number, value
+            elif kind == _BYTES:
+                size, at = _read_varint(message, at)
+                if at + size > len(message):
+                    raise IndexError
+                yield number, message[at : at + size]
+                at += size
+            elif kind in (_FIXED64, _FIXED32):
+                size = 8 if kind == _FIXED64 else 4
+                yield number, int.from_bytes(message[at : at + size], "little")
+                at += size
+            else:
+                raise _broken(path, f"field {number} is of unknown kind {kind}")
+    except IndexError:
+        raise _broken(path, "a message is cut off") from None
+
+
+def _numbers(message: bytes, path: Path) -> Iterator[tuple[int, int]]:
+    for number, value in fields_of(message, path):
+        if isinstance(value, int):
+            yield number, value
+
+
+def _read_varint(content: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = content[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+def _varint(value: int) -> bytes:
+    parts = bytearray()
+    while value >= 0x80:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
+
+
+def _broken(path: Path, what: str) -> DriverError:
+    return DriverError(Reason.MANIFEST_INVALID, f"{path.name} is no image of CRIU's: {what}", "dump again")

@@ -1,0 +1,38 @@
+"""CUDA state of processes: lock, checkpoint, restore, unlock; through one resident helper, else NVIDIA's program.
+
+`ports.py` is the door, `states.py` the table, `choose.py` finds who answers, `tree.py` moves several processes as one.
+`client.py` and `helper.py` are the two ends of the helper, `cli.py` is the fallback, `memory.py` proves a card free.
+"""
+
+from __future__ import annotations
+
+from restore_driver.cuda.choose import open_cuda
+from restore_driver.cuda.cli import Cli
+from restore_driver.cuda.client import HelperClient
+from restore_driver.cuda.gpu_map import device_map
+from restore_driver.cuda.memory import MemoryProof
+from restore_driver.cuda.ports import CudaProcesses, DeviceMap, NotCuda
+from restore_driver.cuda.readings import CardMemory, MemoryReading
+from restore_driver.cuda.smi import gpu_uuids
+from restore_driver.cuda.states import CudaState
+from restore_driver.cuda.tree import bring_back, cuda_pids, maps_cuda, tree_checkpoint, tree_restore
+
+__all__ = [
+    "CardMemory",
+    "Cli",
+    "CudaProcesses",
+    "CudaState",
+    "DeviceMap",
+    "HelperClient",
+    "MemoryProof",
+    "MemoryReading",
+    "NotCuda",
+    "bring_back",
+    "cuda_pids",
+    "device_map",
+    "gpu_uuids",
+    "maps_cuda",
+    "open_cuda",
+    "tree_checkpoint",
+    "tree_restore",
+]

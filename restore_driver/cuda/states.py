@@ -1,0 +1,124 @@
+"""What a CUDA process's state is, and which action leads where: the one table of `cuCheckpointProcess*`.
+
+    running --lock--> locked --checkpoint--> checkpointed --restore--> locked --unlock--> running
+
+There is one machine for each process, and the driver keeps it, not we: between our look at a state and our call
+another program may have moved it. So `carry_out` looks the transition up before the call, and looks at the state once
+more when the call fails. The end counts: an action whose next state is already reached is done (a lock of a locked
+process, an unlock that fails while the process runs), so that undoing twice does no harm. What the table does not
+hold is refused, naming state and action, and nothing is called.
+
+What the table can't show: a process has no way out of `failed` but its end, and a restore that runs out of device
+memory leads there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from restore_driver.cuda.ports import DeviceMap
+from restore_driver.errors import DriverError, Reason
+
+
+class CudaState(StrEnum):
+    """As the driver tells it."""
+
+    RUNNING = "running"
+    LOCKED = "locked"
+    CHECKPOINTED = "checkpointed"
+    FAILED = "failed"
+
+
+class Action(StrEnum):
+    """The four calls, named as cuda-checkpoint names them."""
+
+    LOCK = "lock"
+    CHECKPOINT = "checkpoint"
+    RESTORE = "restore"
+    UNLOCK = "unlock"
+
+
+NEXT: dict[CudaState, dict[Action, CudaState]] = {
+    CudaState.RUNNING: {
+        Action.LOCK: CudaState.LOCKED,
+        Action.UNLOCK: CudaState.RUNNING,
+    },
+    CudaState.LOCKED: {
+        Action.LOCK: CudaState.LOCKED,
+        Action.CHECKPOINT: CudaState.CHECKPOINTED,
+        Action.RESTORE: CudaState.LOCKED,
+        Action.UNLOCK: CudaState.RUNNING,
+    },
+    CudaState.CHECKPOINTED: {
+        Action.CHECKPOINT: CudaState.CHECKPOINTED,
+        Action.RESTORE: CudaState.LOCKED,
+    },
+    CudaState.FAILED: {},
+}
+"""State -> action -> next state; a next state equal to the state means there is nothing to call."""
+
+_MENDS = {
+    CudaState.RUNNING: "lock it first",
+    CudaState.LOCKED: "checkpoint or unlock it first",
+    CudaState.CHECKPOINTED: "restore it first",
+    CudaState.FAILED: "end the process and replace the replica",
+}
+
+
+@dataclass(frozen=True)
+class Order:
+    """One action on one process; `timeout_s` is the lock's, `device_map` the restore's."""
+
+    action: Action
+    pid: int
+    timeout_s: float | None = None
+    device_map: DeviceMap | None = None
+
+
+class Actor(Protocol):
+    """What carries orders out: the driver's API, or its command line."""
+
+    def state(self, pid: int) -> CudaState: ...
+
+    def act(self, order: Order) -> None: ...
+
+
+def next_state(state: CudaState, action: Action, pid: int) -> CudaState:
+    """Where `action` leads.
+
+    Raises:
+        DriverError: CUDA_FAILED when the state knows no such action.
+    """
+    found = NEXT[state].get(action)
+    if found is None:
+        raise DriverError(Reason.CUDA_FAILED, f"{action.value} of process {pid}: it is {state.value}", _MENDS[state])
+    return found
+
+
+def carry_out(actor: Actor, order: Order) -> CudaState:
+    """Brings the process where the order leads, and says where that is.
+
+    Raises:
+        DriverError: CUDA_FAILED when refused or failed; DEADLINE_EXCEEDED.
+    """
+    before = actor.state(order.pid)
+    wanted = next_state(before, order.action, order.pid)
+    if wanted is before:
+        return wanted
+    try:
+        actor.act(order)
+    except DriverError as error:
+        if error.reason is Reason.CUDA_FAILED and _state_or_none(actor, order.pid) is wanted:
+            return wanted
+        raise
+    return wanted
+
+
+def _state_or_none(actor: Actor, pid: int) -> CudaState | None:
+    """The look after a failed call; its own failure must not hide the call's."""
+    try:
+        return actor.state(pid)
+    except DriverError:
+        return None

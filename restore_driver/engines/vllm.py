@@ -1,0 +1,106 @@
+"""vLLM's sleep mode: `/sleep`, `/is_sleeping`, `/wake_up`.
+
+What is relied on, from vLLM's own pages and threads, and the sources of 0.32.0:
+
+- The endpoints exist only with VLLM_SERVER_DEV_MODE=1, and sleep frees memory only with `--enable-sleep-mode`; they
+  are not meant for users, so keep them within the pod (docs/features/sleep_mode.md).
+- Level 1 keeps the weights in host memory and drops the KV cache. Level 2 drops both; waking is then `/wake_up` with
+  tags=weights, `/collective_rpc` with `reload_weights`, `/wake_up` with tags=kv_cache (same page).
+- `/is_sleeping` says yes until every tag is awake, and also while scheduling is merely paused, so it can't tell that
+  nothing is left to do; sleeping twice and waking what is awake do nothing (v1/engine/core.py, v1/executor).
+- `/sleep` under running requests killed the engine in versions without pause modes (vllm#15483, vllm#45520); later
+  ones take `mode=wait` and drain, by default they abort (vllm#34528). Older ones ignore the parameter. So we wait for
+  `vllm:num_requests_running` and `..._waiting` to reach 0 first, and drain besides.
+- It can answer 200 while the engine is dying (vllm#45520): hence the look at `/is_sleeping` after it.
+- `POST /weight_checker` with {"action": "checksum"} answers digests of all weights in later versions: a known request
+  for a proof, where its seconds are worth it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+
+from restore_driver.deadline import Deadline
+from restore_driver.engines.http import PAUSE_S, Answer, call, exchange
+from restore_driver.engines.target import Facts, Target
+from restore_driver.errors import DriverError, Reason
+from restore_driver.replica_spec import HttpCall, VllmEngine
+
+_UNFINISHED = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{[^}]*\})? (\S+)", re.MULTILINE)
+_MEND = "serve with --enable-sleep-mode and VLLM_SERVER_DEV_MODE=1"
+
+
+def quiesce(spec: VllmEngine, target: Target, deadline_s: float) -> Facts:
+    """Waits until no request runs or waits, puts the engine to sleep, and looks that it sleeps."""
+    vllm = _Vllm(spec, target, Deadline.after("vLLM's way to sleep", deadline_s), Reason.QUIESCE_FAILED)
+    slept_before = vllm.sleeps()
+    looks = vllm.wait_until_idle() if spec.running_requests == "wait" else 0
+    vllm.post(f"/sleep?level={spec.level}&mode={spec.running_requests}")
+    if not vllm.sleeps():
+        raise DriverError(Reason.QUIESCE_FAILED, f"{spec.base_url}/is_sleeping says no after /sleep", _MEND)
+    return {"level": spec.level, "slept_before": slept_before, "looks_for_idle": looks}
+
+
+def resume(spec: VllmEngine, target: Target, deadline_s: float) -> Facts:
+    """Wakes the engine; level 2 gets its weights again before its KV cache. One that is awake is left alone."""
+    vllm = _Vllm(spec, target, Deadline.after("vLLM's waking", deadline_s), Reason.RESUME_FAILED)
+    if not vllm.sleeps():
+        return {"level": spec.level, "slept": False}
+    if spec.level == 2:
+        vllm.post("/wake_up?tags=weights")
+        vllm.post("/collective_rpc", {"method": "reload_weights"})
+        vllm.post("/wake_up?tags=kv_cache")
+    if spec.level == 1 or vllm.sleeps():
+        vllm.post("/wake_up")
+    if vllm.sleeps():
+        raise DriverError(Reason.RESUME_FAILED, f"{spec.base_url}/is_sleeping says yes after /wake_up", "see its log")
+    return {"level": spec.level, "slept": True}
+
+
+class _Vllm:
+    """One server's endpoints, for one purpose within one deadline."""
+
+    def __init__(self, spec: VllmEngine, target: Target, deadline: Deadline, reason: Reason) -> None:
+        self._spec, self._target, self._deadline, self._reason = spec, target, deadline, reason
+
+    def post(self, path: str, body: object = None) -> Answer:
+        return call(self._request("POST", path, body), self._target, self._deadline.left_s(), self._reason)
+
+    def sleeps(self) -> bool:
+        answer = self._get("/is_sleeping")
+        if answer.status == 404:
+            raise DriverError(self._reason, f"{self._spec.base_url} has no /is_sleeping", _MEND)
+        try:
+            found = answer.json()["is_sleeping"]
+        except (ValueError, KeyError, TypeError):
+            found = None
+        if answer.status != 200 or not isinstance(found, bool):
+            raise DriverError(
+                self._reason, f"GET {self._spec.base_url}/is_sleeping answered {answer.status}: {answer.shown}"
+            )
+        return found
+
+    def wait_until_idle(self) -> int:
+        """Returns how often it looked; a server without these metrics counts as idle, `mode=wait` drains it."""
+        looks = 1
+        while any(_positive(number) for number in _UNFINISHED.findall(self._get("/metrics").text)):
+            looks += 1
+            time.sleep(min(PAUSE_S, self._deadline.left_s()))
+        return looks
+
+    def _get(self, path: str) -> Answer:
+        return exchange(self._request("GET", path, None), self._target, self._deadline.left_s(), self._reason)
+
+    def _request(self, method: str, path: str, body: object) -> HttpCall:
+        url = self._spec.base_url + path
+        return HttpCall.model_validate(
+            {"method": method, "url": url, "body": body, "api_key_file": self._spec.api_key_file}
+        )
+
+
+def _positive(number: str) -> bool:
+    try:
+        return float(number) > 0.0
+    except ValueError:
+        return False

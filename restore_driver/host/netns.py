@@ -1,0 +1,66 @@
+"""Running a piece of Python in another process's network namespace.
+
+setns(2) of a network namespace is per thread, so each piece gets a thread of its own, which is never used again; the
+caller's thread, and every other one of a resident agent, stays where it is.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from restore_driver.errors import DriverError, Reason
+from restore_driver.host.namespaces import KINDS, setns
+
+T = TypeVar("T")
+
+
+def in_network_namespace(pid: int, function: Callable[[], T], deadline_s: float) -> T:
+    """Returns what `function` returns, or raises what it raises.
+
+    Raises:
+        DriverError: DEADLINE_EXCEEDED when it takes longer (the thread is left behind: give the function's own calls
+            deadlines, too); REPLICA_LOST when the process is gone.
+    """
+    try:
+        fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise DriverError(Reason.REPLICA_LOST, f"process {pid} does not exist") from error
+    visit = _Visit(fd, function)
+    thread = threading.Thread(target=visit.run, name=f"netns-{pid}", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        os.close(fd)
+        raise
+    thread.join(max(deadline_s, 0.0))
+    if thread.is_alive():
+        raise DriverError(Reason.DEADLINE_EXCEEDED, f"nothing came back from process {pid} within {deadline_s:.3g} s")
+    return visit.outcome()
+
+
+class _Visit(Generic[T]):
+    """One thread's errand; the thread owns the descriptor, since it may outlive its caller's patience."""
+
+    def __init__(self, fd: int, function: Callable[[], T]) -> None:
+        self._fd, self._function = fd, function
+        self._results: list[T] = []
+        self._failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            try:
+                if os.fstat(self._fd).st_ino != os.stat("/proc/thread-self/ns/net").st_ino:
+                    setns(self._fd, KINDS["net"])
+            finally:
+                os.close(self._fd)
+            self._results.append(self._function())
+        except BaseException as error:
+            self._failure = error
+
+    def outcome(self) -> T:
+        if self._failure is not None:
+            raise self._failure
+        return self._results[0]

@@ -1,0 +1,155 @@
+"""Torch tensors in reserved ranges: weights, which come back from outside, and scratch, which comes back empty."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from restore_driver.replica.vmm import Range
+
+ALIGNMENT_BYTES = 256
+"""Of each tensor within a range: what cudaMalloc gives, which kernels may count on."""
+_DIGEST_WORDS = 1 << 24
+_MULTIPLIER = 0x9E3779B97F4A7C15
+"""2^64 divided by the golden ratio, odd: Knuth's multiplicative hashing, TAOCP 3, 6.4."""
+
+
+class _Span:
+    """Device memory that torch can wrap without a copy (`__cuda_array_interface__` of Numba, version 3)."""
+
+    def __init__(self, address: int, size_bytes: int) -> None:
+        self.__cuda_array_interface__ = {
+            "shape": (size_bytes,),
+            "typestr": "|u1",
+            "data": (address, False),
+            "version": 3,
+        }
+
+
+class ScratchRange:
+    """Memory whose content need not survive, such as a KV cache without requests."""
+
+    def __init__(self, size_bytes: int, ordinal: int = 0) -> None:
+        self.range = Range(size_bytes, ordinal)
+        self.range.map_own()
+        self.bytes = _as_tensor(self.range, ordinal)
+
+    def tensor(self, dtype: Any, shape: tuple[int, ...], offset_bytes: int = 0) -> Any:
+        """A view of a piece of it."""
+        count = 1
+        for extent in shape:
+            count *= extent
+        size = count * dtype.itemsize
+        return self.bytes[offset_bytes : offset_bytes + size].view(dtype).view(shape)
+
+
+class WeightsRange:
+    """A model's parameters and buffers, one after the other in one range."""
+
+    def __init__(self, range_: Range, offsets_bytes: Mapping[str, int], tensors: Mapping[str, Any]) -> None:
+        self.range, self.offsets_bytes, self.tensors = range_, dict(offsets_bytes), dict(tensors)
+        self._multipliers: Any = None
+
+    @classmethod
+    def adopt(cls, module: Any, ordinal: int = 0) -> WeightsRange:
+        """Moves all parameters and buffers of a module into a new range; tied ones stay tied.
+
+        The module may be on any device: one on the host never needs its size twice on the card.
+        """
+        import torch
+
+        named = dict(_storages(module))
+        offsets, total = {}, 0
+        for name, tensor in named.items():
+            offsets[name] = total
+            total += -(-tensor.numel() * tensor.element_size() // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        range_ = Range(total, ordinal)
+        range_.map_own()
+        whole = _as_tensor(range_, ordinal)
+        whole.zero_()
+        placed: dict[int, Any] = {}
+        tensors = {}
+        with torch.no_grad():
+            for name, tensor in named.items():
+                size = tensor.numel() * tensor.element_size()
+                view = whole[offsets[name] : offsets[name] + size].view(tensor.dtype).view(tensor.shape)
+                view.copy_(tensor)
+                placed[id(tensor)] = tensors[name] = view
+            for tensor in [*module.parameters(), *module.buffers()]:
+                if id(tensor) in placed:
+                    tensor.data = placed[id(tensor)]
+        return cls(range_, offsets, tensors)
+
+    @property
+    def total_bytes(self) -> int:
+        """Of the range."""
+        return self.range.size_bytes
+
+    def layout(self) -> dict[str, Any]:
+        """What a weights holder needs beside the files."""
+        return {"total_bytes": self.total_bytes, "offsets_bytes": self.offsets_bytes}
+
+    def save(self, directory: Path, shard_bytes: int = 4 << 30) -> list[Path]:
+        """Writes the tensors as safetensors files, and `layout.json` beside them."""
+        from safetensors.torch import save_file
+
+        directory.mkdir(parents=True, exist_ok=True)
+        files: list[Path] = []
+        shard: dict[str, Any] = {}
+        size = 0
+        for name, tensor in self.tensors.items():
+            shard[name] = tensor
+            size += tensor.numel() * tensor.element_size()
+            if size >= shard_bytes or name == list(self.tensors)[-1]:
+                files.append(directory / f"model-{len(files):05d}.safetensors")
+                save_file(shard, files[-1])
+                shard, size = {}, 0
+        (directory / "layout.json").write_text(json.dumps(self.layout()))
+        return files
+
+    def digest(self) -> str:
+        """64 bits over every byte of the range and its place, read once on the card.
+
+        Each 64-bit word is multiplied by an odd number of its own and all are summed modulo 2^64, block after block:
+        any single changed word changes the sum, two swapped ones do, and random damage goes unseen once in 2^64. It
+        guards against errors; adversaries are kept out by the files' digests.
+        """
+        import torch
+
+        words = _as_tensor(self.range, self.range_ordinal).view(torch.int64)
+        if self._multipliers is None or not self._multipliers.is_cuda:
+            places = torch.arange(_DIGEST_WORDS, dtype=torch.int64, device=words.device)
+            self._multipliers = (places * _signed(_MULTIPLIER)) | 1
+        total = torch.zeros((), dtype=torch.int64, device=words.device)
+        for begin in range(0, words.numel(), _DIGEST_WORDS):
+            block = words[begin : begin + _DIGEST_WORDS]
+            total = total * _signed(_MULTIPLIER) + (block * self._multipliers[: block.numel()]).sum()
+        self._multipliers = None  # not kept: it would be in every image
+        return f"{int(total.item()) & 0xFFFFFFFFFFFFFFFF:016x}"
+
+    @property
+    def range_ordinal(self) -> int:
+        """The device that the tensors are on."""
+        return int(next(iter(self.tensors.values())).device.index or 0)
+
+
+def _storages(module: Any) -> Iterator[tuple[str, Any]]:
+    """Each distinct parameter or buffer once, by its first name."""
+    seen = set()
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if id(tensor) not in seen and tensor.numel():
+            seen.add(id(tensor))
+            yield name, tensor
+
+
+def _as_tensor(range_: Range, ordinal: int) -> Any:
+    import torch
+
+    return torch.as_tensor(_Span(range_.address, range_.size_bytes), device=f"cuda:{ordinal}")
+
+
+def _signed(word: int) -> int:
+    """The same 64 bits as torch's signed integers hold them."""
+    return word - (1 << 64) if word >= 1 << 63 else word

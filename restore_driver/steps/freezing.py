@@ -1,0 +1,128 @@
+"""Asked -> off the card: what a checkpoint and a park begin with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from restore_driver import engines, proof
+from restore_driver.cuda import cuda_pids, maps_cuda
+from restore_driver.deadline import Deadline
+from restore_driver.engines import Target
+from restore_driver.errors import DriverError, Reason
+from restore_driver.host import proc
+from restore_driver.journal import Journal
+from restore_driver.phases import Phase
+from restore_driver.replica_spec import ReplicaSpec
+from restore_driver.sequence import Attempt, Step
+from restore_driver.tools import Tools
+
+Details = Mapping[str, Any]
+
+
+class Freezing:
+    """Steps on one live replica."""
+
+    def __init__(self, tools: Tools, pid: int, replica: ReplicaSpec, sequence: str) -> None:
+        self.tools, self.pid, self.replica, self.sequence = tools, pid, replica, sequence
+
+    @property
+    def target(self) -> Target:
+        """Where the replica's sockets and files are reached."""
+        return Target(self.pid, Path(f"/proc/{self.pid}/root"))
+
+    def steps(self) -> dict[Phase, Step]:
+        """Every phase of this module."""
+        return {
+            Phase.GATE: self.gate,
+            Phase.LOCK: self.lock,
+            Phase.RECORD: self.record,
+            Phase.QUIESCE: self.quiesce,
+            Phase.CUDA_LOCK: self.cuda_lock,
+            Phase.CUDA_CHECKPOINT: self.cuda_checkpoint,
+        }
+
+    def gate(self, attempt: Attempt, deadline: Deadline) -> Details:
+        """Refuses a process that is not ours to stop."""
+        refuse_foreign(self.pid)
+        attempt.key = f"{self.pid}-{proc.start_ticks(self.pid)}"
+        attempt.live["pids"] = proc.tree(self.pid)
+        return {"processes": len(attempt.live["pids"])}
+
+    def lock(self, attempt: Attempt, deadline: Deadline) -> Details:
+        """One attempt a replica at a time."""
+        attempt.journal = Journal.open(self.tools.state.attempts, self.sequence, attempt.key)
+        attempt.intend(
+            pid=self.pid,
+            start_ticks=proc.start_ticks(self.pid),
+            replica=self.replica.model_dump(mode="json"),
+        )
+        return {"key": attempt.key}
+
+    def record(self, attempt: Attempt, deadline: Deadline) -> Details:
+        """Asks for the known answers while the replica is well."""
+        record = proof.record(self.replica, self.target, deadline.left_s())
+        attempt.live["proof"] = record
+        attempt.facts["proof"] = record.model_dump(mode="json")
+        return {"requests": len(record.answers)}
+
+    def quiesce(self, attempt: Attempt, deadline: Deadline) -> Details:
+        """Brings the engine to rest; its weights and KV leave the card where it can."""
+        attempt.intend(quiesced=True)
+        details = engines.quiesce(
+            self.replica.engine, self.target, deadline.left_s(), note=lambda facts: attempt.intend(**facts)
+        )
+        attempt.live["pids"] = proc.tree(self.pid)  # compile workers and the like are gone now
+        return dict(details)
+
+    def cuda_lock(self, attempt: Attempt, deadline: Deadline) -> Details:
+        """Locks every CUDA process of the tree, before any is checkpointed."""
+        pids = self._cuda_pids(attempt)
+        attempt.intend(cuda_pids=list(pids))
+        for pid in pids:
+            assert self.tools.cuda is not None
+            self.tools.cuda.lock(pid, deadline.left_s())
+        return {"cuda_processes": len(pids)}
+
+    def cuda_checkpoint(self, attempt: Attempt, deadline: Deadline) -> Details:
+        """Moves the device memory of every CUDA process into its host memory."""
+        for pid in attempt.facts["cuda_pids"]:
+            assert self.tools.cuda is not None
+            self.tools.cuda.checkpoint(pid, deadline.left_s())
+        return {}
+
+    def _cuda_pids(self, attempt: Attempt) -> tuple[int, ...]:
+        pids = tuple(attempt.live["pids"])
+        if self.tools.cuda is not None:
+            return cuda_pids(pids, self.tools.cuda)
+        if any(maps_cuda(pid) for pid in pids):
+            raise DriverError(Reason.CUDA_MISSING, f"process {self.pid} uses CUDA, and {self.tools.cuda_missing}")
+        return ()
+
+
+def refuse_foreign(pid: int) -> None:
+    """Refuses what is no replica: nobody, a kernel thread, the first process of a namespace, ourselves or a parent.
+
+    Raises:
+        DriverError: REPLICA_LOST or REQUEST_INVALID.
+    """
+    if not proc.is_alive(pid):
+        raise DriverError(Reason.REPLICA_LOST, f"process {pid} does not exist", "name a process that runs")
+    if proc.pid_chain(pid)[-1] == 1:
+        raise DriverError(
+            Reason.REQUEST_INVALID,
+            f"process {pid} is PID 1 of its pid namespace",
+            "start the server under an init that reaps (tini, `docker run --init`, a pod with a pause process)",
+        )
+    try:
+        kernel_thread = not os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        kernel_thread = True
+    if kernel_thread:
+        raise DriverError(Reason.REQUEST_INVALID, f"process {pid} has no program: a kernel thread, or not ours")
+    if os.getpid() in proc.tree(pid):
+        raise DriverError(
+            Reason.REQUEST_INVALID, f"process {pid} is this driver or a parent of it", "name the replica's process"
+        )

@@ -1,0 +1,214 @@
+"""An artifact and a placeholder -> restored processes."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+
+from restore_driver.artifact import manifest as manifests
+from restore_driver.artifact.seal import check_seal, reverify
+from restore_driver.compatibility import incompatibilities
+from restore_driver.criu import command
+from restore_driver.cuda import device_map
+from restore_driver.deadline import Deadline
+from restore_driver.errors import DriverError, Reason
+from restore_driver.files import place
+from restore_driver.files.capture import NAME
+from restore_driver.fingerprint import Gpu
+from restore_driver.host import proc
+from restore_driver.host.hugepages import transparent_huge_pages
+from restore_driver.host.namespaces import keep_open, open_entry
+from restore_driver.host.trusted import require_trusted
+from restore_driver.journal import Journal
+from restore_driver.phases import Phase
+from restore_driver.requests import RestoreRequest
+from restore_driver.sequence import Attempt, Step
+from restore_driver.steps.dumping import IMAGES
+from restore_driver.steps.freezing import Details
+from restore_driver.steps.waking import Waking, take_up
+from restore_driver.tools import Tools
+
+_HELPERS = 64
+"""PIDs kept free above the snapshot's highest, for CRIU itself and its helpers."""
+
+
+class Restoring(Waking):
+    """Steps of `restore`."""
+
+    def __init__(self, tools: Tools, request: RestoreRequest) -> None:
+        super().__init__(tools, request.holder)
+        self.request = request
+
+    def steps(self) -> dict[Phase, Step]:
+        """Every phase of the table."""
+        return super().steps() | {
+            Phase.GATE: self.gate,
+            Phase.LOCK: self.lock,
+            Phase.SEAL: self.seal,
+            Phase.FILES: self.place_files,
+            Phase.RESTORE: self.restore,
+        }
+
+    def gate(self, attempt: Attempt, deadline: Deadline) -> Details:
+        """Everything that can be refused without touching anything."""
+        request = self.request
+        if self.tools.criu is None:
+            raise DriverError(Reason.CRIU_MISSING, "there is no CRIU", "restore_driver/criu/install.sh installs it")
+        artifact = request.artifact.absolute()
+        require_trusted(artifact)
+        manifest = manifests.load(artifact)
+        attempt.live["manifest"] = manifest
+        attempt.live["namespace"] = self._placeholder_namespace()
+        gpus = self._gpus(len(manifest.fingerprint.gpus))
+        machine = self.tools.machine.model_copy(
+            update={
+                "image_digest": request.image_digest,
+                "engine": manifest.fingerprint.engine,
+                "engine_arguments": manifest.fingerprint.engine_arguments,
+            }
+        )
+        wrong = incompatibilities(manifest.fingerprint, machine, gpus=gpus)
+        if wrong:
+            raise DriverError(Reason.FINGERPRINT_MISMATCH, "; ".join(wrong), "restore on a machine like the snapshot's")
+        attempt.live["gpus"] = tuple(gpu.uuid for gpu in gpus)
+        attempt.live["device_map"] = device_map(
+            tuple(gpu.uuid for gpu in manifest.fingerprint.gpus), attempt.live["gpus"]
+        )
+        self._refuse_taken_pids(attempt)
+        self._refuse_too_little_memory(attempt)
+        attempt.key = f"{self._who()}-{manifests.digest(manifest)[:16]}"
+        return {"snapshot": manifest.name, "gpus": len(gpus)}
+
+    def lock(self, attempt: Attempt, deadline: Deadline) -> Details:
+        """One attempt, ever, of this pod on this snapshot."""
+        attempt.journal = Journal.open(self.tools.state.attempts, "restore", attempt.key)
+        attempt.intend(placeholder_pid=self.request.placeholder_pid, namespace=attempt.live["namespace"])
+        return {"key": attempt.key}
+
+    def seal(self, attempt: Attempt, deadline: Deadline) -> Details:
+        """The artifact is what was verified when it was staged."""
+        check = reverify if self.request.verify else check_seal
+        manifest = check(self.request.artifact.absolute())
+        if manifests.digest(manifest) != manifests.digest(attempt.live["manifest"]):
+            raise DriverError(Reason.SEAL_BROKEN, f"{self.request.artifact} was replaced while it was looked at")
+        take_up(attempt, manifest.replica, manifest.proof)
+        return {"verified": "digests" if self.request.verify else "seal"}
+
+    def place_files(self, attempt: Attempt, deadline: Deadline) -> Details:
+        """The container's own files and named shared memory, before CRIU opens them."""
+        archive = self.request.artifact.absolute() / NAME
+        if not archive.exists():
+            return {"files": 0}
+        root = Path(f"/proc/{self.request.placeholder_pid}/root")
+        attempt.intend(placed=place.survey(archive, root), place_key=attempt.key)
+        return {"files": place.place(archive, root, attempt.key, deadline)}
+
+    def restore(self, attempt: Attempt, deadline: Deadline) -> Details:
+        """CRIU, within the placeholder's namespaces and cgroups."""
+        manifest, criu = attempt.live["manifest"], self.tools.criu
+        assert criu is not None
+        work = self.tools.state.work(attempt.key)
+        work.mkdir(mode=0o700, parents=True, exist_ok=True)
+        before = proc.members(attempt.live["namespace"])
+        attempt.intend(present={str(inside): proc.start_ticks(pid) for inside, pid in before.items()})
+        huge = self.request.restored_huge_pages
+        with ExitStack() as stack:
+            entry = open_entry(
+                self.request.placeholder_pid, stack, cgroups=True, above_pid=max(manifest.process.pids) + _HELPERS
+            )
+            task = command.Restore(manifest.process.shell_job, self._streams(manifest, stack))
+            stack.enter_context(
+                transparent_huge_pages("always", self.tools.state.huge_pages) if huge else nullcontext()
+            )
+            images = self.request.artifact.absolute() / IMAGES
+            done = command.call(criu, task, entry, images, work, deadline.left_s())
+        self._find_restored(attempt)
+        return {"criu_s": done.took_s, "huge_pages": huge}
+
+    def prove(self, attempt: Attempt, deadline: Deadline) -> Details:
+        """Besides: what was moved aside is not needed any more."""
+        details = super().prove(attempt, deadline)
+        if "placed" in attempt.facts:
+            root = Path(f"/proc/{self.request.placeholder_pid}/root")
+            place.forget_aside(attempt.facts["placed"], root, attempt.key)
+        return details
+
+    def _placeholder_namespace(self) -> int:
+        pid = self.request.placeholder_pid
+        try:
+            namespace = proc.namespace_id(pid, "pid")
+        except DriverError as error:
+            raise DriverError(Reason.PLACEHOLDER_LOST, f"placeholder process {pid} does not exist") from error
+        if namespace == proc.namespace_id(os.getpid(), "pid"):
+            raise DriverError(
+                Reason.REQUEST_INVALID,
+                f"process {pid} shares this machine's pid namespace: it is no placeholder",
+                "name PID 1 of a container, or make one: forethaw placeholder",
+            )
+        if proc.pid_chain(pid)[-1] != 1:
+            raise DriverError(
+                Reason.REQUEST_INVALID,
+                f"process {pid} is not PID 1 of its pid namespace",
+                "name the placeholder's PID 1",
+            )
+        return namespace
+
+    def _gpus(self, count: int) -> tuple[Gpu, ...]:
+        if not self.request.gpus:
+            return self.tools.gpus[:count]
+        known = {gpu.uuid: gpu for gpu in self.tools.gpus}
+        unknown = [uuid for uuid in self.request.gpus if uuid not in known]
+        if unknown:
+            raise DriverError(Reason.FINGERPRINT_MISMATCH, f"this machine has no GPU {unknown[0]}", "see nvidia-smi -L")
+        return tuple(known[uuid] for uuid in self.request.gpus)
+
+    def _refuse_taken_pids(self, attempt: Attempt) -> None:
+        taken = sorted(set(attempt.live["manifest"].process.pids) & set(proc.members(attempt.live["namespace"])))
+        if taken:
+            raise DriverError(
+                Reason.PID_COLLISION, f"PID {taken[0]} is taken in the placeholder", "restore into an empty placeholder"
+            )
+
+    def _refuse_too_little_memory(self, attempt: Attempt) -> None:
+        needed = sum(entry.size_bytes for entry in attempt.live["manifest"].files if entry.path.startswith(IMAGES))
+        free = available_memory_bytes()
+        if free < needed:
+            raise DriverError(
+                Reason.TOO_LITTLE_MEMORY,
+                f"the image needs {needed:,} bytes, {free:,} are available",
+                "free some memory",
+            )
+
+    def _who(self) -> str:
+        """The pod's UID, or the placeholder's namespace and the start of its first process."""
+        pid = self.request.placeholder_pid
+        return self.request.pod_uid or f"{proc.namespace_id(pid, 'pid')}.{proc.start_ticks(pid)}"
+
+    def _streams(self, manifest: manifests.Manifest, stack: ExitStack) -> dict[str, int]:
+        """The dumped pipes to the outside become the placeholder's own standard streams."""
+        streams = {}
+        for number, name in manifest.process.external.items():
+            path = Path(f"/proc/{self.request.placeholder_pid}/fd/{number}")
+            if stat.S_ISSOCK(path.stat().st_mode):
+                path = Path("/dev/null")  # a socket can't be opened a second time
+            streams[name] = keep_open(path, os.O_RDONLY if number == "0" else os.O_WRONLY, stack)
+        return streams
+
+    def _find_restored(self, attempt: Attempt) -> None:
+        manifest, members = attempt.live["manifest"], proc.members(attempt.live["namespace"])
+        if manifest.process.root_pid not in members:
+            raise DriverError(
+                Reason.CRIU_RESTORE_FAILED, f"CRIU ended well, and process {manifest.process.root_pid} is not there"
+            )
+        attempt.live["host_pid"] = members[manifest.process.root_pid]
+        attempt.live["cuda_host_pids"] = [members[pid] for pid in manifest.cuda.pids]
+
+
+def available_memory_bytes() -> int:
+    """MemAvailable of this machine."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0

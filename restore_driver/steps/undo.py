@@ -1,0 +1,127 @@
+"""What takes a phase back, each from the journal's facts alone: the same in the driver that failed and in the next.
+
+All are idempotent, and hold for phases that never quite began.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from restore_driver import engines
+from restore_driver.cuda import bring_back
+from restore_driver.deadline import Deadline
+from restore_driver.engines import Target
+from restore_driver.errors import DriverError, Reason
+from restore_driver.files import place
+from restore_driver.host import proc
+from restore_driver.journal import Facts
+from restore_driver.phases import Undo
+from restore_driver.replica_spec import ReplicaSpec
+from restore_driver.sequence import UndoStep
+from restore_driver.steps.dumping import end_processes
+from restore_driver.steps.parking import forget_record
+from restore_driver.tools import Tools
+from restore_driver.weights.client import HolderClient
+
+
+def make_undos(tools: Tools) -> Mapping[Undo, UndoStep]:
+    """Every undo by its name in the table."""
+    undoing = _Undoing(tools)
+    return {
+        Undo.RESUME_ENGINE: undoing.resume_engine,
+        Undo.RESTORE_CUDA: undoing.restore_cuda,
+        Undo.CONTINUE_TREE: undoing.continue_tree,
+        Undo.DROP_DRAFT: undoing.drop_draft,
+        Undo.RELEASE_WEIGHTS: undoing.release_weights,
+        Undo.TAKE_FILES_BACK: undoing.take_files_back,
+        Undo.KILL_RESTORED: undoing.kill_restored,
+        Undo.KILL_UNPARKED: undoing.kill_unparked,
+    }
+
+
+class _Undoing:
+    def __init__(self, tools: Tools) -> None:
+        self.tools = tools
+
+    def resume_engine(self, facts: Facts, deadline: Deadline) -> None:
+        if "quiesced" not in facts or facts.get("went_on"):
+            return
+        pid = _still_the_same(facts)
+        replica = ReplicaSpec.model_validate(facts["replica"])
+        engines.resume(
+            replica.engine,
+            Target(pid, Path(f"/proc/{pid}/root")),
+            deadline.left_s(),
+            engines.Waking(released=facts.get("released", False)),
+        )
+
+    def restore_cuda(self, facts: Facts, deadline: Deadline) -> None:
+        if facts.get("went_on") or self.tools.cuda is None:
+            return
+        failed = bring_back(self.tools.cuda, facts.get("cuda_pids", ()), deadline.left_s())
+        if failed:
+            raise failed[0]
+
+    def continue_tree(self, facts: Facts, deadline: Deadline) -> None:
+        if facts.get("went_on"):
+            return
+        for pid in facts.get("stopped", ()):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        if "stopped" in facts:
+            _still_the_same(facts)
+
+    def drop_draft(self, facts: Facts, deadline: Deadline) -> None:
+        if "draft" in facts:
+            shutil.rmtree(facts["draft"], ignore_errors=True)
+
+    def release_weights(self, facts: Facts, deadline: Deadline) -> None:
+        leases = facts.get("leases", {})
+        if not leases:
+            return
+        client = HolderClient(Path(facts["holder"]))
+        try:
+            for token in leases.values():
+                client.release(token, deadline.left_s())
+        finally:
+            client.close()
+
+    def take_files_back(self, facts: Facts, deadline: Deadline) -> None:
+        root = Path(f"/proc/{facts['placeholder_pid']}/root")
+        if "placed" in facts and root.exists():
+            place.take_back(facts["placed"], root, facts["place_key"])
+
+    def kill_restored(self, facts: Facts, deadline: Deadline) -> None:
+        """All in the placeholder's pid namespace that was not there before CRIU: replica and CRIU's own remains."""
+        if "present" not in facts:
+            return
+        strangers = []
+        for inside, pid in proc.members(facts["namespace"]).items():
+            with suppress(DriverError):
+                if facts["present"].get(str(inside)) != proc.start_ticks(pid):
+                    strangers.append(pid)
+        end_processes(tuple(strangers), deadline)
+
+    def kill_unparked(self, facts: Facts, deadline: Deadline) -> None:
+        """A failed CUDA restore is final: the process is neither parked nor awake, and holds memory."""
+        if "pid" in facts and _is_same(facts):
+            end_processes(proc.tree(facts["pid"]), deadline)
+        forget_record(self.tools.state, facts["pid"])
+
+
+def _is_same(facts: Facts) -> bool:
+    try:
+        return proc.is_alive(facts["pid"]) and proc.start_ticks(facts["pid"]) == facts["start_ticks"]
+    except DriverError:
+        return False
+
+
+def _still_the_same(facts: Facts) -> int:
+    if not _is_same(facts):
+        raise DriverError(Reason.REPLICA_LOST, f"process {facts['pid']} did not survive", "replace the replica")
+    return int(facts["pid"])

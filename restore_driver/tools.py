@@ -1,0 +1,82 @@
+"""What every attempt needs and what is costly to get: found once, kept by the resident agent.
+
+An interpreter, its imports, `cuInit` and a look for the GPUs each take longer than the parts of a restore; none of them
+may lie between the trigger and the first answer.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from restore_driver.criu.find import Criu, find_criu
+from restore_driver.cuda import CudaProcesses, open_cuda
+from restore_driver.fingerprint import Fingerprint, Gpu, here
+from restore_driver.host.trusted import require_trusted
+
+STATE = Path("/run/forethaw")
+"""Journals, CRIU's logs and records of parked replicas: on tmpfs, as none of it outlives the machine's processes."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Directories of the driver's own, only root's."""
+
+    root: Path
+
+    @property
+    def attempts(self) -> Path:
+        """Journals: one file an attempt."""
+        return self.root / "attempts"
+
+    @property
+    def parked(self) -> Path:
+        """One record for each parked replica."""
+        return self.root / "parked"
+
+    @property
+    def huge_pages(self) -> Path:
+        """What the system-wide setting was before a restore changed it."""
+        return self.root / "huge-pages"
+
+    def work(self, key: str) -> Path:
+        """CRIU's log and statistics of one attempt."""
+        return self.root / "work" / key
+
+    def make(self) -> None:
+        """Makes what is missing.
+
+        Raises:
+            DriverError: NOT_TRUSTED when somebody else than root may write there.
+        """
+        for directory in (self.root, self.attempts, self.parked, self.huge_pages, self.root / "work"):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            require_trusted(directory, owner=os.geteuid())
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The resident part of the driver."""
+
+    state: State
+    criu: Criu | None
+    cuda: CudaProcesses | None
+    cuda_missing: str
+    """Why there is no `cuda`, in one sentence."""
+    gpus: tuple[Gpu, ...] = field(default=())
+    machine: Fingerprint = field(default_factory=here)
+
+
+def open_tools(state: Path = STATE, *, with_criu: bool = True) -> Tools:
+    """Looks for CRIU and the GPUs, starts the CUDA helper where there are any.
+
+    Raises:
+        DriverError: CRIU_MISSING; NOT_TRUSTED for the state directory.
+    """
+    directories = State(state)
+    directories.make()
+    machine = here()
+    cuda, why_not = open_cuda() if machine.gpus else (None, "this machine shows no NVIDIA GPU")
+    criu = find_criu() if with_criu else None
+    return Tools(directories, criu, cuda, why_not, machine.gpus, machine)

@@ -1,0 +1,219 @@
+"""What the holder needs of a device, as a port: memory that can be exported as a descriptor, filled from the host.
+
+`CudaDevice` is a card. `HostDevice` keeps its "device memory" in memfds: a holder on a machine without a GPU works with
+it, and hands memory over by descriptor just so; the same contract test runs against both.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from restore_driver.errors import DriverError, Reason
+
+CONTEXT_MARGIN_BYTES = 512 << 20
+"""Left free on a card beside the weights: a restored replica's own context."""
+
+
+class DeviceMemory(Protocol):
+    """Memory on the device that somebody else is going to own."""
+
+    def copy_from(self, source: memoryview) -> None:
+        """Fills it; returns once all bytes are there."""
+
+    def export(self) -> int:
+        """A descriptor for it; the caller closes it."""
+
+    def release(self) -> None:
+        """Gives up our own reference; whoever imported the descriptor keeps the memory."""
+
+
+class Device(Protocol):
+    """One card."""
+
+    def free_bytes(self) -> int:
+        """Free device memory."""
+
+    def granularity_bytes(self) -> int:
+        """Sizes are multiples of this."""
+
+    def allocate(self, size_bytes: int) -> DeviceMemory:
+        """Exportable device memory."""
+
+    def pin(self, buffer: mmap.mmap) -> Callable[[], None]:
+        """Page-locks host memory; the function returned takes that back."""
+
+
+@dataclass
+class HostDevice:
+    """Memfds of a given total size in place of a card."""
+
+    total_bytes: int
+    _used_bytes: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def free_bytes(self) -> int:
+        """What is left."""
+        return self.total_bytes - self._used_bytes
+
+    def granularity_bytes(self) -> int:
+        """A page."""
+        return mmap.PAGESIZE
+
+    def allocate(self, size_bytes: int) -> DeviceMemory:
+        """A memfd."""
+        with self._lock:
+            if size_bytes > self.free_bytes():
+                raise DriverError(Reason.TOO_LITTLE_MEMORY, f"{size_bytes:,} bytes wanted, {self.free_bytes():,} free")
+            self._used_bytes += size_bytes
+        fd = os.memfd_create("weights", os.MFD_CLOEXEC)
+        os.ftruncate(fd, size_bytes)
+        return _HostMemory(self, fd, size_bytes)
+
+    def pin(self, buffer: mmap.mmap) -> Callable[[], None]:
+        """Nothing to do."""
+        return lambda: None
+
+    def give_back(self, size_bytes: int) -> None:
+        """Memory that was released; unlike a card's, even if somebody imported it."""
+        with self._lock:
+            self._used_bytes -= size_bytes
+
+
+@dataclass
+class _HostMemory:
+    device: HostDevice
+    fd: int
+    size_bytes: int
+
+    def copy_from(self, source: memoryview) -> None:
+        with mmap.mmap(self.fd, self.size_bytes) as target:
+            target[: len(source)] = source
+
+    def export(self) -> int:
+        return os.dup(self.fd)
+
+    def release(self) -> None:
+        os.close(self.fd)
+        self.device.give_back(self.size_bytes)
+
+
+class CudaDevice:
+    """A card through cuda-bindings; its primary context lives as long as the holder does."""
+
+    def __init__(self, ordinal: int = 0) -> None:
+        from cuda.bindings import driver
+
+        self._cuda: Any = driver
+        self._call("cuInit", 0)
+        self._device = self._call("cuDeviceGet", ordinal)
+        self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
+        self._enter()
+        location = driver.CUmemLocation()
+        location.type = driver.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
+        location.id = ordinal
+        self._properties = driver.CUmemAllocationProp()
+        self._properties.type = driver.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
+        self._properties.requestedHandleTypes = (
+            driver.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+        )
+        self._properties.location = location
+        self._access = driver.CUmemAccessDesc()
+        self._access.location = location
+        self._access.flags = driver.CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+
+    def free_bytes(self) -> int:
+        """Free device memory."""
+        self._enter()
+        free, _ = self._call("cuMemGetInfo")
+        return int(free)
+
+    def granularity_bytes(self) -> int:
+        """Of `cuMemCreate`; 2 MiB on today's cards."""
+        flag = self._cuda.CUmemAllocationGranularity_flags.CU_MEM_ALLOC_GRANULARITY_MINIMUM
+        return int(self._call("cuMemGetAllocationGranularity", self._properties, flag))
+
+    def allocate(self, size_bytes: int) -> DeviceMemory:
+        """`cuMemCreate`, mapped for our own copy."""
+        self._enter()
+        return _CudaMemory(self, size_bytes)
+
+    def pin(self, buffer: mmap.mmap) -> Callable[[], None]:
+        """`cuMemHostRegister`: quick on memory that is there already, in huge pages."""
+        self._enter()
+        address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+        portable = self._cuda.CU_MEMHOSTREGISTER_PORTABLE
+        self._call("cuMemHostRegister", address, len(buffer), portable)
+
+        def unpin() -> None:
+            self._enter()
+            self._call("cuMemHostUnregister", address)
+
+        return unpin
+
+    def _enter(self) -> None:
+        """The context is current per thread."""
+        self._call("cuCtxSetCurrent", self._context)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        code, *values = getattr(self._cuda, name)(*arguments)
+        if code.value != 0:
+            reason = Reason.TOO_LITTLE_MEMORY if code.name == "CUDA_ERROR_OUT_OF_MEMORY" else Reason.WEIGHTS_FAILED
+            raise DriverError(reason, f"{name}: {code.name}")
+        return values[0] if len(values) == 1 else tuple(values)
+
+
+class _CudaMemory:
+    def __init__(self, device: CudaDevice, size_bytes: int) -> None:
+        self._device, self._size_bytes = device, size_bytes
+        call = device._call
+        self._handle = call("cuMemCreate", size_bytes, device._properties, 0)
+        self._address = call("cuMemAddressReserve", size_bytes, 0, 0, 0)
+        call("cuMemMap", self._address, size_bytes, 0, self._handle, 0)
+        call("cuMemSetAccess", self._address, size_bytes, [device._access], 1)
+
+    def copy_from(self, source: memoryview) -> None:
+        call = self._device._call
+        self._device._enter()
+        stream = call("cuStreamCreate", self._device._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)
+        try:
+            address = ctypes.addressof(ctypes.c_char.from_buffer(source))
+            call("cuMemcpyHtoDAsync", self._address, address, len(source), stream)
+            call("cuStreamSynchronize", stream)
+        finally:
+            call("cuStreamDestroy", stream)
+
+    def export(self) -> int:
+        kind = self._device._cuda.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+        return int(self._device._call("cuMemExportToShareableHandle", self._handle, kind, 0))
+
+    def release(self) -> None:
+        call = self._device._call
+        self._device._enter()
+        call("cuMemUnmap", self._address, self._size_bytes)
+        call("cuMemAddressFree", self._address, self._size_bytes)
+        call("cuMemRelease", self._handle)
+
+
+def measure_pinned_rate(device: Device, size_bytes: int = 2 << 30, repeats: int = 5) -> float:
+    """Bytes per second from page-locked host memory to the device: the yardstick; median of `repeats`."""
+    import time
+
+    rates = []
+    with mmap.mmap(-1, size_bytes) as buffer:
+        buffer[:] = bytes(size_bytes) if size_bytes < (1 << 20) else b"\1" * size_bytes
+        unpin = device.pin(buffer)
+        memory = device.allocate(size_bytes)
+        with memoryview(buffer) as source:
+            for _ in range(repeats):
+                began_s = time.perf_counter()
+                memory.copy_from(source)
+                rates.append(size_bytes / (time.perf_counter() - began_s))
+        memory.release()
+        unpin()
+    return sorted(rates)[repeats // 2]

@@ -1,0 +1,201 @@
+"""The holder's process: a socket, a thread a connection, one card.
+
+    python -m restore_driver.weights.holder --socket PATH --budget-bytes N [--device 0] [--state PATH]
+
+Leases that a connection began and nobody finished end with that connection. With `--state`, the models that are held
+are written down, and a holder that comes back after its death reads them again. Its death hurts no running replica:
+device memory that was mapped belongs to whoever mapped it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from restore_driver.agent.protocol import peer_user_id
+from restore_driver.errors import DriverError, Reason
+from restore_driver.host.trusted import require_trusted
+from restore_driver.weights.device import CudaDevice, Device, HostDevice, measure_pinned_rate
+from restore_driver.weights.leases import Leases
+from restore_driver.weights.protocol import FOR_TAKERS, receive, send
+from restore_driver.weights.safetensors import Layout
+from restore_driver.weights.store import Store
+
+
+class Holder:
+    """Serves one store on one socket."""
+
+    def __init__(self, device: Device, path: Path, budget_bytes: int, state: Path | None, huge_pages: bool) -> None:
+        self.device, self.path, self.state = device, path, state
+        self.store = Store(device, budget_bytes, huge_pages)
+        self.leases = Leases(device, self.store)
+        self._writing = threading.Lock()
+
+    def reload(self) -> list[str]:
+        """Reads the models that the state file names; a model that can't be had any more is left out and told."""
+        failed: list[str] = []
+        if self.state is None or not self.state.exists():
+            return failed
+        require_trusted(self.state, owner=os.geteuid())
+        for about in json.loads(self.state.read_text()):
+            try:
+                self._preload(about)
+            except DriverError as error:
+                failed.append(str(error))
+        return failed
+
+    def serve(self, ready: Callable[[], None]) -> None:
+        """Listens until the process ends."""
+        require_trusted(self.path.parent, owner=os.geteuid())
+        self.path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(str(self.path))
+            self.path.chmod(0o666)  # takers of other users come with a token; its directory keeps the rest out
+            listener.listen(64)
+            ready()
+            while True:
+                connection, _ = listener.accept()
+                threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+
+    def _converse(self, connection: socket.socket) -> None:
+        begun: set[str] = set()
+        buffered = bytearray()
+        with connection, suppress(OSError):
+            ours = peer_user_id(connection) in (0, os.geteuid())
+            try:
+                while True:
+                    message, fd = receive(connection, buffered)
+                    if fd is not None:
+                        os.close(fd)
+                    if message is None:
+                        break
+                    self._answer(connection, message, ours, begun)
+            except DriverError as error:
+                send(connection, _told(error))
+        for token in begun:
+            self.leases.release(token)
+
+    def _answer(self, connection: socket.socket, message: dict[str, Any], ours: bool, begun: set[str]) -> None:
+        what = str(message.get("do"))
+        try:
+            if not ours and what not in FOR_TAKERS:
+                raise DriverError(Reason.NOT_TRUSTED, f"{what} is for root alone")
+            if what == "take":
+                lease = self.leases.get(str(message["token"]))
+                fd = lease.memory.export()
+                try:
+                    send(connection, {"size_bytes": lease.size_bytes}, fd)
+                finally:
+                    os.close(fd)
+                return
+            answer = self._do(what, message, begun)
+        except DriverError as error:
+            answer = _told(error)
+        except KeyError as error:
+            answer = _told(DriverError(Reason.REQUEST_INVALID, f"{what} lacks {error}"))
+        send(connection, answer)
+
+    def _do(self, what: str, message: dict[str, Any], begun: set[str]) -> dict[str, Any]:
+        if what == "load":
+            lease = self.leases.load(str(message["model"]))
+            begun.add(lease.token)
+            return {"token": lease.token, "allocate_s": lease.allocate_s}
+        if what == "wait":
+            return self.leases.wait(str(message["token"])).timings()
+        if what in ("done", "release"):
+            begun.discard(str(message["token"]))
+            self.leases.release(str(message["token"]))
+            return {}
+        if what == "preload":
+            answer = self._preload(message)
+            self._write_state()
+            return answer
+        if what == "drop":
+            self.store.drop(str(message["model"]))
+            self._write_state()
+            return {}
+        if what == "measure":
+            return {"pinned_h2d_bytes_per_s": measure_pinned_rate(self.device)}
+        if what == "status":
+            return self._status()
+        raise DriverError(Reason.REQUEST_INVALID, f"there is no request {what!r}")
+
+    def _preload(self, about: dict[str, Any]) -> dict[str, Any]:
+        files = tuple(Path(file) for file in about["files"])
+        layout = Layout(int(about["total_bytes"]), dict(about["offsets_bytes"]))
+        model = self.store.preload(str(about["model"]), files, layout, available_memory_bytes())
+        return {"held_bytes": len(model.buffer), "read_s": model.read_s, "pin_s": model.pin_s}
+
+    def _status(self) -> dict[str, Any]:
+        return {
+            "pid": os.getpid(),
+            "budget_bytes": self.store.budget_bytes,
+            "held_bytes": self.store.held_bytes,
+            "free_device_bytes": self.device.free_bytes(),
+            "models": {name: len(model.buffer) for name, model in sorted(self.store.models.items())},
+            "leases": len(self.leases.leases),
+        }
+
+    def _write_state(self) -> None:
+        if self.state is None:
+            return
+        with self._writing:
+            held = [
+                {
+                    "model": model.name,
+                    "files": [str(file) for file in model.files],
+                    "total_bytes": model.layout.total_bytes,
+                    "offsets_bytes": dict(model.layout.offsets_bytes),
+                }
+                for model in self.store.models.values()
+            ]
+            new = self.state.with_name(self.state.name + ".new")
+            new.write_text(json.dumps(held))
+            os.replace(new, self.state)
+
+
+def available_memory_bytes() -> int:
+    """MemAvailable of this machine."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _told(error: DriverError) -> dict[str, Any]:
+    return {"error": error.detail, "reason": error.reason.value, "mend": error.mend}
+
+
+def main() -> None:
+    """The process."""
+    parser = argparse.ArgumentParser(prog="restore_driver.weights.holder", description=__doc__)
+    parser.add_argument("--socket", type=Path, required=True, help="where to listen; its directory is root's")
+    parser.add_argument("--budget-bytes", type=int, required=True, help="page-locked host memory for models")
+    parser.add_argument("--device", default="0", help="ordinal of the card, or host:BYTES for memfds without a card")
+    parser.add_argument("--state", type=Path, help="file that lists the models, read again after a death")
+    parser.add_argument("--small-pages", action="store_true", help="no huge pages for the models")
+    options = parser.parse_args()
+    kind, _, size = options.device.partition(":")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        device: Device = HostDevice(int(size)) if kind == "host" else CudaDevice(int(options.device))
+        holder = Holder(device, options.socket, options.budget_bytes, options.state, not options.small_pages)
+        for failure in holder.reload():
+            print(f"not reloaded: {failure}", file=sys.stderr, flush=True)
+        holder.serve(lambda: print("ready", flush=True))
+    except DriverError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

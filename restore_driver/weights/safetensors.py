@@ -1,0 +1,90 @@
+"""safetensors files: eight bytes of header length, a JSON header, then the tensors' bytes.
+
+The format is Hugging Face's (github.com/huggingface/safetensors, "Format"). Only offsets are read here: what the bytes
+mean is the replica's affair.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from restore_driver.errors import DriverError, Reason
+
+_LONGEST_HEADER_BYTES = 100_000_000
+"""The format's own limit."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor's bytes lie."""
+
+    file: Path
+    offset_bytes: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each tensor belongs in a replica's range of weights; bytes between them are zero."""
+
+    total_bytes: int
+    offsets_bytes: Mapping[str, int]
+
+
+def index(files: Iterable[Path]) -> dict[str, Stored]:
+    """Every tensor of the files.
+
+    Raises:
+        DriverError: WEIGHTS_FAILED naming the file and what is wrong with it.
+    """
+    found: dict[str, Stored] = {}
+    for file in files:
+        for name, stored in _index_one(file).items():
+            if name in found:
+                raise DriverError(Reason.WEIGHTS_FAILED, f"{file}: tensor {name} is in {found[name].file}, too")
+            found[name] = stored
+    return found
+
+
+def check(layout: Layout, tensors: Mapping[str, Stored]) -> None:
+    """The layout's tensors are there, lie within its range and do not overlap.
+
+    Raises:
+        DriverError: WEIGHTS_FAILED naming the tensor.
+    """
+    end = 0
+    for name, offset in sorted(layout.offsets_bytes.items(), key=lambda item: item[1]):
+        if name not in tensors:
+            raise DriverError(Reason.WEIGHTS_FAILED, f"tensor {name} is in none of the files", "name all shards")
+        if offset < end:
+            raise DriverError(Reason.WEIGHTS_FAILED, f"tensor {name} overlaps the one before it")
+        end = offset + tensors[name].size_bytes
+    if end > layout.total_bytes:
+        raise DriverError(
+            Reason.WEIGHTS_FAILED, f"the tensors end at byte {end:,}, the range has {layout.total_bytes:,}"
+        )
+
+
+def _index_one(file: Path) -> dict[str, Stored]:
+    try:
+        with file.open("rb") as content:
+            (length,) = struct.unpack("<Q", content.read(8))
+            if length > _LONGEST_HEADER_BYTES:
+                raise ValueError(f"its header would be {length:,} bytes long")
+            header = json.loads(content.read(length))
+        begin, size = 8 + length, file.stat().st_size
+        found = {}
+        for name, about in header.items():
+            if name == "__metadata__":
+                continue
+            first, last = about["data_offsets"]
+            if not 0 <= first <= last or begin + last > size:
+                raise ValueError(f"tensor {name} lies outside of it")
+            found[name] = Stored(file, begin + first, last - first)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise DriverError(Reason.WEIGHTS_FAILED, f"{file} is no safetensors file: {error}") from error
+    return found

@@ -1,0 +1,229 @@
+"""The helper: the real process and the real bindings, over a stand-in driver where things go wrong on cue."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from restore_driver.cuda import CudaState, HelperClient
+from restore_driver.errors import DriverError, Reason
+from restore_driver.host import proc
+
+LONG_S = 30.0
+SHORT_S = 0.3
+FIRST, SECOND = (f"GPU-00000000-0000-0000-0000-00000000000{number}" for number in (1, 2))
+
+
+def test_one_helper_for_all_calls(stand_in, client):
+    subject = stand_in.spawn()
+    client.start(LONG_S)
+    helper = client.helper_pid
+    client.lock(subject.pid, LONG_S)
+    client.unlock(subject.pid, LONG_S)
+
+    assert client.helper_pid == helper
+    assert stand_in.calls() == [f"lock {subject.pid} timeout_ms=27000", f"unlock {subject.pid}"]
+
+
+def test_took_s_is_the_calls_own_time(stand_in, client):
+    """Not the start of the helper, which the first call waits for."""
+    subject = stand_in.spawn()
+    began_s = time.monotonic()
+    took_s = client.lock(subject.pid, LONG_S)
+
+    assert 0.0 < took_s < time.monotonic() - began_s
+
+
+def test_device_map_reaches_the_driver(stand_in, client):
+    subject = stand_in.spawn()
+    stand_in.set_state(subject.pid, "checkpointed")
+    client.restore(subject.pid, {FIRST: SECOND, SECOND: FIRST}, LONG_S)
+    first, second = (uuid.removeprefix("GPU-").replace("-", "") for uuid in (FIRST, SECOND))
+
+    assert stand_in.calls() == [f"restore {subject.pid} {first}>{second},{second}>{first}"]
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "detail"),
+    [
+        ("checkpoint", 801, "cuCheckpointProcessCheckpoint of process {pid}: CUDA_ERROR_NOT_SUPPORTED"),
+        ("checkpoint", 2, "cuCheckpointProcessCheckpoint of process {pid}: CUDA_ERROR_OUT_OF_MEMORY"),
+        ("unlock", 401, "cuCheckpointProcessUnlock of process {pid}: CUDA_ERROR_ILLEGAL_STATE"),
+    ],
+)
+def test_error_codes_name_call_process_and_code(stand_in, client, call, code, detail):
+    subject = stand_in.spawn()
+    stand_in.set_state(subject.pid, "locked")
+    stand_in.fault(call, subject.pid, code)
+    with pytest.raises(DriverError) as failed:
+        getattr(client, call)(subject.pid, LONG_S)
+
+    assert (failed.value.reason, failed.value.detail) == (Reason.CUDA_FAILED, detail.format(pid=subject.pid))
+    assert failed.value.mend
+    assert client.state(subject.pid) is CudaState.LOCKED
+
+
+def test_hung_call_ends_its_helper_and_blocks_no_later_one(stand_in, client):
+    hung, well = stand_in.spawn(), stand_in.spawn()
+    client.start(LONG_S)
+    before = client.helper_pid
+    stand_in.fault("lock", hung.pid, "hang")
+    with pytest.raises(DriverError) as missed:
+        client.lock(hung.pid, SHORT_S)
+    client.lock(well.pid, LONG_S)
+
+    assert missed.value.reason is Reason.DEADLINE_EXCEEDED
+    assert client.state(well.pid) is CudaState.LOCKED
+    assert client.helper_pid != before
+    wait_until_gone(before)
+
+
+def test_hung_call_harms_none_that_is_under_way(stand_in, client):
+    """The helper of a missed call lives on until the others' calls have their answers, or their own deadlines."""
+    hung, slow = stand_in.spawn(), stand_in.spawn()
+    client.start(LONG_S)
+    for subject in (hung, slow):
+        stand_in.fault("lock", subject.pid, "hang")
+    before = client.helper_pid
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.lock, slow.pid, 2.0)
+        wait_until(lambda: f"lock {slow.pid} timeout_ms=1800" in stand_in.calls())
+        with pytest.raises(DriverError):
+            client.lock(hung.pid, SHORT_S)
+        assert (waiting.done(), proc.is_alive(before)) == (False, True)
+        with pytest.raises(DriverError) as missed:
+            waiting.result()
+
+    assert missed.value.reason is Reason.DEADLINE_EXCEEDED
+    wait_until_gone(before)
+
+
+def test_stopped_helper_is_replaced(stand_in, client):
+    """A helper that no longer answers at all, as under SIGSTOP."""
+    subject = stand_in.spawn()
+    client.start(LONG_S)
+    before = client.helper_pid
+    os.kill(before, signal.SIGSTOP)
+    with pytest.raises(DriverError) as missed:
+        client.state(subject.pid, SHORT_S)
+
+    assert missed.value.reason is Reason.DEADLINE_EXCEEDED
+    assert client.state(subject.pid, LONG_S) is CudaState.RUNNING
+    wait_until_gone(before)
+
+
+def test_killed_helper_is_reported_and_replaced(stand_in, client):
+    subject = stand_in.spawn()
+    stand_in.fault("lock", subject.pid, "hang")
+    client.start(LONG_S)
+    before = client.helper_pid
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.lock, subject.pid, LONG_S)
+        wait_until(lambda: stand_in.calls() != [])
+        os.kill(before, signal.SIGKILL)
+        with pytest.raises(DriverError) as died:
+            waiting.result()
+
+    assert (died.value.reason, died.value.detail) == (Reason.CUDA_FAILED, "the CUDA helper is gone: it ended with -9")
+    assert client.state(subject.pid, LONG_S) is CudaState.RUNNING
+
+
+def test_many_threads_ask_one_helper(stand_in, client):
+    subjects = [stand_in.spawn() for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda subject: client.lock(subject.pid, LONG_S), subjects))
+
+    assert [client.state(subject.pid) for subject in subjects] == [CudaState.LOCKED] * 8
+    assert sorted(stand_in.calls()) == sorted(f"lock {subject.pid} timeout_ms=27000" for subject in subjects)
+
+
+def test_helper_outlives_the_thread_that_first_asked(stand_in, client):
+    """The kernel would kill it with the thread that started it."""
+    starter = threading.Thread(target=client.start, args=(LONG_S,))
+    starter.start()
+    starter.join()
+    first = client.helper_pid
+    subject = stand_in.spawn()
+
+    assert client.state(subject.pid) is CudaState.RUNNING
+    assert client.helper_pid == first
+
+
+def test_helper_dies_with_its_parent(stand_in, client):
+    """Also while a call hangs in it."""
+    subject = stand_in.spawn()
+    stand_in.fault("state", subject.pid, "hang")
+    program = (
+        "import sys, threading, pathlib\n"
+        "from restore_driver.cuda import HelperClient\n"
+        "client = HelperClient(pathlib.Path(sys.argv[1])); client.start(30)\n"
+        "print(client.helper_pid, flush=True)\n"
+        "client.state(int(sys.argv[2]), 600)\n"
+    )
+    command = [sys.executable, "-c", program, str(stand_in.directory), str(subject.pid)]
+    root = Path(__file__).parents[3]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as parent:
+        try:
+            helper = int(parent.stdout.readline())
+            wait_until((stand_in.directory / "calls").exists)
+            assert proc.is_alive(helper)
+        finally:
+            parent.kill()
+    wait_until_gone(helper)
+
+
+def test_close_ends_the_helper(stand_in, client):
+    client.start(LONG_S)
+    helper = client.helper_pid
+    client.close()
+
+    wait_until_gone(helper)
+
+
+def test_driver_that_does_not_start_is_missing(stand_in, client):
+    (stand_in.directory / "faults" / "init").write_text("100")
+    with pytest.raises(DriverError) as missing:
+        client.start(LONG_S)
+
+    assert (missing.value.reason, missing.value.detail) == (Reason.CUDA_MISSING, "cuInit: CUDA_ERROR_NO_DEVICE")
+
+
+def test_driver_that_hangs_at_its_start_misses_the_deadline(stand_in, client):
+    """A later call finds the helper up: one short deadline does not start it all over."""
+    (stand_in.directory / "faults" / "init").write_text("hang")
+    with pytest.raises(DriverError) as missed:
+        client.start(SHORT_S)
+
+    assert missed.value.reason is Reason.DEADLINE_EXCEEDED
+
+
+def test_machine_without_a_driver(tmp_path):
+    """No libcuda anywhere, or one that is broken: missing, and never a crash."""
+    pytest.importorskip("cuda.bindings.driver")
+    (tmp_path / "libcuda.so.1").write_text("no library")
+    broken = HelperClient(tmp_path)
+    with pytest.raises(DriverError) as missing:
+        broken.start(LONG_S)
+    broken.close()
+
+    assert missing.value.reason is Reason.CUDA_MISSING
+
+
+def wait_until(what) -> None:
+    """For another process to get somewhere; bounded, and never the thing under test."""
+    give_up_s = time.monotonic() + LONG_S
+    while not what():
+        assert time.monotonic() < give_up_s
+        time.sleep(0.005)
+
+
+def wait_until_gone(pid: int) -> None:
+    wait_until(lambda: not proc.is_alive(pid))

@@ -1,0 +1,129 @@
+"""All processes of a tree or none: the order of the calls, and what a failure takes back."""
+
+from __future__ import annotations
+
+import pytest
+
+from restore_driver.cuda import CudaState, bring_back, cuda_pids, maps_cuda, tree_checkpoint, tree_restore
+from restore_driver.errors import DriverError, Reason
+
+LONG_S = 30.0
+LIMITS = {"lock_timeout_s": LONG_S, "deadline_s": 2 * LONG_S}
+
+
+@pytest.fixture
+def pids(stand_in):
+    return [stand_in.spawn().pid for _ in range(3)]
+
+
+def words(stand_in) -> list[tuple[str, int]]:
+    """Call and PID of what was called."""
+    return [(line.split()[0], int(line.split()[1])) for line in stand_in.calls()]
+
+
+def test_all_are_locked_before_any_is_checkpointed(stand_in, client, pids):
+    tree_checkpoint(client, pids, **LIMITS)
+
+    assert words(stand_in) == [("lock", pid) for pid in pids] + [("checkpoint", pid) for pid in pids]
+
+
+def test_all_are_restored_before_any_is_unlocked(stand_in, client, pids):
+    for pid in pids:
+        stand_in.set_state(pid, "checkpointed")
+    tree_restore(client, pids, None, deadline_s=LONG_S)
+
+    assert words(stand_in) == [("restore", pid) for pid in pids] + [("unlock", pid) for pid in pids]
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("call", ["lock", "checkpoint"])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_failure_brings_all_back(stand_in, client, pids, call, which, parallel):
+    stand_in.fault(call, pids[which], 999)
+    with pytest.raises(DriverError) as failed:
+        tree_checkpoint(client, pids, **LIMITS, parallel=parallel)
+
+    name = f"cuCheckpointProcess{call.capitalize()} of process {pids[which]}"
+    assert (failed.value.reason, failed.value.detail) == (Reason.CUDA_FAILED, f"{name}: CUDA_ERROR_UNKNOWN")
+    assert [client.state(pid) for pid in pids] == [CudaState.RUNNING] * 3
+
+
+def test_failed_lock_takes_back_in_reverse(stand_in, client, pids):
+    stand_in.fault("lock", pids[2], 999)
+    with pytest.raises(DriverError):
+        tree_checkpoint(client, pids, **LIMITS)
+
+    assert words(stand_in) == [("lock", pid) for pid in pids] + [("unlock", pids[1]), ("unlock", pids[0])]
+
+
+def test_failed_checkpoint_takes_back_in_reverse(stand_in, client, pids):
+    stand_in.fault("checkpoint", pids[1], 999)
+    with pytest.raises(DriverError):
+        tree_checkpoint(client, pids, **LIMITS)
+
+    assert words(stand_in)[3:] == [
+        ("checkpoint", pids[0]),
+        ("checkpoint", pids[1]),
+        ("unlock", pids[2]),
+        ("unlock", pids[1]),
+        ("restore", pids[0]),
+        ("unlock", pids[0]),
+    ]
+
+
+def test_hung_checkpoint_brings_all_back(stand_in, client, pids):
+    """Through a fresh helper, as the old one is stuck."""
+    stand_in.fault("checkpoint", pids[2], "hang")
+    client.start(LONG_S)
+    with pytest.raises(DriverError) as missed:
+        tree_checkpoint(client, pids, lock_timeout_s=LONG_S, deadline_s=1.5)
+
+    assert missed.value.reason is Reason.DEADLINE_EXCEEDED
+    assert [client.state(pid) for pid in pids] == [CudaState.RUNNING] * 3
+
+
+def test_clean_up_that_fails_hides_nothing(stand_in, client, pids):
+    stand_in.fault("checkpoint", pids[2], 999)
+    stand_in.fault("unlock", pids[1], 999)
+    with pytest.raises(DriverError) as failed:
+        tree_checkpoint(client, pids, **LIMITS)
+
+    assert failed.value.detail == f"cuCheckpointProcessCheckpoint of process {pids[2]}: CUDA_ERROR_UNKNOWN"
+    assert [client.state(pid) for pid in pids] == [CudaState.RUNNING, CudaState.LOCKED, CudaState.RUNNING]
+
+
+def test_failed_restore_unlocks_nobody(stand_in, client, pids):
+    """It is final: the caller ends the tree."""
+    for pid in pids:
+        stand_in.set_state(pid, "checkpointed")
+    stand_in.fault("restore", pids[1], 2)
+    with pytest.raises(DriverError) as failed:
+        tree_restore(client, pids, None, deadline_s=LONG_S, parallel=True)
+
+    assert failed.value.detail == f"cuCheckpointProcessRestore of process {pids[1]}: CUDA_ERROR_OUT_OF_MEMORY"
+    assert [client.state(pid) for pid in pids] == [CudaState.LOCKED, CudaState.CHECKPOINTED, CudaState.LOCKED]
+
+
+def test_bring_back_from_anywhere_and_twice(stand_in, client, pids):
+    for pid, state in zip(pids, ("running", "locked", "checkpointed"), strict=True):
+        stand_in.set_state(pid, state)
+
+    assert (bring_back(client, pids), bring_back(client, pids)) == ((), ())
+    assert [client.state(pid) for pid in pids] == [CudaState.RUNNING] * 3
+
+
+def test_search_does_not_pass_over_a_process_that_cannot_be_asked(stand_in, client, pids):
+    """Unlike one without CUDA, it may hold half of the tree's state."""
+    (stand_in.directory / "processes" / str(pids[0])).unlink()
+    without = cuda_pids(pids, client, LONG_S, may_be=lambda pid: True)
+    stand_in.fault("state", pids[1], 304)
+    with pytest.raises(DriverError) as failed:
+        cuda_pids(pids, client, LONG_S, may_be=lambda pid: True)
+
+    assert without == tuple(pids[1:])
+    assert failed.value.detail == f"cuCheckpointProcessGetState of process {pids[1]}: CUDA_ERROR_OPERATING_SYSTEM"
+
+
+def test_look_beforehand_needs_the_library_mapped(pids):
+    assert not maps_cuda(pids[0])
+    assert not maps_cuda(1 << 22)

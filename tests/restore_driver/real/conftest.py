@@ -1,0 +1,160 @@
+"""Real replicas on real CRIU: the sample server, placeholders, and a driver with a state directory of its own.
+
+Runs as root. CRIU is the one of `make criu`, installed on the first use.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from restore_driver.errors import DriverError
+from restore_driver.host import proc
+from restore_driver.host.netns import in_network_namespace
+from restore_driver.placeholder.create import Network, Placeholder, create
+
+ROOT = Path(__file__).parents[3]
+SERVER = ROOT / "examples" / "counter_server.py"
+PATIENCE_S = 20.0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def criu() -> None:
+    """FORETHAW_CRIU names a working CRIU for this session and for the processes that it starts."""
+    if os.geteuid() != 0:
+        pytest.skip("CRIU needs root")
+    home = Path(os.environ.get("FORETHAW_CRIU", ROOT / ".criu"))
+    with (ROOT / ".criu.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (home / "criu").exists() and home == ROOT / ".criu":
+            subprocess.run([ROOT / "restore_driver/criu/install.sh", home], check=True, capture_output=True)
+    os.environ["FORETHAW_CRIU"] = str(home)
+
+
+def eventually(true: Callable[[], Any], what: str) -> Any:
+    """Waits for something that another process does; gives up loudly."""
+    ends_s = time.monotonic() + PATIENCE_S
+    while not (value := true()):
+        assert time.monotonic() < ends_s, f"{what}: not within {PATIENCE_S:.0f} s"
+        time.sleep(0.01)
+    return value
+
+
+class Replica:
+    """One sample server, wherever it runs: `pid` is its first process as we number it."""
+
+    def __init__(self, pid: int, port: int, directory: Path) -> None:
+        self.pid, self.port, self.directory = pid, port, directory
+
+    def ask(self, method: str, path: str) -> Any:
+        """One request, from within the replica's network namespace."""
+
+        def call() -> Any:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+            try:
+                connection.request(method, path)
+                return json.loads(connection.getresponse().read())
+            finally:
+                connection.close()
+
+        return in_network_namespace(self.pid, call, PATIENCE_S)
+
+    def answers(self) -> bool:
+        """Whether it does."""
+        with suppress(OSError, DriverError):
+            return bool(self.ask("GET", "/count"))
+        return False
+
+    def end(self) -> None:
+        """Kills all of it."""
+        for pid in proc.tree(self.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def free_port() -> int:
+    """A port that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+Start = Callable[..., Replica]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts sample servers on this machine, in a session of their own; ends them after the test."""
+    started: list[tuple[Replica, subprocess.Popen[bytes]]] = []
+
+    def begin(*options: str, enter: int | None = None) -> Replica:
+        # Not below pytest's own directory, which only its user may enter: some servers become another user.
+        port, directory = free_port(), Path(tempfile.mkdtemp(prefix="counter-"))
+        directory.chmod(0o777)
+        program = [os.path.realpath(sys.executable), str(SERVER), "--port", str(port), "--directory", str(directory)]
+        if enter is not None:
+            program = ["nsenter", "--target", str(enter), "--all", *program]
+        log = (directory / "log").open("wb")
+        child = subprocess.Popen(
+            [*program, *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+        replica = Replica(child.pid, port, directory)
+        started.append((replica, child))
+        eventually(replica.answers, f"the sample server: {(directory / 'log').read_text()}")
+        return replica
+
+    yield begin
+    for replica, child in started:
+        replica.end()
+        child.wait()
+        shutil.rmtree(replica.directory)
+
+
+Place = Callable[..., Placeholder]
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    """Makes placeholders; ends them, and all within, after the test."""
+    made: list[Placeholder] = []
+
+    def make(network: Network = "private", root: Path = Path("/")) -> Placeholder:
+        made.append(create(network=network, root=root))
+        return made[-1]
+
+    yield make
+    for placeholder in made:
+        placeholder.end()
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """A state directory of the test's own."""
+    return tmp_path / "state"
+
+
+def forethaw(*words: str | Path, state: Path, ok: tuple[int, ...] = (0,)) -> dict[str, Any]:
+    """Runs the command line as a user does and returns its JSON.
+
+    `python -m restore_driver` is the same application without the simulator's commands, and starts faster.
+    """
+    argv = [sys.executable, "-m", "restore_driver", *map(str, words), "--state", str(state), "--json"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode in ok, f"exit code {done.returncode}: {done.stdout}{done.stderr}"
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer

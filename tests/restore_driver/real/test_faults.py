@@ -1,0 +1,469 @@
+"""Every failure that needs no GPU, injected for real: the right reason, and nothing mounted, running or half-written.
+
+Each test ends by looking at the whole picture (`clean`): the placeholder holds its own PID 1 and nothing else, no CRIU
+runs, no draft lies about, this machine's mounts are what they were.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from restore_driver.driver import Driver
+from restore_driver.host import proc
+from restore_driver.host.mounts import mount, mount_points, unmount
+from restore_driver.phases import CHECKPOINT, CHECKPOINT_AND_END, RESTORE
+from restore_driver.placeholder.create import Placeholder
+from restore_driver.replica_spec import ReplicaSpec
+from restore_driver.requests import CheckpointRequest, RestoreRequest
+from restore_driver.tools import open_tools
+from tests.restore_driver.real.conftest import ROOT, Place, Replica, Start, eventually, forethaw
+
+
+@pytest.fixture
+def snapshot(start: Start, state: Path, tmp_path: Path) -> Path:
+    """An artifact of a server that counted to three; the server has ended."""
+    server = start()
+    for _ in range(3):
+        server.ask("POST", "/increment")
+    forethaw("checkpoint", str(server.pid), tmp_path / "artifacts" / "snapshot", "--end", state=state)
+    return tmp_path / "artifacts" / "snapshot"
+
+
+@pytest.fixture
+def clean(tmp_path: Path) -> Iterator[Callable[[Placeholder], None]]:
+    """Asserts that a failed restore left nothing; the machine's mounts are compared at the test's end, too."""
+    before = mount_points()
+
+    def check(placeholder: Placeholder) -> None:
+        assert set(placeholder.members()) == {1}
+        assert programs_below(tmp_path) == []
+        assert mount_points() == before
+
+    yield check
+    assert mount_points() == before
+
+
+def programs_below(directory: Path) -> list[str]:
+    """Command lines of CRIU processes that work on something below a directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if any(word.endswith(b"criu.bin") for word in words) and str(directory) in str(os.readlink(entry / "cwd")):
+                found.append(entry.name)
+    return found
+
+
+def restore(snapshot: Path, placeholder: Placeholder, state: Path, *more: str) -> dict[str, Any]:
+    return forethaw("restore", snapshot, "--into", str(placeholder.pid), *more, state=state, ok=(1, 2))
+
+
+def writable(path: Path) -> None:
+    """What an attacker with root, or a bad disk, does not need to ask for."""
+    subprocess.run(["chattr", "-i", path], capture_output=True, check=False)
+    path.parent.chmod(0o700)
+    path.chmod(0o600)
+
+
+def flip(path: Path, at: int) -> None:
+    writable(path)
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0xFF
+    path.write_bytes(content)
+
+
+def pages(snapshot: Path) -> Path:
+    return max(snapshot.glob("images/pages-*.img"), key=lambda path: path.stat().st_size)
+
+
+def test_a_corrupt_page_file_breaks_the_seal(
+    snapshot: Path, place: Place, state: Path, clean: Callable[[Placeholder], None]
+) -> None:
+    flip(pages(snapshot), 12345)
+    placeholder = place()
+    result = restore(snapshot, placeholder, state)
+
+    assert (result["phase"], result["reason"], result["fallback"]) == ("seal", "SealBroken", "cold-start")
+    clean(placeholder)
+
+
+def test_a_flipped_bit_under_an_unbroken_seal_is_found_by_verifying(
+    snapshot: Path, place: Place, state: Path, clean: Callable[[Placeholder], None]
+) -> None:
+    flip(pages(snapshot), 12345)
+    placeholder = place()
+    result = restore(snapshot, placeholder, state, "--verify")
+
+    assert (result["phase"], result["reason"]) == ("seal", "DigestMismatch")
+    clean(placeholder)
+
+
+def test_a_truncated_manifest_is_refused_at_the_gate(
+    snapshot: Path, place: Place, state: Path, clean: Callable[[Placeholder], None]
+) -> None:
+    manifest = snapshot / "manifest.json"
+    writable(manifest)
+    manifest.write_bytes(manifest.read_bytes()[:-100])
+    placeholder = place()
+    result = restore(snapshot, placeholder, state)
+
+    assert (result["outcome"], result["phase"], result["reason"]) == ("refused", "gate", "ManifestInvalid")
+    clean(placeholder)
+
+
+def test_another_machines_fingerprint_is_refused_with_both_values(
+    snapshot: Path, place: Place, state: Path, clean: Callable[[Placeholder], None]
+) -> None:
+    manifest = snapshot / "manifest.json"
+    writable(manifest)
+    content = json.loads(manifest.read_text())
+    content["fingerprint"]["arch"] = "riscv64"
+    manifest.write_text(json.dumps(content))
+    placeholder = place()
+    result = restore(snapshot, placeholder, state)
+
+    assert (result["outcome"], result["reason"]) == ("refused", "FingerprintMismatch")
+    assert "riscv64" in result["detail"] and os.uname().machine in result["detail"]
+    clean(placeholder)
+
+
+@pytest.mark.parametrize("what", ["owner", "mode", "link"])
+def test_an_artifact_that_another_could_have_written_is_refused(
+    what: str, snapshot: Path, place: Place, state: Path, clean: Callable[[Placeholder], None]
+) -> None:
+    if what == "owner":
+        os.chown(snapshot, 1000, 1000)
+    elif what == "mode":
+        snapshot.chmod(0o777)
+    else:
+        snapshot.rename(snapshot.with_name("elsewhere"))
+        snapshot.symlink_to(snapshot.with_name("elsewhere"))
+    placeholder = place()
+    result = restore(snapshot, placeholder, state)
+
+    assert (result["outcome"], result["reason"]) == ("refused", "NotTrusted")
+    clean(placeholder)
+
+
+def test_a_taken_pid_is_refused_before_anything_is_touched(
+    snapshot: Path, place: Place, state: Path, clean: Callable[[Placeholder], None]
+) -> None:
+    """Somebody in the placeholder has a PID that the snapshot needs."""
+    placeholder = place()
+    wanted = json.loads((snapshot / "manifest.json").read_text())["process"]["root_pid"]
+    squatter = subprocess.Popen(
+        [
+            "nsenter",
+            "--target",
+            str(placeholder.pid),
+            "--all",
+            "sh",
+            "-c",
+            f"echo {wanted - 1} > /proc/sys/kernel/ns_last_pid; sleep 1000 & wait",
+        ]
+    )
+    eventually(lambda: wanted in placeholder.members(), "the squatter")
+    result = restore(snapshot, placeholder, state)
+    for pid in placeholder.members().values():
+        if pid != placeholder.pid:
+            os.kill(pid, signal.SIGKILL)
+    squatter.wait()
+
+    assert (result["outcome"], result["reason"]) == ("refused", "PidCollision")
+    eventually(lambda: set(placeholder.members()) == {1}, "the squatter's end")
+    clean(placeholder)
+
+
+def test_a_hung_criu_is_killed_at_its_deadline(
+    snapshot: Path, place: Place, state: Path, clean: Callable[[Placeholder], None]
+) -> None:
+    """CRIU waits for ever on a FIFO where a page file was; its whole group dies, and what it had forked."""
+    page = pages(snapshot)
+    request = RestoreRequest(artifact=snapshot, placeholder_pid=place().pid, deadlines_s={"criu-restore": 1.0})
+    driver = Driver(open_tools(state))
+
+    def hang(event: str, phase: str) -> None:
+        if (event, phase) == ("begin", "criu-restore"):
+            writable(page)
+            page.unlink()
+            os.mkfifo(page)
+
+    result = driver.carry_out(request, hang)
+
+    assert (result.phase, result.reason, result.fallback) == ("criu-restore", "DeadlineExceeded", "cold-start")
+    clean(Placeholder(request.placeholder_pid))
+
+
+def test_a_stopped_criu_is_killed_at_its_deadline(
+    snapshot: Path, place: Place, state: Path, tmp_path: Path, clean: Callable[[Placeholder], None]
+) -> None:
+    """SIGSTOP to whatever CRIU process shows up first."""
+    placeholder = place()
+    request = RestoreRequest(artifact=snapshot, placeholder_pid=placeholder.pid, deadlines_s={"criu-restore": 1.0})
+    ended = threading.Event()
+
+    def stop_criu() -> None:
+        while not ended.is_set():
+            for pid in proc.tree(os.getpid())[1:]:
+                with suppress(OSError):
+                    if b"criu.bin" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.002)
+
+    driver = Driver(open_tools(state))
+    stopper = threading.Thread(target=stop_criu)
+
+    def begin(event: str, phase: str) -> None:
+        if (event, phase) == ("begin", "criu-restore"):
+            stopper.start()
+        elif (event, phase) == ("end", "criu-restore"):
+            ended.set()
+
+    result = driver.carry_out(request, begin)
+    stopper.join()
+
+    assert (result.phase, result.reason) == ("criu-restore", "DeadlineExceeded")
+    clean(placeholder)
+
+
+def test_a_process_that_lives_and_is_wrong_is_killed(
+    snapshot: Path, place: Place, state: Path, clean: Callable[[Placeholder], None]
+) -> None:
+    """The known request gets another answer: its state is not the snapshot's."""
+    placeholder = place()
+    spec = ROOT / "examples" / "counter_server.toml"
+    assert spec.exists()
+    result = restore(snapshot, placeholder, state, "--deadline", "prove=0.000001")
+
+    assert (result["phase"], result["outcome"], result["fallback"]) == ("prove", "failed", "cold-start")
+    clean(placeholder)
+
+
+def test_the_same_pod_never_tries_the_same_snapshot_twice(
+    snapshot: Path, place: Place, state: Path, clean: Callable[[Placeholder], None]
+) -> None:
+    placeholder = place()
+    first = restore(snapshot, placeholder, state, "--pod-uid", "pod-1", "--deadline", "criu-restore=0.000001")
+    second = restore(snapshot, placeholder, state, "--pod-uid", "pod-1")
+
+    assert (first["outcome"], first["reason"]) == ("failed", "DeadlineExceeded")
+    assert (second["outcome"], second["reason"]) == ("refused", "AttemptedBefore")
+    clean(placeholder)
+    other = forethaw("restore", snapshot, "--into", str(placeholder.pid), "--pod-uid", "pod-2", state=state)
+    assert other["outcome"] == "proven"
+
+
+def test_two_restores_at_once_into_one_placeholder_are_one(snapshot: Path, place: Place, state: Path) -> None:
+    placeholder = place()
+    request = RestoreRequest(artifact=snapshot, placeholder_pid=placeholder.pid, pod_uid="pod-1")
+    driver = Driver(open_tools(state))
+    results = []
+    inside = threading.Barrier(2, timeout=20.0)
+
+    def attempt() -> None:
+        def meet(event: str, phase: str) -> None:
+            if (event, phase) == ("begin", "lock"):
+                inside.wait()
+
+        results.append(driver.carry_out(request, meet))
+
+    threads = [threading.Thread(target=attempt) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    outcomes = sorted((result.outcome, result.reason or "") for result in results)
+    assert outcomes[0] == ("proven", "")
+    assert outcomes[1][0] == "refused" and outcomes[1][1] in ("Busy", "AttemptedBefore")
+
+
+def test_a_placeholder_that_dies_meanwhile_is_named(snapshot: Path, place: Place, state: Path) -> None:
+    placeholder = place()
+    request = RestoreRequest(artifact=snapshot, placeholder_pid=placeholder.pid)
+
+    def kill(event: str, phase: str) -> None:
+        if (event, phase) == ("begin", "criu-restore"):
+            placeholder.end()
+            eventually(lambda: not proc.is_alive(placeholder.pid), "the placeholder's end")
+
+    result = Driver(open_tools(state)).carry_out(request, kill)
+
+    assert (result.outcome, result.fallback) == ("failed", "cold-start")
+    assert result.reason in ("PlaceholderLost", "CriuRestoreFailed")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for less than a server's image."""
+    path = tmp_path / "small"
+    path.mkdir()
+    mount("tmpfs", path, "tmpfs", options="size=3m,mode=0700")
+    yield path
+    unmount(path)
+
+
+def test_a_full_disk_is_foreseen(start: Start, state: Path, small_disk: Path) -> None:
+    server = start()
+    result = forethaw("checkpoint", str(server.pid), small_disk / "snapshot", "--end", state=state, ok=(2,))
+
+    assert (result["outcome"], result["reason"]) == ("refused", "DiskFull")
+    assert server.ask("POST", "/increment")["count"] == 1
+
+
+def test_a_disk_that_fills_meanwhile_costs_the_snapshot_and_not_the_server(
+    start: Start, state: Path, tmp_path: Path
+) -> None:
+    """Room enough at the gate; gone when CRIU writes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount("tmpfs", disk, "tmpfs", options="size=200m,mode=0700")
+    try:
+        server = start()
+        request = CheckpointRequest(
+            pid=server.pid, artifact=disk / "snapshot", replica=ReplicaSpec(), leave_running=False
+        )
+
+        def fill(event: str, phase: str) -> None:
+            if (event, phase) == ("begin", "criu-dump"):
+                with (disk / "ballast").open("wb") as ballast, suppress(OSError):
+                    while True:
+                        ballast.write(bytes(1 << 20))
+                        ballast.flush()
+
+        result = Driver(open_tools(state)).carry_out(request, fill)
+
+        assert (result.outcome, result.reason, result.undo_errors) == ("failed", "DiskFull", ())
+        assert [path.name for path in disk.iterdir()] == ["ballast"]
+        assert server.ask("POST", "/increment")["count"] == 1
+    finally:
+        unmount(disk)
+
+
+KILLER = """
+import os, signal, sys
+from pathlib import Path
+from pydantic import TypeAdapter
+from restore_driver.driver import Driver
+from restore_driver.requests import AnyRequest
+from restore_driver.tools import open_tools
+
+state, request, event_wanted, phase_wanted = sys.argv[1:5]
+
+def kill(event, phase):
+    if (event, phase) == (event_wanted, phase_wanted):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Driver(open_tools(Path(state))).carry_out(TypeAdapter(AnyRequest).validate_json(request), kill)
+"""
+
+
+def killed_driver(request: CheckpointRequest | RestoreRequest, state: Path, event: str, phase: str) -> None:
+    """A driver of its own process that dies by SIGKILL as a phase begins or has just ended."""
+    argv = [sys.executable, "-c", KILLER, str(state), request.model_dump_json(), event, phase]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("phase", [row.phase.value for row in RESTORE])
+@pytest.mark.parametrize("event", ["begin", "end"])
+def test_kill_9_of_the_driver_in_a_restore_leaves_an_empty_placeholder(
+    event: str, phase: str, snapshot: Path, place: Place, state: Path, clean: Callable[[Placeholder], None]
+) -> None:
+    placeholder = place()
+    request = RestoreRequest(artifact=snapshot, placeholder_pid=placeholder.pid, pod_uid="pod-1")
+    killed_driver(request, state, event, phase)
+    Driver(open_tools(state)).recover()
+
+    clean(placeholder)
+    again = Driver(open_tools(state)).carry_out(request)
+    if phase == "gate" or (event, phase) == ("begin", "lock"):
+        assert again.outcome == "proven"
+    else:
+        assert (again.outcome, again.reason) == ("refused", "AttemptedBefore")
+        assert "DriverDied" in (again.detail or "")
+
+
+@pytest.mark.parametrize("phase", [row.phase.value for row in CHECKPOINT_AND_END[:-1]])
+def test_kill_9_of_the_driver_in_a_checkpoint_leaves_the_server_serving(
+    phase: str, start: Start, state: Path, tmp_path: Path
+) -> None:
+    """Old artifact or new one, never neither; and the server is not ended before its artifact is there."""
+    server = start()
+    artifacts = tmp_path / "artifacts"
+    request = CheckpointRequest(
+        pid=server.pid, artifact=artifacts / "snapshot", replica=ReplicaSpec(), leave_running=False
+    )
+    killed_driver(request, state, "begin", phase)
+    Driver(open_tools(state)).recover()
+
+    assert server.ask("POST", "/increment")["count"] == 1
+    assert [path.name for path in artifacts.glob("*")] == []
+    assert Driver(open_tools(state)).carry_out(request).outcome == "ended"
+
+
+def test_kill_9_while_criu_dumps_leaves_the_server_serving(start: Start, state: Path, tmp_path: Path) -> None:
+    """Not between phases but in the middle of CRIU's own work, with its parasite in the server."""
+    server = start()
+    request = CheckpointRequest(
+        pid=server.pid, artifact=tmp_path / "artifacts" / "snapshot", replica=ReplicaSpec(), leave_running=False
+    )
+    argv = [sys.executable, "-c", KILLER, str(state), request.model_dump_json(), "never", "never"]
+    for delay_s in (0.0, 0.005, 0.01, 0.02, 0.03):
+        driver = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        eventually(lambda d=driver: stopped_or_traced(server.pid) or d.poll() is not None, "CRIU at work")
+        time.sleep(delay_s)
+        driver.kill()
+        driver.wait()
+        Driver(open_tools(state)).recover()
+        if not proc.is_alive(server.pid):
+            break
+        assert server.answers()
+    shutil.rmtree(tmp_path / "artifacts", ignore_errors=True)
+
+
+def stopped_or_traced(pid: int) -> bool:
+    """CRIU holds the process by ptrace, or has left it stopped."""
+    with suppress(OSError, StopIteration):
+        status = Path(f"/proc/{pid}/status").read_text().splitlines()
+        tracer = next(line for line in status if line.startswith("TracerPid:"))
+        state = next(line for line in status if line.startswith("State:"))
+        return tracer.split()[1] != "0" or state.split()[1] in ("T", "t")
+    return False
+
+
+def test_a_checkpoint_of_ourselves_or_of_init_is_refused(state: Path, tmp_path: Path) -> None:
+    for pid, said in ((os.getpid(), "this driver or a parent"), (2, "")):
+        request = CheckpointRequest(pid=pid, artifact=tmp_path / "snapshot", replica=ReplicaSpec())
+        result = Driver(open_tools(state)).carry_out(request)
+
+        assert result.outcome == "refused"
+        assert said in (result.detail or "")
+
+
+def test_a_replica_that_is_pid_1_is_told_what_to_do(place: Place, state: Path, tmp_path: Path) -> None:
+    request = CheckpointRequest(pid=place().pid, artifact=tmp_path / "snapshot", replica=ReplicaSpec())
+    result = Driver(open_tools(state)).carry_out(request)
+
+    assert (result.outcome, result.reason) == ("refused", "RequestInvalid")
+    assert "init" in (result.mend or "")
+
+
+def test_no_table_has_a_phase_that_these_tests_forget() -> None:
+    assert {row.phase for row in CHECKPOINT} - {row.phase for row in CHECKPOINT_AND_END} == {CHECKPOINT[-3].phase}
+
+
+_ = Replica
