@@ -44,6 +44,8 @@ class CheckpointRequest(Request):
     engine_arguments: tuple[str, ...] = ()
     gpus: tuple[str, ...] = ()
     """UUIDs of the replica's GPUs in its own order; default: all of this machine's."""
+    holder: Path | None = None
+    """Socket of the weights holder, if its path differs from the one that the replica knows it by."""
 
 
 class RestoreRequest(Request):
@@ -72,6 +74,8 @@ class ParkRequest(Request):
     do: Literal["park"] = "park"
     pid: Annotated[int, Field(gt=1)]
     replica: ReplicaSpec
+    holder: Path | None = None
+    """Socket of the weights holder, if its path differs from the one that the replica knows it by."""
 
 
 class UnparkRequest(Request):

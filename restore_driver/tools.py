@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from restore_driver.criu import kerndat
 from restore_driver.criu.find import Criu, find_criu
 from restore_driver.cuda import CudaProcesses, open_cuda
 from restore_driver.fingerprint import Fingerprint, Gpu, here
@@ -66,6 +67,8 @@ class Tools:
     """Why there is no `cuda`, in one sentence."""
     gpus: tuple[Gpu, ...] = field(default=())
     machine: Fingerprint = field(default_factory=here)
+    kerndat: bytes | None = None
+    """CRIU's look at the kernel (`criu/kerndat.py`)."""
 
 
 def open_tools(state: Path = STATE, *, with_criu: bool = True) -> Tools:
@@ -79,4 +82,5 @@ def open_tools(state: Path = STATE, *, with_criu: bool = True) -> Tools:
     machine = here()
     cuda, why_not = open_cuda() if machine.gpus else (None, "this machine shows no NVIDIA GPU")
     criu = find_criu() if with_criu else None
-    return Tools(directories, criu, cuda, why_not, machine.gpus, machine)
+    cache = kerndat.make(criu, state) if criu is not None else None
+    return Tools(directories, criu, cuda, why_not, machine.gpus, machine, cache)

@@ -29,7 +29,7 @@ from restore_driver.sequence import Result
 from restore_driver.weights.client import HolderClient
 from restore_driver.weights.safetensors import Layout
 
-PROMPT = {"prompt": [11, 222, 3333, 444, 55, 6666, 7, 8888], "steps": 16}
+PROMPT = {"prompt": [11, 222, 3333], "steps": 3}
 PORT = 8123
 
 
@@ -103,7 +103,14 @@ class Machine:
         """Arguments of the stand-in for its size."""
         return ["--layers", str(self.layers)]
 
-    def start(self, name: str, *more: str, cache: Path | None = None, weights: str = "large") -> Replica:
+    def start(
+        self,
+        name: str,
+        *more: str,
+        cache: Path | None = None,
+        weights: str = "large",
+        program: str = "benchmarks.standin.serve",
+    ) -> Replica:
         """Starts a stand-in; returns once it has answered. Its `answer` holds the tokens and the time that took."""
         control = self.control / f"{name}.sock"
         directory = cache or self.scratch / "compile-cache"
@@ -113,8 +120,8 @@ class Machine:
             "TRITON_CACHE_DIR": str(directory / "triton"),
             "PYTHONUNBUFFERED": "1",
         }
-        argv = [sys.executable, "-m", "benchmarks.standin.serve", "--weights", str(self.weights / weights)]
-        argv += ["--socket", str(control), "--port", str(PORT), *(more or self.sizes())]
+        argv = [sys.executable, "-m", program, "--weights", str(self.weights / weights)]
+        argv += ["--socket", str(control), "--port", str(PORT), *(more or (self.sizes() if weights == "large" else ()))]
         network = create(network="private")  # only its network is shared: every replica has the same port
         argv = ["nsenter", "--target", str(network.pid), "--net", *argv]
         log = (self.scratch / f"{name}.log").open("wb")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_bench.machine import Machine
+from restore_driver.errors import DriverError
 from restore_driver.sequence import Result
 
 Row = dict[str, Any]
@@ -75,6 +76,8 @@ def restore(machine: Machine, repeats: int) -> Row:
         "total_s": statistics.median(times_s),
         "all_s": times_s,
         "phases_s": phases(results),
+        "agent_total_s": statistics.median(result.total_s for result in results),
+        "criu": next(phase.details for phase in results[-1].phases if phase.phase == "criu-restore"),
         "unaccounted_share": max(result.unaccounted_s / result.total_s for result in results),
         "image_bytes": made.answer["bytes"],
         "compaction": dict(compaction),
@@ -151,7 +154,7 @@ def pause(machine: Machine, repeats: int) -> Row:
 
         def ask_on(stop: threading.Event = stop, answered: list[float] = answered) -> None:
             while not stop.is_set():
-                with suppress(OSError, ValueError):
+                with suppress(OSError, ValueError, DriverError):
                     if replica.generate()["tokens"] == tokens:
                         answered.append(time.monotonic())
 
@@ -201,8 +204,6 @@ SMALL = (
     "5504",
     "--context",
     "1024",
-    "--batches",
-    "1",
 )
 
 
@@ -263,6 +264,32 @@ def in_turn(machine: Machine, repeats: int) -> Row:
     return {"total_s": statistics.median(times_s), "all_s": times_s}
 
 
+def transformers(machine: Machine, repeats: int) -> Row:
+    """A Llama of Hugging Face's transformers over HTTP, restored, answering the same tokens."""
+    program, weights = "benchmarks.standin.transformers_serve", machine.weights / "transformers"
+    subprocess.run(["python3", "-m", program, "--make", str(weights)], check=True)
+    machine.preload("transformers", "transformers")
+    replica = machine.start("transformers", weights="transformers", program=program)
+    tokens, artifact = replica.answer["tokens"], machine.images / "transformers"
+    made = machine.checkpoint(replica, artifact, end=True, model="transformers", compact=True)
+    times_s, results = [], []
+    for _ in range(3):
+        restored, result, took_s = machine.restore(artifact, replica.control, restored_huge_pages=True)
+        assert restored.generate()["tokens"] == tokens
+        times_s.append(took_s)
+        results.append(result)
+        restored.end()
+    machine.drop(artifact)
+    return {
+        "total_s": statistics.median(times_s),
+        "all_s": times_s,
+        "start_s": replica.answer["start_s"],
+        "tokens": tokens,
+        "image_bytes": made.answer["bytes"],
+        "phases_s": phases(results),
+    }
+
+
 def make_artifact(machine: Machine) -> tuple[Path, list[int], Result]:
     """The large replica's artifact, in memory; made once."""
     kept = getattr(machine, "large_artifact", None)
@@ -304,6 +331,7 @@ ROWS: dict[str, Callable[[Machine, int], Row]] = {
     "pause": pause,
     "plain": plain,
     "disk": disk,
+    "transformers": transformers,
     "clones": clones,
     "in_turn": in_turn,
     "refused": refused,

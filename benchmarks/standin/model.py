@@ -1,4 +1,4 @@
-"""The stand-in's decoder: Llama-like layers, one decode step of static shape for each batch size.
+"""The stand-in's decoder: Llama-like layers, one decode step of static shape.
 
 At the default sizes 13.5 GB of bf16 weights, and 8 GiB of KV cache for 8 sequences of 2,048 tokens.
 """
@@ -44,16 +44,15 @@ class Layer(nn.Module):
         self.gate_up = nn.Linear(sizes.width, 2 * sizes.hidden, bias=False)
         self.down = nn.Linear(sizes.hidden, sizes.width, bias=False)
 
-    def forward(self, x: Tensor, cache: Tensor, position: Tensor, mask: Tensor) -> Tensor:
-        """x: (batch, width); cache: (2, sequences, heads, context, head width); position: (1,)."""
-        batch, heads = x.shape[0], self.sizes.heads
-        query, key, value = self.qkv(self.before_attention(x)).view(batch, 3, heads, -1).unbind(1)
-        cache[0, :batch].index_copy_(2, position, key.unsqueeze(2))
-        cache[1, :batch].index_copy_(2, position, value.unsqueeze(2))
-        seen = nn.functional.scaled_dot_product_attention(
-            query.unsqueeze(2), cache[0, :batch], cache[1, :batch], attn_mask=mask
-        )
-        x = x + self.out(seen.reshape(batch, -1))
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, position: Tensor, mask: Tensor) -> Tensor:
+        """x: (sequences, width); keys, values: (sequences, heads, context, head width); position: (1,)."""
+        sequences, heads = x.shape[0], self.sizes.heads
+        query, key, value = self.qkv(self.before_attention(x)).view(sequences, 3, heads, -1).unbind(1)
+        # Whole inputs of the compiled graph, written in place: a view of one would be copied for each write.
+        keys[:, :, position] = key.unsqueeze(2)
+        values[:, :, position] = value.unsqueeze(2)
+        seen = nn.functional.scaled_dot_product_attention(query.unsqueeze(2), keys, values, attn_mask=mask)
+        x = x + self.out(seen.reshape(sequences, -1))
         gate, up = self.gate_up(self.before_mlp(x)).chunk(2, dim=-1)
         return x + self.down(nn.functional.silu(gate) * up)
 
@@ -69,32 +68,33 @@ class Decoder(nn.Module):
         self.norm = nn.RMSNorm(sizes.width)
         self.head = nn.Linear(sizes.width, sizes.vocabulary, bias=False)
 
-    def forward(self, tokens: Tensor, caches: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens: (batch,); position: (1,), the same for all; returns next tokens and their logits."""
+    def forward(self, tokens: Tensor, caches: list[Tensor], position: Tensor) -> tuple[Tensor, Tensor]:
+        """tokens: (sequences,); caches: keys and values of each layer; position: (1,), the same for all.
+
+        Returns next tokens and their logits.
+        """
         places = torch.arange(self.sizes.context, device=tokens.device)
         mask = (places <= position).view(1, 1, 1, -1)
         x = self.embedding(tokens)
-        for layer, cache in zip(self.layers, caches, strict=True):
-            x = layer(x, cache, position, mask)
+        for number, layer in enumerate(self.layers):
+            x = layer(x, caches[2 * number], caches[2 * number + 1], position, mask)
         logits = self.head(self.norm(x)).float()
         best = logits.max(dim=-1)
         return best.indices, best.values
 
 
 class Engine:
-    """Compiled decode steps as CUDA graphs, one for each batch size, over one cache."""
+    """The compiled decode step as a CUDA graph over one cache."""
 
-    def __init__(self, model: Decoder, cache: Tensor, batches: tuple[int, ...], *, compiled: bool) -> None:
-        self.model, self.cache = model, cache
+    def __init__(self, model: Decoder, caches: list[Tensor], *, compiled: bool) -> None:
+        self.model, self.caches = model, caches
         self.step: Callable[..., Any] = torch.compile(model, dynamic=False) if compiled else model
-        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor, Tensor]] = {}
-        for batch in batches:
-            self.graphs[batch] = self._capture(batch)
+        self.graph = self._capture(model.sizes.sequences)
 
     @torch.no_grad()
-    def generate(self, prompt: list[int], steps: int, batch: int = 1) -> tuple[list[int], list[float]]:
+    def generate(self, prompt: list[int], steps: int) -> tuple[list[int], list[float]]:
         """Greedy tokens of the first sequence, and their logits; the cache is written anew from its beginning."""
-        graph, tokens, position, best, values = self.graphs[batch]
+        graph, tokens, position, best, values = self.graph
         answer: list[int] = []
         logits: list[float] = []
         token = prompt[0]
@@ -109,16 +109,16 @@ class Engine:
         return answer, logits
 
     @torch.no_grad()
-    def _capture(self, batch: int) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor, Tensor]:
-        tokens = torch.zeros(batch, dtype=torch.int64, device="cuda")
+    def _capture(self, sequences: int) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor, Tensor]:
+        tokens = torch.zeros(sequences, dtype=torch.int64, device="cuda")
         position = torch.zeros(1, dtype=torch.int64, device="cuda")
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):
-                self.step(tokens, self.cache, position)
+                self.step(tokens, self.caches, position)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            best, values = self.step(tokens, self.cache, position)
+            best, values = self.step(tokens, self.caches, position)
         return graph, tokens, position, best, values

@@ -10,14 +10,14 @@ Prints one line of JSON with the time of each part of its start when it is ready
 from __future__ import annotations
 
 import argparse
-import http.server
 import json
-import socketserver
 import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks.standin import http_server
 
 BEGAN_S = time.monotonic()
 
@@ -34,7 +34,6 @@ def options() -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=11008)
     parser.add_argument("--context", type=int, default=2048)
     parser.add_argument("--sequences", type=int, default=8)
-    parser.add_argument("--batches", default="1")
     parser.add_argument("--eager", action="store_true", help="no torch.compile")
     parser.add_argument("--plain", action="store_true", help="weights and KV in ordinary memory: for the naive row")
     return parser.parse_args()
@@ -78,15 +77,15 @@ def main() -> None:
     load(model, chosen.weights)
     torch.cuda.synchronize()
     lap("load_s")
-    batches = tuple(int(batch) for batch in chosen.batches.split(","))
-    engine = Engine(model, cache, batches, compiled=not chosen.eager)
+    engine = Engine(model, list(cache.unbind(0)), compiled=not chosen.eager)
     torch.cuda.synchronize()
     lap("compile_and_capture_s")
     engine.generate([1, 2, 3], 2)
     lap("first_answer_s")
-    end_compile_workers()
     server = serve(chosen, engine, weights, scratch, cache)
     print(json.dumps({"ready": True, "start_s": time.monotonic() - BEGAN_S, **laps}), flush=True)
+    if chosen.plain:  # there is no control that would do it before the checkpoint
+        end_compile_workers()
     server.serve_forever()
 
 
@@ -102,7 +101,7 @@ def place(model: Any, sizes: Any, chosen: argparse.Namespace) -> tuple[Any, Any,
 
     from restore_driver.replica.ranges import ScratchRange, WeightsRange
 
-    shape = (sizes.layers, 2, sizes.sequences, sizes.heads, sizes.context, sizes.width // sizes.heads)
+    shape = (2 * sizes.layers, sizes.sequences, sizes.heads, sizes.context, sizes.width // sizes.heads)
     if chosen.plain:
         return None, None, torch.zeros(shape, device="cuda")
     weights = WeightsRange.adopt(model)
@@ -135,30 +134,13 @@ def serve(chosen: argparse.Namespace, engine: Any, weights: Any, scratch: Any, c
     )
     control.start()
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            with one_at_a_time, control.step():
-                torch.cuda.set_device(0)
-                tokens, logits = engine.generate(request["prompt"], request["steps"], request.get("batch", 1))
-            body = json.dumps({"tokens": tokens, "logits": logits}).encode()
-            self.send_response(200)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def generate(request: dict[str, Any]) -> dict[str, Any]:
+        with one_at_a_time, control.step():
+            torch.cuda.set_device(0)
+            tokens, logits = engine.generate(request["prompt"], request["steps"])
+            return {"tokens": tokens, "logits": logits}
 
-        def log_message(self, format: str, *args: Any) -> None:
-            return
-
-    return Server(("127.0.0.1", chosen.port), Handler)
-
-
-class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
-    """Threads a request, and no look-up of the host's name: a namespace of its own knows none."""
-
-    allow_reuse_address = True
-    daemon_threads = True
+    return http_server.serve(chosen.port, generate)
 
 
 if __name__ == "__main__":

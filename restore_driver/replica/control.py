@@ -24,6 +24,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from restore_driver.replica.ranges import ScratchRange, WeightsRange
+from restore_driver.weights.client import HolderClient
 
 _STEP_PATIENCE_S = 600.0
 
@@ -119,8 +120,6 @@ class ReplicaControl:
 
     def _take(self, weights: WeightsRange, name: str, leases: Mapping[str, str], holder: str | None) -> dict[str, Any]:
         """Mapped while the holder still copies; waited for after."""
-        from restore_driver.weights.client import HolderClient
-
         if name not in leases or holder is None:
             raise RuntimeError(f"the weights of {name} are gone and no holder was named")
         times = _Times()

@@ -11,7 +11,8 @@ from restore_driver.replica.vmm import Range
 
 ALIGNMENT_BYTES = 256
 """Of each tensor within a range: what cudaMalloc gives, which kernels may count on."""
-_DIGEST_WORDS = 1 << 24
+_ROW_WORDS = 1 << 15
+"""Of the digest: 256 KiB, so that a range, in units of 2 MiB, has whole rows."""
 _MULTIPLIER = 0x9E3779B97F4A7C15
 """2^64 divided by the golden ratio, odd: Knuth's multiplicative hashing, TAOCP 3, 6.4."""
 
@@ -50,7 +51,6 @@ class WeightsRange:
 
     def __init__(self, range_: Range, offsets_bytes: Mapping[str, int], tensors: Mapping[str, Any]) -> None:
         self.range, self.offsets_bytes, self.tensors = range_, dict(offsets_bytes), dict(tensors)
-        self._multipliers: Any = None
 
     @classmethod
     def adopt(cls, module: Any, ordinal: int = 0) -> WeightsRange:
@@ -110,29 +110,32 @@ class WeightsRange:
         return files
 
     def digest(self) -> str:
-        """64 bits over every byte of the range and its place, read once on the card.
+        """64 bits over every byte of the range and its place, at the speed of reading it twice.
 
-        Each 64-bit word is multiplied by an odd number of its own and all are summed modulo 2^64, block after block:
-        any single changed word changes the sum, two swapped ones do, and random damage goes unseen once in 2^64. It
-        guards against errors; adversaries are kept out by the files' digests.
+        The 64-bit words are laid out in rows; the sums of all rows and of all columns, modulo 2^64, are each weighed by
+        odd multipliers of their place and added up. A changed word changes a row and a column; two exchanged words
+        change two of either. Damage goes unseen if it cancels out in rows and columns alike, or else once in 2^64: this
+        guards against errors. Adversaries are kept out by the files' digests.
         """
         import torch
 
-        words = _as_tensor(self.range, self.range_ordinal).view(torch.int64)
-        if self._multipliers is None or not self._multipliers.is_cuda:
-            places = torch.arange(_DIGEST_WORDS, dtype=torch.int64, device=words.device)
-            self._multipliers = (places * _signed(_MULTIPLIER)) | 1
-        total = torch.zeros((), dtype=torch.int64, device=words.device)
-        for begin in range(0, words.numel(), _DIGEST_WORDS):
-            block = words[begin : begin + _DIGEST_WORDS]
-            total = total * _signed(_MULTIPLIER) + (block * self._multipliers[: block.numel()]).sum()
-        self._multipliers = None  # not kept: it would be in every image
+        words = _as_tensor(self.range, self.range_ordinal).view(torch.int64).view(-1, _ROW_WORDS)
+        rows, columns = words.sum(dim=1), words.sum(dim=0)
+        total = sum((part * _multipliers(part)).sum() for part in (rows, columns))
         return f"{int(total.item()) & 0xFFFFFFFFFFFFFFFF:016x}"
 
     @property
     def range_ordinal(self) -> int:
         """The device that the tensors are on."""
         return int(next(iter(self.tensors.values())).device.index or 0)
+
+
+def _multipliers(like: Any) -> Any:
+    """An odd multiplier for each place."""
+    import torch
+
+    places = torch.arange(1, like.numel() + 1, dtype=torch.int64, device=like.device)
+    return (places * _signed(_MULTIPLIER)) | 1
 
 
 def _storages(module: Any) -> Iterator[tuple[str, Any]]:

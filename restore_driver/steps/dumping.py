@@ -10,13 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from restore_driver import engines
 from restore_driver.artifact import manifest as manifests
 from restore_driver.artifact.manifest import CudaTree, ProcessTree
 from restore_driver.artifact.publish import Draft
 from restore_driver.artifact.seal import seal_as_it_is
 from restore_driver.criu import command
 from restore_driver.criu.compact import compact
+from restore_driver.cuda import tree_restore
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
 from restore_driver.files.capture import NAME, capture
@@ -29,6 +29,7 @@ from restore_driver.phases import Phase
 from restore_driver.requests import CheckpointRequest
 from restore_driver.sequence import Attempt, Step
 from restore_driver.steps.freezing import Details, Freezing
+from restore_driver.steps.weights import begin_loading, wake
 from restore_driver.tools import Tools
 
 IMAGES = "images"
@@ -41,7 +42,7 @@ class Dumping(Freezing):
     """Steps of `checkpoint` and `checkpoint-and-end`."""
 
     def __init__(self, tools: Tools, request: CheckpointRequest, sequence: str) -> None:
-        super().__init__(tools, request.pid, request.replica, sequence)
+        super().__init__(tools, request.pid, request.replica, sequence, request.holder)
         self.request = request
 
     def steps(self) -> dict[Phase, Step]:
@@ -117,11 +118,12 @@ class Dumping(Freezing):
         for pid in attempt.facts["stopped"]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
-        for pid in attempt.facts["cuda_pids"]:
+        loading = begin_loading(self.replica, self.holder, deadline)
+        attempt.stack.callback(loading.close)
+        if attempt.facts["cuda_pids"]:
             assert self.tools.cuda is not None
-            self.tools.cuda.restore(pid, None, deadline.left_s())
-            self.tools.cuda.unlock(pid, deadline.left_s())
-        details = engines.resume(self.replica.engine, self.target, deadline.left_s())
+            tree_restore(self.tools.cuda, attempt.facts["cuda_pids"], None, deadline_s=deadline.left_s(), parallel=True)
+        details = wake(self.replica, self.target, loading, deadline)
         attempt.intend(went_on=True)
         return dict(details)
 

@@ -17,6 +17,7 @@ from restore_driver.journal import Journal
 from restore_driver.phases import Phase
 from restore_driver.replica_spec import ReplicaSpec
 from restore_driver.sequence import Attempt, Step
+from restore_driver.steps.weights import holder_of, require_held
 from restore_driver.tools import Tools
 
 Details = Mapping[str, Any]
@@ -25,8 +26,8 @@ Details = Mapping[str, Any]
 class Freezing:
     """Steps on one live replica."""
 
-    def __init__(self, tools: Tools, pid: int, replica: ReplicaSpec, sequence: str) -> None:
-        self.tools, self.pid, self.replica, self.sequence = tools, pid, replica, sequence
+    def __init__(self, tools: Tools, pid: int, replica: ReplicaSpec, sequence: str, holder: Path | None = None) -> None:
+        self.tools, self.pid, self.replica, self.sequence, self.holder = tools, pid, replica, sequence, holder
 
     @property
     def target(self) -> Target:
@@ -47,6 +48,7 @@ class Freezing:
     def gate(self, attempt: Attempt, deadline: Deadline) -> Details:
         """Refuses a process that is not ours to stop."""
         refuse_foreign(self.pid)
+        require_held(self.replica, self.holder, deadline)
         attempt.key = f"{self.pid}-{proc.start_ticks(self.pid)}"
         attempt.live["pids"] = proc.tree(self.pid)
         return {"processes": len(attempt.live["pids"])}
@@ -58,6 +60,7 @@ class Freezing:
             pid=self.pid,
             start_ticks=proc.start_ticks(self.pid),
             replica=self.replica.model_dump(mode="json"),
+            holder=str(holder_of(self.replica, self.holder) or ""),
         )
         return {"key": attempt.key}
 

@@ -25,7 +25,7 @@ class Parking(Freezing):
     """Steps of `park`."""
 
     def __init__(self, tools: Tools, request: ParkRequest) -> None:
-        super().__init__(tools, request.pid, request.replica, "park")
+        super().__init__(tools, request.pid, request.replica, "park", request.holder)
 
     def steps(self) -> dict[Phase, Step]:
         """Every phase of the table."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
 from restore_driver.artifact import manifest as manifests
 from restore_driver.artifact.seal import check_seal, reverify
 from restore_driver.compatibility import incompatibilities
-from restore_driver.criu import command
+from restore_driver.criu import command, kerndat
 from restore_driver.cuda import device_map
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
@@ -119,13 +120,16 @@ class Restoring(Waking):
                 self.request.placeholder_pid, stack, cgroups=True, above_pid=max(manifest.process.pids) + _HELPERS
             )
             task = command.Restore(manifest.process.shell_job, self._streams(manifest, stack))
-            stack.enter_context(
-                transparent_huge_pages("always", self.tools.state.huge_pages) if huge else nullcontext()
-            )
+            if huge:  # until the attempt's end: CUDA's restore reads, and so faults in, what compaction dropped
+                attempt.stack.enter_context(transparent_huge_pages("always", self.tools.state.huge_pages))
             images = self.request.artifact.absolute() / IMAGES
+            root = Path(f"/proc/{self.request.placeholder_pid}/root")
+            attempt.intend(kerndat_lent=True)
+            stack.enter_context(kerndat.lent(root, self.tools.kerndat))
             done = command.call(criu, task, entry, images, work, deadline.left_s())
         self._find_restored(attempt)
-        return {"criu_s": done.took_s, "huge_pages": huge}
+        said = {name: int(value) / 1e6 for name, value in re.findall(r"^(\w+) time: (\d+) us", done.output, re.M)}
+        return {"criu_s": done.took_s, "huge_pages": huge, **{f"criu_{name.lower()}_s": s for name, s in said.items()}}
 
     def prove(self, attempt: Attempt, deadline: Deadline) -> Details:
         """Besides: what was moved aside is not needed any more."""

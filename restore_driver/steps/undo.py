@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from restore_driver import engines
+from restore_driver.criu import kerndat
 from restore_driver.cuda import bring_back
 from restore_driver.deadline import Deadline
 from restore_driver.engines import Target
@@ -25,6 +25,7 @@ from restore_driver.replica_spec import ReplicaSpec
 from restore_driver.sequence import UndoStep
 from restore_driver.steps.dumping import end_processes
 from restore_driver.steps.parking import forget_record
+from restore_driver.steps.weights import begin_loading, wake
 from restore_driver.tools import Tools
 from restore_driver.weights.client import HolderClient
 
@@ -53,12 +54,12 @@ class _Undoing:
             return
         pid = _still_the_same(facts)
         replica = ReplicaSpec.model_validate(facts["replica"])
-        engines.resume(
-            replica.engine,
-            Target(pid, Path(f"/proc/{pid}/root")),
-            deadline.left_s(),
-            engines.Waking(released=facts.get("released", False)),
-        )
+        loading = begin_loading(replica, Path(facts["holder"]) if facts.get("holder") else None, deadline)
+        try:
+            target = Target(pid, Path(f"/proc/{pid}/root"))
+            wake(replica, target, loading, deadline, released=facts.get("released", False))
+        finally:
+            loading.close()
 
     def restore_cuda(self, facts: Facts, deadline: Deadline) -> None:
         if facts.get("went_on") or self.tools.cuda is None:
@@ -98,6 +99,8 @@ class _Undoing:
 
     def kill_restored(self, facts: Facts, deadline: Deadline) -> None:
         """All in the placeholder's pid namespace that was not there before CRIU: replica and CRIU's own remains."""
+        if "kerndat_lent" in facts:
+            kerndat.take_back(Path(f"/proc/{facts['placeholder_pid']}/root"))
         if "present" not in facts:
             return
         strangers = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from restore_driver import engines, proof
+from restore_driver import proof
 from restore_driver.cuda import tree_restore
 from restore_driver.deadline import Deadline
 from restore_driver.engines import Target
@@ -15,8 +15,8 @@ from restore_driver.proof import ProofRecord
 from restore_driver.replica_spec import ReplicaSpec
 from restore_driver.sequence import Attempt, Step
 from restore_driver.steps.freezing import Details
+from restore_driver.steps.weights import begin_loading, wake
 from restore_driver.tools import Tools
-from restore_driver.weights.client import HolderClient
 
 
 class Waking:
@@ -36,22 +36,12 @@ class Waking:
 
     def load_weights(self, attempt: Attempt, deadline: Deadline) -> Details:
         """Tells the holder to begin; the copy to the card runs beside the phases that follow."""
-        models = _models(attempt.live["replica"])
-        if not models:
-            return {"models": 0}
-        if self.holder is None:
-            raise DriverError(
-                Reason.WEIGHTS_FAILED, f"the replica takes {models[0]} from a weights holder", "name its socket"
-            )
-        client = HolderClient(self.holder)
-        attempt.stack.callback(client.close)
-        attempt.live["holder"] = client
-        leases: dict[str, str] = {}
-        attempt.live["leases"] = leases
-        for model in models:
-            leases[model] = client.load(model, deadline.left_s())
-            attempt.intend(holder=str(self.holder), leases=dict(leases))
-        return {"models": len(models)}
+        loading = begin_loading(attempt.live["replica"], self.holder, deadline)
+        attempt.stack.callback(loading.close)
+        attempt.live["loading"] = loading
+        if loading.leases:
+            attempt.intend(holder=str(loading.holder), leases=dict(loading.leases))
+        return {"models": len(loading.leases)}
 
     def restore_cuda(self, attempt: Attempt, deadline: Deadline) -> Details:
         """Device memory back on the card, to the GPUs that this placeholder has; then everything is unlocked."""
@@ -66,15 +56,7 @@ class Waking:
 
     def resume(self, attempt: Attempt, deadline: Deadline) -> Details:
         """The engine takes its weights and makes its KV anew."""
-        details = engines.resume(
-            attempt.live["replica"].engine,
-            target_of(attempt),
-            deadline.left_s(),
-            engines.Waking(attempt.live.get("leases", {})),
-        )
-        for token in attempt.live.get("leases", {}).values():
-            attempt.live["holder"].release(token, deadline.left_s())  # what was mapped stays the replica's
-        return details
+        return wake(attempt.live["replica"], target_of(attempt), attempt.live["loading"], deadline)
 
     def prove(self, attempt: Attempt, deadline: Deadline) -> Details:
         """The weights' digest and a known request; Ready may be said after this and not before."""
@@ -93,7 +75,3 @@ def take_up(attempt: Attempt, replica: ReplicaSpec, record: dict[str, Any] | Pro
     """Hands the steps of this module what they need."""
     attempt.live["replica"] = replica
     attempt.live["proof"] = record if isinstance(record, ProofRecord) else ProofRecord.model_validate(record)
-
-
-def _models(replica: ReplicaSpec) -> tuple[str, ...]:
-    return tuple(getattr(replica.engine, "models", ()))

@@ -90,10 +90,10 @@ class Holder:
             if not ours and what not in FOR_TAKERS:
                 raise DriverError(Reason.NOT_TRUSTED, f"{what} is for root alone")
             if what == "take":
-                lease = self.leases.get(str(message["token"]))
-                fd = lease.memory.export()
+                memory, size = self.leases.memory(str(message["token"]))
+                fd = memory.export()
                 try:
-                    send(connection, {"size_bytes": lease.size_bytes}, fd)
+                    send(connection, {"size_bytes": size}, fd)
                 finally:
                     os.close(fd)
                 return
@@ -108,7 +108,7 @@ class Holder:
         if what == "load":
             lease = self.leases.load(str(message["model"]))
             begun.add(lease.token)
-            return {"token": lease.token, "allocate_s": lease.allocate_s}
+            return {"token": lease.token}
         if what == "wait":
             return self.leases.wait(str(message["token"])).timings()
         if what in ("done", "release"):

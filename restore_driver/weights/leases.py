@@ -1,7 +1,8 @@
 """Loads under way: a model on its way from host memory to the card, until somebody has mapped it.
 
-A lease begins with the allocation (refused before anything is touched if the card has too little memory, other leases'
-share counted) and a thread that copies. The taker gets the descriptor at once and maps the memory while the copy runs.
+A lease begins with a promise: refused before anything is touched if the card has too little memory, other promises
+counted. Allocation (tens of milliseconds) and copy are a thread's, so that whoever asked goes on at once; the taker
+gets the descriptor as soon as there is memory, and maps it while the copy runs.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ class Lease:
 
     token: str
     model: Model
-    memory: DeviceMemory
     size_bytes: int
-    allocate_s: float
-    began_s: float
+    memory: DeviceMemory | None = None
+    allocated: threading.Event = field(default_factory=threading.Event)
     copied: threading.Event = field(default_factory=threading.Event)
+    allocate_s: float = 0.0
     copy_s: float = 0.0
     failure: DriverError | None = None
 
@@ -50,10 +51,12 @@ class Leases:
     store: Store
     margin_bytes: int = CONTEXT_MARGIN_BYTES
     leases: dict[str, Lease] = field(default_factory=dict)
+    _promised_bytes: int = 0
+    """Of leases that are not allocated yet, which the card therefore still counts as free."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def load(self, name: str) -> Lease:
-        """Allocates on the card and begins to copy.
+        """Promises memory on the card and begins to copy.
 
         Raises:
             DriverError: TOO_LITTLE_MEMORY with nothing touched; WEIGHTS_FAILED for a model that is not held.
@@ -61,7 +64,7 @@ class Leases:
         model = self.store.borrow(name)
         try:
             with self._lock:  # one after the other: two can't be promised the same memory
-                lease = self._allocate(model)
+                lease = self._promise(model)
                 self.leases[lease.token] = lease
         except BaseException:
             self.store.give_back(model)
@@ -81,6 +84,18 @@ class Leases:
             raise DriverError(Reason.WEIGHTS_FAILED, "there is no such lease: it was released, or the holder restarted")
         return lease
 
+    def memory(self, token: str) -> tuple[DeviceMemory, int]:
+        """The device memory of a lease and its size, as soon as it is allocated.
+
+        Raises:
+            DriverError: what the allocation failed of.
+        """
+        lease = self.get(token)
+        lease.allocated.wait()
+        if lease.memory is None:
+            raise lease.failure or DriverError(Reason.WEIGHTS_FAILED, "the lease has no memory")
+        return lease.memory, lease.size_bytes
+
     def wait(self, token: str) -> Lease:
         """Returns once the copy is done; the caller's connection bounds the wait.
 
@@ -99,13 +114,13 @@ class Leases:
             lease = self.leases.pop(token, None)
         if lease is not None:
             lease.copied.wait()
-            lease.memory.release()
+            if lease.memory is not None:
+                lease.memory.release()
 
-    def _allocate(self, model: Model) -> Lease:
-        began_s = time.monotonic()
+    def _promise(self, model: Model) -> Lease:
         granularity = self.device.granularity_bytes()
         size = -(-model.layout.total_bytes // granularity) * granularity
-        free = self.device.free_bytes()
+        free = self.device.free_bytes() - self._promised_bytes
         if size + self.margin_bytes > free:
             raise DriverError(
                 Reason.TOO_LITTLE_MEMORY,
@@ -113,14 +128,17 @@ class Leases:
                 f"{free:,} are free",
                 "park or end a replica on it",
             )
-        memory = self.device.allocate(size)
-        return Lease(secrets.token_hex(16), model, memory, size, time.monotonic() - began_s, began_s)
+        self._promised_bytes += size
+        return Lease(secrets.token_hex(16), model, size)
 
     def _copy(self, lease: Lease) -> None:
         began_s = time.monotonic()
         try:
+            memory = self._allocate(lease)
+            lease.allocate_s = time.monotonic() - began_s
+            began_s = time.monotonic()
             with memoryview(lease.model.buffer) as view, view[: lease.model.layout.total_bytes] as source:
-                lease.memory.copy_from(source)
+                memory.copy_from(source)
         except DriverError as error:
             lease.failure = error
         except Exception as error:
@@ -128,4 +146,12 @@ class Leases:
         finally:
             lease.copy_s = time.monotonic() - began_s
             self.store.give_back(lease.model)
+            lease.allocated.set()
             lease.copied.set()
+
+    def _allocate(self, lease: Lease) -> DeviceMemory:
+        with self._lock:  # a promise becomes memory in one step, or is off
+            self._promised_bytes -= lease.size_bytes
+            lease.memory = self.device.allocate(lease.size_bytes)
+        lease.allocated.set()
+        return lease.memory

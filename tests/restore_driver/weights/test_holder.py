@@ -60,6 +60,22 @@ class Weights:
         self.expected, self.layout = bytes(expected), Layout(len(expected), offsets)
 
 
+OPEN: list[HolderClient] = []
+
+
+def ask(socket: Path) -> HolderClient:
+    """A client that is closed after the test."""
+    OPEN.append(HolderClient(socket))
+    return OPEN[-1]
+
+
+@pytest.fixture(autouse=True)
+def close_clients() -> Iterator[None]:
+    yield
+    while OPEN:
+        OPEN.pop().close()
+
+
 Begin = Callable[..., tuple[subprocess.Popen[str], Path]]
 
 
@@ -101,7 +117,7 @@ def taken(client: HolderClient, token: str) -> mmap.mmap:
 
 def test_a_replica_finds_its_weights_where_its_layout_says(begin: Begin, tmp_path: Path) -> None:
     _, socket = begin()
-    model, client = Weights(tmp_path, 1), HolderClient(socket)
+    model, client = Weights(tmp_path, 1), ask(socket)
     client.preload("chat", model.files, model.layout, 10.0)
     mapped = taken(client, client.load("chat", 10.0))
 
@@ -112,13 +128,13 @@ def test_a_replica_finds_its_weights_where_its_layout_says(begin: Begin, tmp_pat
 def test_two_loads_at_once_are_two(begin: Begin, tmp_path: Path) -> None:
     _, socket = begin()
     models = {f"model-{seed}": Weights(tmp_path, seed) for seed in (1, 2)}
-    client = HolderClient(socket)
+    client = ask(socket)
     for name, model in models.items():
         client.preload(name, model.files, model.layout, 10.0)
     found: dict[str, bytes] = {}
 
     def load(name: str) -> None:
-        mine = HolderClient(socket)
+        mine = ask(socket)
         found[name] = bytes(taken(mine, mine.load(name, 10.0))[:])
 
     threads = [threading.Thread(target=load, args=(name,)) for name in [*models] * 2]
@@ -134,7 +150,7 @@ def test_two_loads_at_once_are_two(begin: Begin, tmp_path: Path) -> None:
 
 def test_a_card_with_too_little_memory_refuses_and_stays_as_it_is(begin: Begin, tmp_path: Path) -> None:
     _, socket = begin(card=2 * MIB + (512 << 20))
-    model, client = Weights(tmp_path, 1), HolderClient(socket)
+    model, client = Weights(tmp_path, 1), ask(socket)
     client.preload("chat", model.files, model.layout, 10.0)
     before = client.status()
     with pytest.raises(DriverError) as caught:
@@ -147,7 +163,7 @@ def test_a_card_with_too_little_memory_refuses_and_stays_as_it_is(begin: Begin, 
 def test_a_promise_counts_as_memory_taken(begin: Begin, tmp_path: Path) -> None:
     """Room for one of two: the second is refused while the first is not yet taken, and served once it is let go."""
     _, socket = begin(card=5 * MIB + (512 << 20))
-    model, client = Weights(tmp_path, 1), HolderClient(socket)
+    model, client = Weights(tmp_path, 1), ask(socket)
     client.preload("chat", model.files, model.layout, 10.0)
     first = client.load("chat", 10.0)
     with pytest.raises(DriverError, match="are free"):
@@ -158,7 +174,7 @@ def test_a_promise_counts_as_memory_taken(begin: Begin, tmp_path: Path) -> None:
 
 def test_the_least_recently_used_model_makes_room(begin: Begin, tmp_path: Path) -> None:
     _, socket = begin(budget=9 * MIB)
-    client = HolderClient(socket)
+    client = ask(socket)
     for seed in (1, 2):
         model = Weights(tmp_path, seed)
         client.preload(f"model-{seed}", model.files, model.layout, 10.0)
@@ -171,7 +187,7 @@ def test_the_least_recently_used_model_makes_room(begin: Begin, tmp_path: Path) 
 
 def test_a_model_larger_than_the_budget_evicts_nobody(begin: Begin, tmp_path: Path) -> None:
     _, socket = begin(budget=9 * MIB)
-    client, small, large = HolderClient(socket), Weights(tmp_path, 1), Weights(tmp_path, 2, 12 * MIB)
+    client, small, large = ask(socket), Weights(tmp_path, 1), Weights(tmp_path, 2, 12 * MIB)
     client.preload("small", small.files, small.layout, 10.0)
     with pytest.raises(DriverError, match="the budget is") as caught:
         client.preload("large", large.files, large.layout, 10.0)
@@ -183,7 +199,7 @@ def test_a_model_larger_than_the_budget_evicts_nobody(begin: Begin, tmp_path: Pa
 def test_memory_that_was_handed_over_survives_the_holders_death(begin: Begin, tmp_path: Path) -> None:
     state = tmp_path / "models.json"
     holder, socket = begin(state=state)
-    model, client = Weights(tmp_path, 1), HolderClient(socket)
+    model, client = Weights(tmp_path, 1), ask(socket)
     client.preload("chat", model.files, model.layout, 10.0)
     mapped = taken(client, client.load("chat", 10.0))
     holder.send_signal(signal.SIGKILL)
@@ -191,15 +207,15 @@ def test_memory_that_was_handed_over_survives_the_holders_death(begin: Begin, tm
 
     assert mapped[: len(model.expected)] == model.expected
     _, socket = begin(state=state)
-    again = HolderClient(socket)
+    again = ask(socket)
     assert taken(again, again.load("chat", 10.0))[: len(model.expected)] == model.expected
 
 
 def test_a_lease_ends_with_the_connection_that_began_it(begin: Begin, tmp_path: Path) -> None:
     _, socket = begin()
-    model, client = Weights(tmp_path, 1), HolderClient(socket)
+    model, client = Weights(tmp_path, 1), ask(socket)
     client.preload("chat", model.files, model.layout, 10.0)
-    gone = HolderClient(socket)
+    gone = ask(socket)
     token = gone.load("chat", 10.0)
     gone.close()
     ends_s = time.monotonic() + 10.0
@@ -212,7 +228,7 @@ def test_a_lease_ends_with_the_connection_that_began_it(begin: Begin, tmp_path: 
 
 def test_another_user_may_take_what_it_has_a_token_for_and_nothing_else(begin: Begin, tmp_path: Path) -> None:
     _, socket = begin()
-    model, client = Weights(tmp_path, 1), HolderClient(socket)
+    model, client = Weights(tmp_path, 1), ask(socket)
     client.preload("chat", model.files, model.layout, 10.0)
     token = client.load("chat", 10.0)
     ours, theirs = os.pipe()
@@ -221,11 +237,11 @@ def test_another_user_may_take_what_it_has_a_token_for_and_nothing_else(begin: B
         with suppress(BaseException):
             os.setgid(1000)
             os.setuid(1000)
-            stranger = HolderClient(socket)
+            stranger = ask(socket)
             said = []
-            for ask in (lambda: stranger.take("guessed", 10.0), lambda: stranger.load("chat", 10.0)):
+            for request in (lambda: stranger.take("guessed", 10.0), lambda: stranger.load("chat", 10.0)):
                 try:
-                    ask()
+                    request()
                 except DriverError as error:
                     said.append(error.reason.value)
             fd, size = stranger.take(token, 10.0)
