@@ -34,7 +34,8 @@ def main() -> int:
     if os.geteuid() != 0:
         sys.exit("needs root")
     machine = Machine(chosen.scratch, chosen.layers)
-    results: dict[str, Any] = {"versions": versions(), "repeats": chosen.repeats, "rows": {}}
+    results = kept(chosen.output, versions())
+    results["repeats"] = chosen.repeats
     failed = []
     try:
         machine.prepare()
@@ -46,13 +47,14 @@ def main() -> int:
             except Exception as error:  # one row's failure must not cost the others, which took minutes
                 results["rows"][name] = {"failed": f"{type(error).__name__}: {error}"}
                 failed.append(name)
+            write(results | headline(results), chosen.output)
             print(f"{name} ({time.monotonic() - began_s:.1f} s): {shown(results['rows'][name])}", flush=True)
             machine.between_rows()
     finally:
         machine.clean_up()
     results.update(headline(results))
-    write(results, chosen.output)
     print_headline(results)
+    print(f"written: {path_of(results, chosen.output)}")
     return 1 if failed else 0
 
 
@@ -70,8 +72,8 @@ def headline(results: dict[str, Any]) -> dict[str, Any]:
         "cold_s": of("cold", "cold_cache_s"),
         "warm_s": of("cold", "warm_cache_s"),
         "naive_s": of("naive", "total_s"),
-        "pinned_h2d_bytes_per_s": results["holder"]["pinned_h2d_bytes_per_s"],
-        "pinned_h2d_share": of("restore", "pinned_h2d_share"),
+        "pinned_h2d_bytes_per_s": of("holder", "yardstick_bytes_per_s"),
+        "pinned_h2d_share": of("holder", "pinned_h2d_share"),
     }
     for name in ("cold", "warm", "naive"):
         time_s = found[f"{name}_s"]
@@ -80,11 +82,25 @@ def headline(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(results: dict[str, Any], directory: Path) -> None:
-    card = results["versions"]["card"].removeprefix("NVIDIA ").replace(" ", "-").lower()
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"gpu_restore_{card}.json"
-    path.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
-    print(f"written: {path}")
+    path_of(results, directory).write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+
+
+def path_of(results: dict[str, Any], directory: Path) -> Path:
+    card = results["versions"]["card"].removeprefix("NVIDIA ").replace(" ", "-").lower()
+    return directory / f"gpu_restore_{card}.json"
+
+
+def kept(directory: Path, found: dict[str, str]) -> dict[str, Any]:
+    """Rows of an earlier run on the same card, driver and libraries: a whole table may take several sittings."""
+    results: dict[str, Any] = {"versions": found, "rows": {}}
+    path = path_of(results, directory)
+    if path.exists():
+        before = json.loads(path.read_text())
+        same = ("card", "driver", "torch")
+        if all(before["versions"].get(name) == found[name] for name in same):
+            results["rows"] = before["rows"]
+    return results
 
 
 def print_headline(results: dict[str, Any]) -> None:

@@ -250,9 +250,6 @@ class Machine:
         self._spawn("holder", "-m", "restore_driver.weights.holder", *options)
         self._wait_for(lambda: "ready" in (self.scratch / "holder.log").read_text(), "holder")
         self.holder_facts = self.preload("standin", "large")
-        client = HolderClient(self.holder)
-        self.holder_facts["pinned_h2d_bytes_per_s"] = client.measure()
-        client.close()
 
     def _asked(self, request: Any) -> Result:
         result = ask(self.state / "agent.sock", request, 600.0)

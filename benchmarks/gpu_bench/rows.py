@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks.gpu_bench.machine import Machine
 from restore_driver.errors import DriverError
 from restore_driver.sequence import Result
+from restore_driver.weights.client import HolderClient
 
 Row = dict[str, Any]
 
@@ -38,6 +39,41 @@ def cold(machine: Machine, repeats: int) -> Row:
         "warm_all_s": [answer["start_s"] for answer in starts],
         "cold_parts": first.answer["start"],
         "warm_parts": warm["start"],
+    }
+
+
+def holder(machine: Machine, repeats: int) -> Row:
+    """The holder's copy of the whole model to the card, beside the same bytes from page-locked memory by torch."""
+    import torch
+
+    rates = []
+    client = HolderClient(machine.holder)
+    for _ in range(repeats):
+        token = client.load("standin", 30.0)
+        rates.append(client.wait(token, 30.0)["bytes_per_s"])
+        client.release(token, 30.0)
+    small_buffers = client.measure()
+    client.close()
+    size = 12 << 30
+    source = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+    target = torch.empty(size, dtype=torch.uint8, device="cuda")
+    yardstick = []
+    for _ in range(repeats):
+        torch.cuda.synchronize()
+        began_s = time.perf_counter()
+        target.copy_(source, non_blocking=True)
+        torch.cuda.synchronize()
+        yardstick.append(size / (time.perf_counter() - began_s))
+    del source, target
+    torch.cuda.empty_cache()
+    torch._C._host_emptyCache()
+    return {
+        "bytes_per_s": statistics.median(rates),
+        "all_bytes_per_s": rates,
+        "yardstick_bytes_per_s": statistics.median(yardstick),
+        "yardstick_all_bytes_per_s": yardstick,
+        "yardstick_2_gib_bytes_per_s": small_buffers,
+        "pinned_h2d_share": statistics.median(rates) / statistics.median(yardstick),
     }
 
 
@@ -84,7 +120,6 @@ def restore(machine: Machine, repeats: int) -> Row:
         "weights_bytes": copies[0]["bytes"],
         "weights_copy_s": statistics.median(copy["copy_s"] for copy in copies),
         "weights_bytes_per_s": rate,
-        "pinned_h2d_share": rate / machine.holder_facts["pinned_h2d_bytes_per_s"],
         "resume": next(phase.details for phase in results[-1].phases if phase.phase == "resume"),
         "checkpoint_phases_s": phases([made]),
     }
@@ -326,6 +361,7 @@ def _make_small(machine: Machine) -> None:
 
 ROWS: dict[str, Callable[[Machine, int], Row]] = {
     "cold": cold,
+    "holder": holder,
     "restore": restore,
     "unpark": unpark,
     "pause": pause,
