@@ -48,7 +48,11 @@ class ReplicaControl:
         self._running, self._quiet = 0, False
 
     def start(self) -> None:
-        """Begins to listen, in a thread of its own."""
+        """Begins to listen, in a thread of its own; all is compiled by now, so the compile workers end meanwhile.
+
+        Ending them takes seconds, which would else be part of the first checkpoint's pause.
+        """
+        threading.Thread(target=end_compile_workers, name="replica-workers", daemon=True).start()
         with suppress(FileNotFoundError):
             os.unlink(self.path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -1,0 +1,66 @@
+"""How a command ends: its result for people or as JSON, and an exit code.
+
+0 the sequence reached its end, 1 it failed and was undone, 2 it was refused and nothing was touched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+from pydantic import ValidationError
+
+from restore_driver.errors import DriverError, Reason
+
+FAILED, REFUSED = 1, 2
+
+
+def carry_out(make: Callable[[], Any], state: Path, agent: Path | None, as_json: bool) -> None:
+    from restore_driver.agent.client import ask
+    from restore_driver.report import Progress, print_result
+
+    try:
+        request = make()
+        socket = agent or state / "agent.sock"
+        with Progress(quiet=as_json) as progress:
+            if agent is not None or socket.exists():
+                result = ask(socket, request, 3600.0, progress.observe)
+            else:
+                driver = open_driver(state)
+                driver.recover()
+                result = driver.carry_out(request, progress.observe)
+    except DriverError as error:
+        refuse(error, as_json)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        refuse(DriverError(Reason.REQUEST_INVALID, f"{where}: {first['msg']}, got {first['input']!r}"), as_json)
+    if as_json:
+        typer.echo(result.model_dump_json(indent=2))
+    else:
+        print_result(result)
+    if not result.ok:
+        raise typer.Exit(REFUSED if result.outcome == "refused" else FAILED)
+
+
+def open_driver(state: Path) -> Any:
+    from restore_driver.driver import Driver
+    from restore_driver.tools import open_tools
+
+    if os.geteuid() != 0:
+        raise DriverError(Reason.REQUEST_INVALID, "checkpoint and restore need root", "run it as root")
+    return Driver(open_tools(state))
+
+
+def refuse(error: DriverError, as_json: bool = False) -> NoReturn:
+    if as_json:
+        typer.echo(
+            json.dumps({"outcome": "refused", "reason": error.reason, "detail": error.detail, "mend": error.mend})
+        )
+    print(error, file=sys.stderr)
+    raise typer.Exit(REFUSED)

@@ -1,0 +1,33 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ATTEMPT, MACHINE, OUTPUT = "The attempt", "This machine", "Output"
+
+Deadlines = Annotated[
+    list[str] | None,
+    typer.Option("--deadline", metavar="PHASE=SECONDS", help="Another deadline for a phase.", rich_help_panel=ATTEMPT),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.", rich_help_panel=OUTPUT)]
+StateDirectory = Annotated[
+    Path,
+    typer.Option("--state", help="Journals and logs; only root's, best on tmpfs.", rich_help_panel=MACHINE),
+]
+AgentSocket = Annotated[
+    Path | None,
+    typer.Option(
+        "--agent", help="Socket of the agent; default: STATE/agent.sock if one serves.", rich_help_panel=MACHINE
+    ),
+]
+SpecFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--replica", help="What the replica is: engine hooks and proof (TOML or JSON).", rich_help_panel=ATTEMPT
+    ),
+]
+STATE = Path("/run/forethaw")
