@@ -83,9 +83,9 @@ def main() -> None:
     engine.generate([1, 2, 3], 2)
     lap("first_answer_s")
     server = serve(chosen, engine, weights, scratch, cache)
-    print(json.dumps({"ready": True, "start_s": time.monotonic() - BEGAN_S, **laps}), flush=True)
     if chosen.plain:  # there is no control that would do it before the checkpoint
         end_compile_workers()
+    print(json.dumps({"ready": True, "start_s": time.monotonic() - BEGAN_S, **laps}), flush=True)
     server.serve_forever()
 
 
@@ -132,7 +132,8 @@ def serve(chosen: argparse.Namespace, engine: Any, weights: Any, scratch: Any, c
         scratch=[] if scratch is None else [scratch],
         on_resume=lambda: cache.zero_(),  # undefined bits could be NaN, and NaN times a masked zero is NaN
     )
-    control.start()
+    if not chosen.plain:
+        control.start()
 
     def generate(request: dict[str, Any]) -> dict[str, Any]:
         with one_at_a_time, control.step():

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 from restore_driver.cuda.ports import CudaProcesses, DeviceMap, NotCuda
@@ -35,16 +34,25 @@ def cuda_pids(
 ) -> tuple[int, ...]:
     """Those of a process tree that hold CUDA state, in the tree's order; `may_be` is the cheap look beforehand.
 
+    A process that ends while it is asked holds none, whatever the driver says of it.
+
     Raises:
         DriverError: a process could not be asked. It is not left out: half a frozen tree is worse than none.
     """
     deadline = Deadline.after("the search for CUDA processes", deadline_s)
     found = []
     for pid in tree:
-        with suppress(NotCuda):
-            if may_be(pid):
-                processes.state(pid, deadline.left_s())
-                found.append(pid)
+        if not may_be(pid):
+            continue
+        try:
+            processes.state(pid, deadline.left_s())
+        except NotCuda:
+            continue
+        except DriverError:
+            if may_be(pid):  # it has a memory map still, so it has not ended
+                raise
+            continue
+        found.append(pid)
     return tuple(found)
 
 

@@ -46,13 +46,14 @@ class ReplicaControl:
         self.on_quiesce, self.on_resume, self.ordinal = on_quiesce, on_resume, ordinal
         self._steps = threading.Condition()
         self._running, self._quiet = 0, False
+        self._ending_workers = threading.Thread(target=end_compile_workers, name="replica-workers", daemon=True)
 
     def start(self) -> None:
         """Begins to listen, in a thread of its own; all is compiled by now, so the compile workers end meanwhile.
 
         Ending them takes seconds, which would else be part of the first checkpoint's pause.
         """
-        threading.Thread(target=end_compile_workers, name="replica-workers", daemon=True).start()
+        self._ending_workers.start()
         with suppress(FileNotFoundError):
             os.unlink(self.path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -82,6 +83,9 @@ class ReplicaControl:
         import torch
 
         times = _Times()
+        if self._ending_workers.is_alive():
+            self._ending_workers.join()  # steps go on meanwhile; a worker that ends later would do so under a dump
+        times.lap("workers_s")
         with self._steps:
             self._quiet = True
             self._steps.wait_for(lambda: self._running == 0, _STEP_PATIENCE_S)

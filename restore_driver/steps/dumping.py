@@ -88,22 +88,31 @@ class Dumping(Freezing):
     def dump(self, attempt: Attempt, deadline: Deadline) -> Details:
         """CRIU's dump; the tree is left stopped, so that its files stay what the image says they are."""
         assert self.tools.criu is not None
-        pids = attempt.live["pids"]
-        attempt.intend(stopped=list(pids))
+        attempt.intend(stopped=True)
         images, work = attempt.live["draft"].path / IMAGES, self.tools.state.work(attempt.key)
         work.mkdir(mode=0o700, parents=True, exist_ok=True)
-        user_id = _unprivileged_user(pids)
-        process = _describe(self.pid, pids)
-        attempt.live["process"] = process
-        attempt.live["cuda_inside"] = tuple(proc.pid_chain(pid)[-1] for pid in attempt.facts["cuda_pids"])
+        before = proc.tree(self.pid)
+        user_id, shell_job = _unprivileged_user(before), os.getsid(self.pid) not in before
         if user_id is not None:
             os.chown(images, user_id, user_id)
             os.chown(work, user_id, user_id)
-        task = command.Dump(process.root_pid, process.shell_job, user_id)
-        done = command.call(self.tools.criu, task, open_entry(self.pid, attempt.stack), images, work, deadline.left_s())
+        task = command.Dump(proc.pid_chain(self.pid)[-1], shell_job, user_id)
+        try:
+            entry = open_entry(self.pid, attempt.stack)
+            done = command.call(self.tools.criu, task, entry, images, work, deadline.left_s())
+        except DriverError as error:
+            if proc.is_alive(self.pid):
+                raise
+            raise DriverError(Reason.REPLICA_LOST, f"process {self.pid} ended: {error.detail}", "replace it") from error
         if user_id is not None:
             for path in (images, *images.iterdir()):
                 os.chown(path, 0, 0)
+        # Stopped now, so nobody comes or goes any more: this is the tree that was dumped.
+        attempt.live["pids"] = pids = proc.tree(self.pid)
+        attempt.live["process"] = _describe(self.pid, pids, shell_job)
+        attempt.live["cuda_inside"] = tuple(
+            proc.pid_chain(pid)[-1] for pid in attempt.facts["cuda_pids"] if pid in pids
+        )
         frozen = re.search(r"Frozen time: (\d+) us", done.output)
         bytes_ = sum(path.stat().st_size for path in images.iterdir())
         attempt.live["image_bytes"] = bytes_
@@ -115,9 +124,7 @@ class Dumping(Freezing):
 
     def go_on(self, attempt: Attempt, deadline: Deadline) -> Details:
         """The replica runs, its CUDA state is back, its engine awake: the pause ends here."""
-        for pid in attempt.facts["stopped"]:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+        continue_tree(self.pid)
         loading = begin_loading(self.replica, self.holder, deadline)
         attempt.stack.callback(loading.close)
         if attempt.facts["cuda_pids"]:
@@ -190,13 +197,20 @@ def end_processes(pids: tuple[int, ...], deadline: Deadline) -> None:
         time.sleep(min(0.005, deadline.left_s()))
 
 
-def _describe(root_pid: int, pids: tuple[int, ...]) -> ProcessTree:
+def continue_tree(root_pid: int) -> None:
+    """SIGCONT to a process and all its descendants, as they are now."""
+    for pid in proc.tree(root_pid):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def _describe(root_pid: int, pids: tuple[int, ...], shell_job: bool) -> ProcessTree:
     chains = {pid: proc.pid_chain(pid)[-1] for pid in pids}
     return ProcessTree(
         root_pid=chains[root_pid],
         pids=tuple(sorted(chains.values())),
         user_id=proc.user_id(root_pid),
-        shell_job=os.getsid(root_pid) not in pids,
+        shell_job=shell_job,
         external=external_pipes(root_pid, pids),
     )
 
@@ -215,16 +229,20 @@ def external_pipes(root_pid: int, pids: tuple[int, ...]) -> dict[str, str]:
 def _both_ends_inside(name: str, pids: tuple[int, ...]) -> bool:
     modes = set()
     for pid in pids:
-        for link in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(OSError):
-                if os.readlink(link) == name:
-                    modes.add(link.lstat().st_mode & 0o600)
+        with suppress(OSError):  # a zombie has no descriptors
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(OSError):
+                    if os.readlink(link) == name:
+                        modes.add(link.lstat().st_mode & 0o600)
     return {0o400, 0o200} <= modes
 
 
 def _unprivileged_user(pids: tuple[int, ...]) -> int | None:
     """The replica's user where root can't dump it as root: it isn't root, and CAP_SYS_RESOURCE is missing."""
-    users = {proc.user_id(pid) for pid in pids}
+    users = set()
+    for pid in pids:
+        with suppress(OSError):  # it ended meanwhile
+            users.add(proc.user_id(pid))
     if CAP_SYS_RESOURCE in effective() or len(users) != 1:
         return None
     return users.pop() or None

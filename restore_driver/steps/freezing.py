@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from restore_driver import engines, proof
-from restore_driver.cuda import cuda_pids, maps_cuda
+from restore_driver.cuda import CudaProcesses, cuda_pids, maps_cuda
 from restore_driver.deadline import Deadline
 from restore_driver.engines import Target
 from restore_driver.errors import DriverError, Reason
@@ -77,24 +77,37 @@ class Freezing:
         details = engines.quiesce(
             self.replica.engine, self.target, deadline.left_s(), note=lambda facts: attempt.intend(**facts)
         )
-        attempt.live["pids"] = proc.tree(self.pid)  # compile workers and the like are gone now
         return dict(details)
 
     def cuda_lock(self, attempt: Attempt, deadline: Deadline) -> Details:
         """Locks every CUDA process of the tree, before any is checkpointed."""
-        pids = self._cuda_pids(attempt)
-        attempt.intend(cuda_pids=list(pids))
-        for pid in pids:
-            assert self.tools.cuda is not None
-            self.tools.cuda.lock(pid, deadline.left_s())
-        return {"cuda_processes": len(pids)}
+        attempt.live["pids"] = proc.tree(self.pid)  # compile workers and the like are gone now
+        attempt.intend(cuda_pids=list(self._cuda_pids(attempt)))
+        self._on_each(attempt, lambda cuda, pid: cuda.lock(pid, deadline.left_s()))
+        return {"cuda_processes": len(attempt.facts["cuda_pids"])}
 
     def cuda_checkpoint(self, attempt: Attempt, deadline: Deadline) -> Details:
         """Moves the device memory of every CUDA process into its host memory."""
+        self._on_each(attempt, lambda cuda, pid: cuda.checkpoint(pid, deadline.left_s()))
+        return {"cuda_processes": len(attempt.facts["cuda_pids"])}
+
+    def _on_each(self, attempt: Attempt, step: Callable[[CudaProcesses, int], float]) -> None:
+        """`step` for every CUDA process; a member that ends by itself meanwhile is none of the tree any more."""
+        left = []
         for pid in attempt.facts["cuda_pids"]:
             assert self.tools.cuda is not None
-            self.tools.cuda.checkpoint(pid, deadline.left_s())
-        return {}
+            try:
+                step(self.tools.cuda, pid)
+            except DriverError as error:
+                if proc.is_alive(pid):
+                    raise
+                if pid == self.pid:
+                    raise DriverError(
+                        Reason.REPLICA_LOST, f"process {pid} ended while it was brought to rest"
+                    ) from error
+                continue
+            left.append(pid)
+        attempt.intend(cuda_pids=left)
 
     def _cuda_pids(self, attempt: Attempt) -> tuple[int, ...]:
         pids = tuple(attempt.live["pids"])

@@ -5,9 +5,7 @@ All are idempotent, and hold for phases that never quite began.
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +21,7 @@ from restore_driver.journal import Facts
 from restore_driver.phases import Undo
 from restore_driver.replica_spec import ReplicaSpec
 from restore_driver.sequence import UndoStep
-from restore_driver.steps.dumping import end_processes
+from restore_driver.steps.dumping import continue_tree, end_processes
 from restore_driver.steps.parking import forget_record
 from restore_driver.steps.weights import begin_loading, wake
 from restore_driver.tools import Tools
@@ -64,18 +62,16 @@ class _Undoing:
     def restore_cuda(self, facts: Facts, deadline: Deadline) -> None:
         if facts.get("went_on") or self.tools.cuda is None:
             return
-        failed = bring_back(self.tools.cuda, facts.get("cuda_pids", ()), deadline.left_s())
+        alive = [pid for pid in facts.get("cuda_pids", ()) if proc.is_alive(pid)]
+        failed = bring_back(self.tools.cuda, alive, deadline.left_s())
         if failed:
             raise failed[0]
 
     def continue_tree(self, facts: Facts, deadline: Deadline) -> None:
         if facts.get("went_on"):
             return
-        for pid in facts.get("stopped", ()):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-        if "stopped" in facts:
-            _still_the_same(facts)
+        if facts.get("stopped"):
+            continue_tree(_still_the_same(facts))
 
     def drop_draft(self, facts: Facts, deadline: Deadline) -> None:
         if "draft" in facts:
