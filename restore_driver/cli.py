@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import typer
 
-from restore_driver.commands import attempts, residents
+from restore_driver.commands import artifacts, attempts, residents
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "checkpoint": attempts.checkpoint,
@@ -14,6 +14,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "park": attempts.park,
     "unpark": attempts.unpark,
     "agent": residents.serve_agent,
+    "verify": artifacts.verify,
+    "compact": artifacts.compact,
+    "inspect": artifacts.inspect,
     "recover": residents.recover,
     "placeholder": residents.placeholder,
 }

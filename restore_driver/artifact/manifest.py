@@ -17,6 +17,8 @@ from restore_driver.proof import ProofRecord
 from restore_driver.replica_spec import ReplicaSpec
 
 NAME = "manifest.json"
+IMAGES = "images"
+"""Directory of CRIU's images within an artifact."""
 LARGEST_BYTES = 16 << 20
 
 

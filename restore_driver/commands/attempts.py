@@ -18,6 +18,8 @@ from restore_driver.commands.options import (
     AgentSocket,
     AsJson,
     Deadlines,
+    Gpus,
+    HolderSocket,
     SpecFile,
     StateDirectory,
 )
@@ -35,6 +37,8 @@ def checkpoint(
     compact: Annotated[bool, typer.Option(help="Drop zero pages from the image.", rich_help_panel=ATTEMPT)] = True,
     image_digest: Annotated[str | None, typer.Option(help="Container image of the replica.")] = None,
     engine_argument: Annotated[list[str] | None, typer.Option(help="An argument of the engine; repeat it.")] = None,
+    gpu: Gpus = None,
+    holder: HolderSocket = None,
     deadline: Deadlines = None,
     state: StateDirectory = STATE,
     agent: AgentSocket = None,
@@ -52,6 +56,8 @@ def checkpoint(
             compact=compact,
             image_digest=image_digest,
             engine_arguments=tuple(engine_argument or ()),
+            gpus=tuple(gpu or ()),
+            holder=holder,
             deadlines_s=_deadlines(deadline),
         )
 
@@ -69,11 +75,8 @@ def restore(
     pod_uid: Annotated[
         str | None, typer.Option(help="Keys the attempt, which is made once.", rich_help_panel=ATTEMPT)
     ] = None,
-    gpu: Annotated[
-        list[str] | None,
-        typer.Option(help="UUID of a GPU to restore to; repeat it, in order.", rich_help_panel=MACHINE),
-    ] = None,
-    holder: Annotated[Path | None, typer.Option(help="Socket of the weights holder.", rich_help_panel=MACHINE)] = None,
+    gpu: Gpus = None,
+    holder: HolderSocket = None,
     image_digest: Annotated[str | None, typer.Option(help="Container image of the placeholder.")] = None,
     huge_pages: Annotated[
         bool, typer.Option(help="Transparent huge pages `always` while CRIU restores.", rich_help_panel=MACHINE)
@@ -115,6 +118,7 @@ def restore(
 def park(
     pid: Annotated[int, typer.Argument(help="First process of the replica.")],
     replica: SpecFile = None,
+    holder: HolderSocket = None,
     deadline: Deadlines = None,
     state: StateDirectory = STATE,
     agent: AgentSocket = None,
@@ -124,13 +128,16 @@ def park(
     from restore_driver.requests import ParkRequest
 
     carry_out(
-        lambda: ParkRequest(pid=pid, replica=_replica(replica), deadlines_s=_deadlines(deadline)), state, agent, as_json
+        lambda: ParkRequest(pid=pid, replica=_replica(replica), holder=holder, deadlines_s=_deadlines(deadline)),
+        state,
+        agent,
+        as_json,
     )
 
 
 def unpark(
     pid: Annotated[int, typer.Argument(help="First process of the parked replica.")],
-    holder: Annotated[Path | None, typer.Option(help="Socket of the weights holder.", rich_help_panel=MACHINE)] = None,
+    holder: HolderSocket = None,
     deadline: Deadlines = None,
     state: StateDirectory = STATE,
     agent: AgentSocket = None,

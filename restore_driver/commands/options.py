@@ -30,4 +30,13 @@ SpecFile = Annotated[
         "--replica", help="What the replica is: engine hooks and proof (TOML or JSON).", rich_help_panel=ATTEMPT
     ),
 ]
+HolderSocket = Annotated[
+    Path | None, typer.Option("--holder", help="Socket of the weights holder.", rich_help_panel=MACHINE)
+]
+Gpus = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--gpu", metavar="UUID", help="A GPU of the replica; repeat it, in its order.", rich_help_panel=MACHINE
+    ),
+]
 STATE = Path("/run/forethaw")

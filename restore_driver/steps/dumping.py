@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from restore_driver.artifact import manifest as manifests
-from restore_driver.artifact.manifest import CudaTree, ProcessTree
+from restore_driver.artifact.manifest import IMAGES, CudaTree, ProcessTree
 from restore_driver.artifact.publish import Draft
 from restore_driver.artifact.seal import seal_as_it_is
 from restore_driver.criu import command
@@ -32,8 +32,6 @@ from restore_driver.steps.freezing import Details, Freezing
 from restore_driver.steps.weights import begin_loading, wake
 from restore_driver.tools import Tools
 
-IMAGES = "images"
-"""Directory of CRIU's images within an artifact."""
 _MARGIN = 1.1
 """An image is a little larger than the memory it holds: tables, pipes, files."""
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from restore_driver.artifact import manifest as manifests
+from restore_driver.artifact.manifest import IMAGES
 from restore_driver.artifact.seal import check_seal, reverify
 from restore_driver.compatibility import incompatibilities
 from restore_driver.criu import command, kerndat
@@ -26,7 +27,6 @@ from restore_driver.journal import Journal
 from restore_driver.phases import Phase
 from restore_driver.requests import RestoreRequest
 from restore_driver.sequence import Attempt, Step
-from restore_driver.steps.dumping import IMAGES
 from restore_driver.steps.freezing import Details
 from restore_driver.steps.waking import Waking, take_up
 from restore_driver.tools import Tools

@@ -1,0 +1,74 @@
+"""Compacting an artifact that stands: a copy without zero pages takes its place, or it stays as it was."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from restore_driver.artifact import manifest as manifests
+from restore_driver.artifact.manifest import IMAGES
+from restore_driver.artifact.publish import Draft
+from restore_driver.artifact.seal import seal_as_it_is, verify
+from restore_driver.criu.compact import Compaction, compact
+from restore_driver.errors import DriverError, Reason
+
+_CHUNK_BYTES = 1 << 30
+_FROM_THE_FILES = ("name", "files", "schema_version")
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What became of an artifact."""
+
+    digest: str
+    compaction: Compaction
+    replaced: bool
+    """False when there was nothing to save, and nothing was touched."""
+
+
+def compact_artifact(artifact: Path) -> Compacted:
+    """Verifies an artifact, drops its zero pages, and publishes the result in its place, verified and sealed.
+
+    Raises:
+        DriverError: NOT_TRUSTED, MANIFEST_INVALID, DIGEST_MISMATCH for the artifact; DISK_FULL with it untouched.
+    """
+    before = verify(artifact)
+    needed = sum(entry.size_bytes for entry in before.files)
+    free = os.statvfs(artifact.parent).f_bavail * os.statvfs(artifact.parent).f_frsize
+    if free < needed:
+        raise DriverError(
+            Reason.DISK_FULL, f"{artifact.parent} has {free:,} bytes free, the copy needs {needed:,}", "free some space"
+        )
+    draft = Draft.open(artifact)
+    try:
+        for entry in before.files:
+            _copy(artifact / entry.path, draft.path / entry.path)
+        compaction = compact(draft.path / IMAGES)
+        saved = compaction.before_bytes - compaction.after_bytes
+        if not saved:
+            return Compacted(manifests.digest(before), compaction, False)
+        about = {name: value for name, value in before if name not in _FROM_THE_FILES}
+        after = draft.commit({**about, "compacted_bytes": before.compacted_bytes + saved})
+        seal_as_it_is(artifact)
+    finally:
+        draft.close()
+    return Compacted(manifests.digest(after), compaction, True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """copy_file_range(2): file systems that can share blocks do.
+
+    No hard link: it would change the source's ctime, and so break its seal.
+    """
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with source.open("rb") as old, target.open("wb") as new:
+        try:
+            while os.copy_file_range(old.fileno(), new.fileno(), _CHUNK_BYTES):
+                pass
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            shutil.copyfileobj(old, new, 1 << 20)

@@ -1,0 +1,123 @@
+"""`forethaw verify | compact | inspect`: what may be done with an artifact that lies on this machine."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from restore_driver.commands.ending import FAILED, refuse
+from restore_driver.commands.options import AsJson
+from restore_driver.errors import DriverError
+
+Artifact = Annotated[Path, typer.Argument(help="Directory of an artifact.")]
+
+
+def verify(artifact: Artifact, as_json: AsJson = False) -> None:
+    """Verify every digest of an artifact and seal it, so that restores need look at the seal alone."""
+    from restore_driver.artifact import manifest as manifests
+    from restore_driver.artifact.seal import verify_and_seal
+
+    began_s = time.monotonic()
+    try:
+        seal = verify_and_seal(artifact.absolute())
+        manifest = manifests.load(artifact.absolute())
+    except DriverError as error:
+        refuse(error, as_json)
+    _tell(
+        as_json,
+        digest=manifests.digest(manifest),
+        files=len(manifest.files),
+        bytes=sum(entry.size_bytes for entry in manifest.files),
+        kernel_watches=seal.verity,
+        took_s=time.monotonic() - began_s,
+    )
+
+
+def compact(artifact: Artifact, as_json: AsJson = False) -> None:
+    """Drop zero pages from an artifact's images; checkpoints do it by themselves, unless told --no-compact.
+
+    The new artifact replaces the old one at once, verified and sealed; until then the old one stays as it is.
+    """
+    from restore_driver.artifact.compacting import compact_artifact
+
+    began_s = time.monotonic()
+    try:
+        done = compact_artifact(artifact.absolute())
+    except DriverError as error:
+        refuse(error, as_json)
+    _tell(
+        as_json,
+        digest=done.digest,
+        replaced=done.replaced,
+        before_bytes=done.compaction.before_bytes,
+        after_bytes=done.compaction.after_bytes,
+        saved_bytes=done.compaction.before_bytes - done.compaction.after_bytes,
+        took_s=time.monotonic() - began_s,
+    )
+
+
+def inspect(artifact: Artifact, as_json: AsJson = False) -> None:
+    """Show what an artifact holds and whether it fits this machine; exit code 1 if it doesn't."""
+    from restore_driver.artifact import manifest as manifests
+    from restore_driver.artifact.seal import check_seal
+    from restore_driver.compatibility import incompatibilities
+    from restore_driver.fingerprint import here
+
+    try:
+        manifest = manifests.load(artifact.absolute())
+    except DriverError as error:
+        refuse(error, as_json)
+    wanted = manifest.fingerprint
+    machine = here(engine=wanted.engine, engine_arguments=wanted.engine_arguments)
+    wrong = incompatibilities(wanted, machine, gpus=machine.gpus[: len(wanted.gpus)])
+    try:
+        check_seal(artifact.absolute())
+        sealed = "yes"
+    except DriverError as error:
+        sealed = f"no: {error.detail}"
+    _tell(
+        as_json,
+        name=manifest.name,
+        digest=manifests.digest(manifest),
+        created=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(manifest.created_unix_s)),
+        bytes=sum(entry.size_bytes for entry in manifest.files),
+        image_bytes=manifest.image_bytes,
+        compacted_bytes=manifest.compacted_bytes,
+        processes=len(manifest.process.pids),
+        cuda_processes=len(manifest.cuda.pids),
+        engine=wanted.engine,
+        engine_arguments=list(wanted.engine_arguments),
+        image_digest=wanted.image_digest,
+        kernel=wanted.kernel,
+        arch=wanted.arch,
+        driver_version=wanted.driver_version,
+        gpus=[gpu.model for gpu in wanted.gpus],
+        sealed=sealed,
+        fits_here=not wrong,
+        misfits=list(wrong),
+    )
+    if wrong:
+        raise typer.Exit(FAILED)
+
+
+def _tell(as_json: bool, **facts: Any) -> None:
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        items = value if isinstance(value, list) else [value]
+        for number, item in enumerate(items or ["none"]):
+            typer.echo(f"{name if not number else '':{width}}  {_shown(name, item)}")
+
+
+def _shown(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name.endswith("bytes"):
+        return f"{value:,}"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
