@@ -6,13 +6,19 @@ BIN := $(VENV)/bin
 DEMO := --fleet servegen --start 32400 --duration 1500 --compare all
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench lock clean
+.PHONY: help demo snapshot criu test lint bench lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
 demo: $(VENV)/.installed ## replay a real fleet under every policy; writes out/demo.html
 	$(BIN)/forethaw simulate $(DEMO) --report out/demo.html --json out/demo.json --csv out/demo.csv
+
+snapshot: $(VENV)/.installed criu ## checkpoint a sample server, kill it, restore it (needs root, no GPU)
+	PATH="$(CURDIR)/$(BIN):$$PATH" FORETHAW_CRIU="$(CURDIR)/.criu" examples/snapshot_demo.sh
+
+criu: ## install CRIU 4.2, with its libraries, into .criu
+	restore_driver/criu/install.sh .criu
 
 test: $(VENV)/.installed-dev ## run the tests
 	$(BIN)/python -m pytest -n 2

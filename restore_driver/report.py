@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.status import Status
@@ -41,8 +43,7 @@ def print_result(result: Result) -> None:
     table = Table("phase", "ms", "details", box=None, padding=(0, 2, 0, 0))
     table.columns[1].justify = "right"
     for phase in result.phases:
-        details = ", ".join(f"{name} {value}" for name, value in phase.details.items() if not isinstance(value, dict))
-        table.add_row(phase.phase, f"{phase.took_s * 1e3:.1f}", details)
+        table.add_row(phase.phase, f"{phase.took_s * 1e3:.1f}", ", ".join(_told(phase.details)))
     console.print(table)
     console.print(
         f"[bold]{result.outcome}[/bold] in {result.total_s:.3f} s, {result.unaccounted_s * 1e3:.1f} ms of it "
@@ -57,3 +58,18 @@ def print_result(result: Result) -> None:
             console.print(f"undo failed: {sentence}", highlight=False)
         if result.fallback:
             console.print(f"instead: {result.fallback}")
+
+
+def _told(details: Mapping[str, Any]) -> Iterator[str]:
+    """What a line of the table has room for; the JSON has all of it."""
+    for name, value in details.items():
+        if name == "checks":  # of the proof: what was looked at, all of it held
+            yield from (check["what"] for check in value)
+        elif isinstance(value, bool):
+            yield name.replace("_", " ") if value else f"no {name.replace('_', ' ')}"
+        elif isinstance(value, float) and name.endswith("_s"):
+            yield f"{name.removesuffix('_s')} {value * 1e3:.1f} ms"
+        elif isinstance(value, int) and name.endswith("bytes"):
+            yield f"{name} {value:,}"
+        elif value is not None and not isinstance(value, dict):
+            yield f"{name} {value}"

@@ -134,6 +134,7 @@ class Restoring(Waking):
     def prove(self, attempt: Attempt, deadline: Deadline) -> Details:
         """Besides: what was moved aside is not needed any more."""
         details = super().prove(attempt, deadline)
+        attempt.answer["placeholder_pid"] = self.request.placeholder_pid
         if "placed" in attempt.facts:
             root = Path(f"/proc/{self.request.placeholder_pid}/root")
             place.forget_aside(attempt.facts["placed"], root, attempt.key)
