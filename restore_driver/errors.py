@@ -32,6 +32,7 @@ class Reason(StrEnum):
     STORE_UNREACHABLE = "StoreUnreachable"
     # failed: begun and undone
     DEADLINE_EXCEEDED = "DeadlineExceeded"
+    INTERRUPTED = "Interrupted"  # by whoever asked, with Ctrl-C
     DISK_FULL = "DiskFull"
     CRIU_DUMP_FAILED = "CriuDumpFailed"
     CRIU_RESTORE_FAILED = "CriuRestoreFailed"

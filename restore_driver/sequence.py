@@ -143,6 +143,8 @@ def _one(
         reason = Reason.DISK_FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else Reason.INTERNAL
         failure = DriverError(reason, f"{row.phase.value}: {error}")
         failure.__cause__ = error
+    except KeyboardInterrupt:  # a tree that was stopped must not stay so
+        failure = DriverError(Reason.INTERRUPTED, f"{row.phase.value} was interrupted")
     except Exception as error:
         failure = DriverError(Reason.INTERNAL, f"{row.phase.value}: {type(error).__name__}: {error}")
         failure.__cause__ = error

@@ -107,7 +107,13 @@ class _Undoing:
         end_processes(tuple(strangers), deadline)
 
     def kill_unparked(self, facts: Facts, deadline: Deadline) -> None:
-        """A failed CUDA restore is final: the process is neither parked nor awake, and holds memory."""
+        """A failed CUDA restore is final: the process is neither parked nor awake, and holds memory.
+
+        Before CUDA was asked it is parked as ever. What its state says after that is no help: a restore whose asker was
+        killed goes on in the process, which is `checkpointed` until it is suddenly back on the card.
+        """
+        if not facts.get("cuda_touched"):
+            return
         if "pid" in facts and _is_same(facts):
             end_processes(proc.tree(facts["pid"]), deadline)
         forget_record(self.tools.state, facts["pid"])

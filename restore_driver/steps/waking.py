@@ -51,6 +51,7 @@ class Waking:
         if self.tools.cuda is None:
             raise DriverError(Reason.CUDA_MISSING, self.tools.cuda_missing)
         device_map = attempt.live.get("device_map")
+        attempt.intend(cuda_touched=True)
         took_s = tree_restore(self.tools.cuda, pids, device_map, deadline_s=deadline.left_s(), parallel=True)
         return {"cuda_processes": len(pids), "driver_s": max(took_s.values())}
 

@@ -435,6 +435,25 @@ def test_kill_9_while_criu_dumps_leaves_the_server_serving(start: Start, state: 
     shutil.rmtree(tmp_path / "artifacts", ignore_errors=True)
 
 
+@pytest.mark.parametrize("phase", ["record", "criu-dump", "capture-files", "publish"])
+def test_ctrl_c_undoes_like_any_failure(phase: str, start: Start, state: Path, tmp_path: Path) -> None:
+    server = start()
+    request = CheckpointRequest(
+        pid=server.pid, artifact=tmp_path / "artifacts" / "snapshot", replica=ReplicaSpec(), leave_running=False
+    )
+
+    def interrupt(event: str, begun: str) -> None:
+        if (event, begun) == ("begin", phase):
+            raise KeyboardInterrupt
+
+    result = Driver(open_tools(state)).carry_out(request, interrupt)
+
+    assert (result.outcome, result.phase, result.reason) == ("failed", phase, "Interrupted")
+    assert result.undo_errors == ()
+    assert server.ask("POST", "/increment")["count"] == 1
+    assert list((tmp_path / "artifacts").iterdir()) == []
+
+
 def stopped_or_traced(pid: int) -> bool:
     """CRIU holds the process by ptrace, or has left it stopped."""
     with suppress(OSError, StopIteration):
