@@ -36,6 +36,7 @@ def main() -> int:
     machine = Machine(chosen.scratch, chosen.layers)
     results = kept(chosen.output, versions())
     results["repeats"] = chosen.repeats
+    sitting = {"on": time.strftime("%Y-%m-%d"), **results["versions"]}
     failed = []
     try:
         machine.prepare()
@@ -43,7 +44,7 @@ def main() -> int:
         for name in chosen.rows.split(","):
             began_s = time.monotonic()
             try:
-                results["rows"][name] = ROWS[name](machine, chosen.repeats)
+                results["rows"][name] = ROWS[name](machine, chosen.repeats) | {"measured": sitting}
             except Exception as error:  # one row's failure must not cost the others, which took minutes
                 results["rows"][name] = {"failed": f"{type(error).__name__}: {error}"}
                 failed.append(name)
@@ -99,7 +100,7 @@ def kept(directory: Path, found: dict[str, str]) -> dict[str, Any]:
         before = json.loads(path.read_text())
         same = ("card", "driver", "torch")
         if all(before["versions"].get(name) == found[name] for name in same):
-            results["rows"] = before["rows"]
+            results["rows"] = before["rows"]  # each says itself when and on what it was measured
     return results
 
 
