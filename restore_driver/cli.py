@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import typer
 
-from restore_driver.commands import artifacts, attempts, residents
+from restore_driver.commands import artifacts, attempts, doctor, holder, residents
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "checkpoint": attempts.checkpoint,
@@ -19,7 +19,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": artifacts.inspect,
     "recover": residents.recover,
     "placeholder": residents.placeholder,
+    "doctor": doctor.doctor,
 }
+GROUPS: dict[str, typer.Typer] = {"holder": holder.app}
 PANEL = "Checkpoint and restore"
 
 
@@ -27,3 +29,5 @@ def add_commands(app: typer.Typer) -> None:
     """Adds the room's commands to an application."""
     for name, command in COMMANDS.items():
         app.command(name, rich_help_panel=PANEL)(command)
+    for name, group in GROUPS.items():
+        app.add_typer(group, name=name, rich_help_panel=PANEL)

@@ -58,8 +58,9 @@ def run(
             process_group=0,
             preexec_fn=lambda: _before_exec(enter),
         )
-    except FileNotFoundError as error:
-        raise DriverError(Reason.REQUEST_INVALID, f"{argv[0]} does not exist", "install it or name its path") from error
+    except (FileNotFoundError, PermissionError) as error:
+        what = "does not exist" if isinstance(error, FileNotFoundError) else "may not be run"
+        raise DriverError(Reason.REQUEST_INVALID, f"{argv[0]} {what}", "install it or name its path") from error
     try:
         output, _ = child.communicate(timeout=max(deadline_s, 0.0))
     except subprocess.TimeoutExpired:

@@ -107,10 +107,26 @@ class CudaDevice:
     """A card through cuda-bindings; its primary context lives as long as the holder does."""
 
     def __init__(self, ordinal: int = 0) -> None:
-        from cuda.bindings import driver
+        """Loads driver and bindings, and makes the context.
 
-        self._cuda: Any = driver
-        self._call("cuInit", 0)
+        Raises:
+            DriverError: CUDA_MISSING naming what is not there; WEIGHTS_FAILED for an ordinal that no card has.
+        """
+        try:
+            from cuda.bindings import driver
+
+            self._cuda: Any = driver
+            self._call("cuInit", 0)
+        except DriverError as error:
+            raise DriverError(Reason.CUDA_MISSING, error.detail, "see `nvidia-smi` on this machine") from error
+        except ImportError as error:
+            raise DriverError(
+                Reason.CUDA_MISSING, f"cuda-bindings can't be imported: {error}", "pip install 'forethaw[gpu]'"
+            ) from error
+        except Exception as error:  # the bindings' own error where there is no libcuda differs from version to version
+            raise DriverError(
+                Reason.CUDA_MISSING, f"libcuda can't be loaded: {error}", "install NVIDIA's driver"
+            ) from error
         self._device = self._call("cuDeviceGet", ordinal)
         self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
         self._enter()

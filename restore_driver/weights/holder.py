@@ -1,6 +1,7 @@
 """The holder's process: a socket, a thread a connection, one card.
 
     python -m restore_driver.weights.holder --socket PATH --budget-bytes N [--device 0] [--state PATH]
+    forethaw holder serve --socket PATH --budget 40G                the same, for people (`commands/holder.py`)
 
 Leases that a connection began and nobody finished end with that connection. With `--state`, the models that are held
 are written down, and a holder that comes back after its death reads them again. Its death hurts no running replica:
@@ -46,11 +47,14 @@ class Holder:
         if self.state is None or not self.state.exists():
             return failed
         require_trusted(self.state, owner=os.geteuid())
-        for about in json.loads(self.state.read_text()):
-            try:
-                self._preload(about)
-            except DriverError as error:
-                failed.append(str(error))
+        try:
+            for about in json.loads(self.state.read_text()):
+                try:
+                    self._preload(about)
+                except DriverError as error:
+                    failed.append(str(error))
+        except (ValueError, KeyError, TypeError) as error:  # cut off or edited: the models can be preloaded again
+            failed.append(f"{self.state} is no list of models: {error}")
         return failed
 
     def serve(self, ready: Callable[[], None]) -> None:
@@ -102,6 +106,8 @@ class Holder:
             answer = _told(error)
         except KeyError as error:
             answer = _told(DriverError(Reason.REQUEST_INVALID, f"{what} lacks {error}"))
+        except OSError as error:  # a file that is gone, a disk that is full; where the asker is gone, so is this answer
+            answer = _told(DriverError(Reason.WEIGHTS_FAILED, f"{what}: {error}"))
         send(connection, answer)
 
     def _do(self, what: str, message: dict[str, Any], begun: set[str]) -> dict[str, Any]:
@@ -132,8 +138,10 @@ class Holder:
     def _preload(self, about: dict[str, Any]) -> dict[str, Any]:
         files = tuple(Path(file) for file in about["files"])
         layout = Layout(int(about["total_bytes"]), dict(about["offsets_bytes"]))
+        before = self.store.models.get(str(about["model"]))
         model = self.store.preload(str(about["model"]), files, layout, available_memory_bytes())
-        return {"held_bytes": len(model.buffer), "read_s": model.read_s, "pin_s": model.pin_s}
+        held = {"held_bytes": len(model.buffer), "was_held": model is before}
+        return {**held, "read_s": model.read_s, "pin_s": model.pin_s}
 
     def _status(self) -> dict[str, Any]:
         return {
@@ -175,8 +183,49 @@ def _told(error: DriverError) -> dict[str, Any]:
     return {"error": error.detail, "reason": error.reason.value, "mend": error.mend}
 
 
+def open_device(name: str) -> Device:
+    """The card of an ordinal, or `host:BYTES` for memfds without a card.
+
+    Raises:
+        DriverError: REQUEST_INVALID for what is neither; CUDA_MISSING.
+    """
+    kind, _, size = name.partition(":")
+    if kind == "host" and size.isdecimal():
+        return HostDevice(int(size))
+    if not name.isdecimal():
+        raise DriverError(Reason.REQUEST_INVALID, f"--device {name!r} is no card", "give its ordinal, or host:BYTES")
+    return CudaDevice(int(name))
+
+
+def refuse_second(path: Path) -> None:
+    """A live holder keeps its socket, and its models; the socket of a dead one is replaced.
+
+    Raises:
+        DriverError: BUSY when a holder answers there.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, suppress(OSError):
+        probe.settimeout(1.0)
+        probe.connect(str(path))
+        raise DriverError(Reason.BUSY, f"a holder serves {path} already", "end it, or give another --socket")
+
+
+def serve(device: str, path: Path, budget_bytes: int, state: Path | None, huge_pages: bool) -> None:
+    """The process: reads again what a dead one held, says `ready`, and serves until SIGTERM.
+
+    Raises:
+        DriverError: BUSY when a holder serves there; NOT_TRUSTED; REQUEST_INVALID or CUDA_MISSING for the device.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    require_trusted(path.parent, owner=os.geteuid())
+    refuse_second(path)
+    holder = Holder(open_device(device), path, budget_bytes, state, huge_pages)
+    for failure in holder.reload():
+        print(f"not reloaded: {failure}", file=sys.stderr, flush=True)
+    holder.serve(lambda: print("ready", flush=True))
+
+
 def main() -> None:
-    """The process."""
+    """The options."""
     parser = argparse.ArgumentParser(prog="restore_driver.weights.holder", description=__doc__)
     parser.add_argument("--socket", type=Path, required=True, help="where to listen; its directory is root's")
     parser.add_argument("--budget-bytes", type=int, required=True, help="page-locked host memory for models")
@@ -184,14 +233,8 @@ def main() -> None:
     parser.add_argument("--state", type=Path, help="file that lists the models, read again after a death")
     parser.add_argument("--small-pages", action="store_true", help="no huge pages for the models")
     options = parser.parse_args()
-    kind, _, size = options.device.partition(":")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        device: Device = HostDevice(int(size)) if kind == "host" else CudaDevice(int(options.device))
-        holder = Holder(device, options.socket, options.budget_bytes, options.state, not options.small_pages)
-        for failure in holder.reload():
-            print(f"not reloaded: {failure}", file=sys.stderr, flush=True)
-        holder.serve(lambda: print("ready", flush=True))
+        serve(options.device, options.socket, options.budget_bytes, options.state, not options.small_pages)
     except DriverError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

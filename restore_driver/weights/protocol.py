@@ -1,6 +1,7 @@
 """What travels between the holder and those who ask it: a JSON object a line, descriptors beside one (SCM_RIGHTS).
 
-    {"do": "preload", "model", "files", "total_bytes", "offsets_bytes"}  -> {"held_bytes", "read_s", "pin_s"}
+    {"do": "preload", "model", "files", "total_bytes", "offsets_bytes"}
+                                       -> {"held_bytes", "was_held", "read_s", "pin_s"}
     {"do": "load", "model"}            -> {"token"} at once; the copy to the card goes on by itself
     {"do": "take", "token"}            -> {"size_bytes"} and one descriptor of device memory
     {"do": "wait", "token"}            -> {"bytes", "allocate_s", "copy_s", ...} when every byte is on the card

@@ -16,6 +16,8 @@ from restore_driver.errors import DriverError, Reason
 
 _LONGEST_HEADER_BYTES = 100_000_000
 """The format's own limit."""
+ALIGNMENT_BYTES = 256
+"""Of each tensor within a range, as `replica/ranges.py` lays them out."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,22 @@ def index(files: Iterable[Path]) -> dict[str, Stored]:
                 raise DriverError(Reason.WEIGHTS_FAILED, f"{file}: tensor {name} is in {found[name].file}, too")
             found[name] = stored
     return found
+
+
+def in_file_order(files: Iterable[Path]) -> Layout:
+    """The layout of a replica that has the files' own tensors one after the other, as they lie in the files.
+
+    Raises:
+        DriverError: WEIGHTS_FAILED naming the file and what is wrong with it.
+    """
+    files = tuple(files)
+    tensors, end, offsets = index(files), 0, {}
+    for name, stored in sorted(tensors.items(), key=lambda item: (files.index(item[1].file), item[1].offset_bytes)):
+        offsets[name] = end
+        end += -(-stored.size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+    if not end:
+        raise DriverError(Reason.WEIGHTS_FAILED, f"{', '.join(map(str, files))}: no tensors", "name the model's shards")
+    return Layout(end, offsets)
 
 
 def check(layout: Layout, tensors: Mapping[str, Stored]) -> None:

@@ -113,7 +113,7 @@ class Store:
                 Reason.TOO_LITTLE_MEMORY,
                 f"model {name} needs {size:,} bytes, the budget is {self.budget_bytes:,} and "
                 f"{self.held_bytes - could_free:,} of it are in use",
-                "raise --budget-bytes",
+                "start the holder with a larger budget",
             )
         if size > available_bytes + could_free:
             raise DriverError(

@@ -1,0 +1,195 @@
+"""`forethaw holder serve | preload | status | drop`: the resident process that keeps weights near the card."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeGuard
+
+import typer
+
+from restore_driver.commands.ending import refuse
+from restore_driver.commands.options import AsJson
+from restore_driver.errors import DriverError, Reason
+
+if TYPE_CHECKING:
+    from restore_driver.weights.safetensors import Layout
+
+app = typer.Typer(
+    help="Keep models in page-locked host memory, and have them on the card while CRIU restores.", no_args_is_help=True
+)
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_PATIENCE_S = 10.0
+
+Socket = Annotated[
+    Path,
+    typer.Option("--socket", help="The holder's socket: replicas must reach it, and only root may write beside it."),
+]
+Model = Annotated[str, typer.Argument(help="Name that replicas ask for.")]
+
+
+@app.command()
+def serve(
+    socket: Socket,
+    budget: Annotated[str, typer.Option(metavar="SIZE", help="Page-locked host memory for models, such as 40G.")],
+    device: Annotated[
+        str, typer.Option(metavar="N|host:SIZE", help="Ordinal of the card; or memory in place of one, for trials.")
+    ] = "0",
+    state: Annotated[
+        Path | None, typer.Option(help="File that lists the models: read again after the holder's death.")
+    ] = None,
+    small_pages: Annotated[bool, typer.Option("--small-pages", help="No huge pages for the models.")] = False,
+) -> None:
+    """Serve models on a socket until SIGTERM; prints `ready` once it listens."""
+    from restore_driver.weights.holder import serve as serve_holder
+
+    kind, colon, size = device.partition(":")
+    try:
+        named = f"{kind}:{parse_size('--device', size)}" if colon else device
+        serve_holder(named, socket.absolute(), parse_size("--budget", budget), state, not small_pages)
+    except DriverError as error:
+        refuse(error)
+
+
+@app.command()
+def preload(
+    model: Model,
+    files: Annotated[list[Path], typer.Argument(help="Its safetensors files, all shards.")],
+    socket: Socket,
+    layout: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where each tensor lies in the replica's range (the replica's layout.json). "
+            "Default: the files' own tensors in file order, each at a multiple of 256 bytes."
+        ),
+    ] = None,
+    deadline: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="For all of it.")] = 3600.0,
+    as_json: AsJson = False,
+) -> None:
+    """Have a model read into page-locked memory; one that is there already stays."""
+    from restore_driver.report import Progress
+    from restore_driver.weights.client import HolderClient
+    from restore_driver.weights.safetensors import in_file_order
+
+    whole = [file.absolute() for file in files]
+    client = HolderClient(socket)
+    began_s = time.monotonic()
+    try:
+        wanted = in_file_order(whole) if layout is None else read_layout(layout)
+        with Progress(quiet=as_json) as progress:
+            progress.observe("begin", f"{model}: {wanted.total_bytes:,} bytes into page-locked memory")
+            said = client.preload(model, whole, wanted, deadline)
+    except DriverError as error:
+        refuse(error, as_json)
+    finally:
+        client.close()
+    answer = {
+        "model": model,
+        "layout": "in file order, each tensor at a multiple of 256 bytes" if layout is None else str(layout),
+        "tensors": len(wanted.offsets_bytes),
+        "bytes": wanted.total_bytes,
+        **said,
+        "read_bytes_per_s": wanted.total_bytes / said["read_s"] if said["read_s"] else None,
+        "total_s": time.monotonic() - began_s,
+    }
+    typer.echo(json.dumps(answer, indent=2) if as_json else _loaded(answer))
+
+
+@app.command()
+def status(socket: Socket, as_json: AsJson = False) -> None:
+    """Say which models are held, and what is left of budget and card."""
+    said = _ask(socket, {"do": "status"}, as_json)
+    if as_json:
+        typer.echo(json.dumps(said, indent=2))
+        return
+    for model, size in said["models"].items():
+        typer.echo(f"{model}: {size:,} bytes")
+    typer.echo(
+        f"process {said['pid']} holds {said['held_bytes']:,} of {said['budget_bytes']:,} bytes, "
+        f"{said['free_device_bytes']:,} bytes of its card are free, {said['leases']} loads are under way"
+    )
+
+
+@app.command()
+def drop(model: Model, socket: Socket, as_json: AsJson = False) -> None:
+    """Forget a model; what replicas have mapped stays theirs. A model that is not held is no error."""
+    held = _ask(socket, {"do": "status"}, as_json)["models"]
+    _ask(socket, {"do": "drop", "model": model}, as_json)
+    if as_json:
+        typer.echo(json.dumps({"model": model, "freed_bytes": held.get(model, 0)}, indent=2))
+    elif model in held:
+        typer.echo(f"dropped {model}: {held[model]:,} bytes are free again")
+    else:
+        typer.echo(f"{model} was not held; held: {', '.join(held) or 'nothing'}")
+
+
+def parse_size(option: str, text: str) -> int:
+    """Bytes of `40G`: a number, with K, M, G or T for powers of 1024.
+
+    Raises:
+        DriverError: REQUEST_INVALID naming option and value.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:iB|B)?", text.strip(), re.IGNORECASE)
+    size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    if size <= 0:
+        raise DriverError(
+            Reason.REQUEST_INVALID,
+            f"{option} {text!r} is no size",
+            "give bytes, or a number with K, M, G or T (powers of 1024), such as 40G",
+        )
+    return size
+
+
+def read_layout(path: Path) -> Layout:
+    """A replica's layout.json: `total_bytes`, and `offsets_bytes` by tensor.
+
+    Raises:
+        DriverError: REQUEST_INVALID naming file and field.
+    """
+    from restore_driver.weights.safetensors import Layout
+
+    mend = 'write {"total_bytes": N, "offsets_bytes": {"TENSOR": N, ...}}, or leave --layout out'
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DriverError(Reason.REQUEST_INVALID, f"--layout {path} can't be read: {error}", mend) from error
+    about = content if isinstance(content, dict) else {}
+    total, offsets = about.get("total_bytes"), about.get("offsets_bytes")
+    if not _is_size(total) or not total:
+        raise DriverError(Reason.REQUEST_INVALID, f"--layout {path}: total_bytes is {total!r}, no size", mend)
+    if not isinstance(offsets, dict):
+        raise DriverError(Reason.REQUEST_INVALID, f"--layout {path}: offsets_bytes is {offsets!r}, no table", mend)
+    for name, offset in offsets.items():
+        if not _is_size(offset):
+            raise DriverError(Reason.REQUEST_INVALID, f"--layout {path}: offset of {name} is {offset!r}", mend)
+    return Layout(total, offsets)
+
+
+def _is_size(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _ask(socket: Path, message: dict[str, Any], as_json: bool) -> dict[str, Any]:
+    from restore_driver.weights.client import HolderClient
+
+    client = HolderClient(socket)
+    try:
+        return client.ask(message, _PATIENCE_S)[0]
+    except DriverError as error:
+        refuse(error, as_json)
+    finally:
+        client.close()
+
+
+def _loaded(answer: dict[str, Any]) -> str:
+    what = f"{answer['model']}: {answer['bytes']:,} bytes, {answer['tensors']} tensors ({answer['layout']})"
+    if answer["was_held"]:
+        return f"{what}; held already"
+    rate = f" ({answer['read_bytes_per_s'] / 1e9:.2f} GB/s)" if answer["read_bytes_per_s"] else ""
+    return (
+        f"{what}; read in {answer['read_s']:.2f} s{rate}, page-locked in {answer['pin_s']:.2f} s, "
+        f"{answer['total_s']:.2f} s in all"
+    )

@@ -1,0 +1,102 @@
+"""Directories: the driver's own, and where artifacts lie. A directory that does not exist yet is judged by the parent
+that it would be made in; nothing is made here."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+from restore_driver.doctor.findings import Answer, Verdict, absent, broken, ok, warning
+from restore_driver.doctor.machine import Machine
+from restore_driver.doctor.space import LEAST_BYTES, free_bytes, nearest
+from restore_driver.errors import DriverError
+from restore_driver.host.trusted import require_trusted
+
+NOT_ASKED = "not looked at: no --artifacts directory was named"
+_FS_IOC_ENABLE_VERITY = 0x40806685
+_SHA256, _BLOCK_BYTES = 1, 4096
+
+
+def state(machine: Machine) -> Answer:
+    """Journals and sockets: whoever may write there commands root."""
+    return _trusted(machine, "--state", machine.state)
+
+
+def state_space(machine: Machine) -> Answer:
+    """CRIU's logs are small; a full disk still ends a restore."""
+    return _space(machine.state)
+
+
+def artifacts(machine: Machine) -> Answer:
+    """An artifact is restored as root, so its directory is root's, and an image needs room."""
+    if machine.artifacts is None:
+        return absent(NOT_ASKED)
+    doubt = _trusted(machine, "--artifacts", machine.artifacts)
+    return _space(machine.artifacts) if doubt.verdict is Verdict.OK else doubt
+
+
+def verity(machine: Machine) -> Answer:
+    """Tried on a file without a name, which is gone when it is closed."""
+    if machine.artifacts is None:
+        return absent(NOT_ASKED)
+    directory = nearest(machine.artifacts)
+    try:
+        refused = _try_verity(directory)
+    except OSError as error:
+        return warning(f"not looked at: no file can be made in {directory}: {error.strerror}", "see `artifacts` above")
+    if refused:
+        return warning(
+            f"{directory}'s file system has no fs-verity here ({os.strerror(refused)}): seals go by inodes, sizes and "
+            "times, and bytes that a disk changed go unseen",
+            "nothing, or: tune2fs -O verity DEVICE (ext4 and f2fs have it, btrfs always), CONFIG_FS_VERITY=y",
+        )
+    return ok(f"{directory}'s file system has fs-verity")
+
+
+def _trusted(machine: Machine, option: str, path: Path) -> Answer:
+    here = nearest(path)
+    exists = here == Path(os.path.abspath(path))
+    try:
+        # What is made in a directory with the sticky bit, such as /tmp, is its maker's alone.
+        sticky = not exists and here.lstat().st_mode & stat.S_ISVTX
+        require_trusted(here.parent if sticky else here, owner=os.geteuid())
+    except DriverError as error:
+        return broken(f"{option} {path}: {error.detail}", error.mend)
+    if not os.access(here, os.W_OK) and machine.is_root:
+        return broken(f"{option} {path}: {here} can't be written to", "name a directory on a file system that can")
+    return ok(f"{path}: only root may write there" if exists else f"{path}: not there yet; to be made in {here}")
+
+
+def _space(path: Path) -> Answer:
+    here = nearest(path)
+    free = free_bytes(here)
+    if free < LEAST_BYTES:
+        return warning(
+            f"{here} has {free:,} bytes free, less than {LEAST_BYTES:,}", "free some, or name another directory"
+        )
+    return ok(f"{here} has {free:,} bytes free")
+
+
+def _try_verity(directory: Path) -> int:
+    """0, or the error number of FS_IOC_ENABLE_VERITY (kernel documentation, filesystems/fsverity).
+
+    Raises:
+        OSError: no file can be made there.
+    """
+    written = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(written, b"forethaw")
+        read = os.open(f"/proc/self/fd/{written}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(written)  # a file that is open for writing is refused
+    try:
+        fcntl.ioctl(read, _FS_IOC_ENABLE_VERITY, bytes((ctypes.c_uint32 * 32)(1, _SHA256, _BLOCK_BYTES)))
+    except OSError as error:
+        return error.errno or errno.EIO
+    finally:
+        os.close(read)
+    return 0
