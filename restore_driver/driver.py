@@ -10,16 +10,13 @@ The agent and the command line do just this.
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from restore_driver.errors import Reason
-from restore_driver.host.hugepages import put_back_stale
-from restore_driver.journal import Journal, read
-from restore_driver.journal import abandoned as abandoned_journals
+from restore_driver import recovery
 from restore_driver.phases import TABLES, Phase
+from restore_driver.recovery import Recovered
 from restore_driver.requests import (
     AnyRequest,
     CheckpointRequest,
@@ -28,25 +25,15 @@ from restore_driver.requests import (
     UnparkRequest,
     table_of,
 )
-from restore_driver.sequence import Attempt, Observer, Plan, Result, Step, undo_phases, walk
+from restore_driver.sequence import Attempt, Observer, Plan, Result, Step, walk
 from restore_driver.steps.dumping import Dumping
 from restore_driver.steps.parking import Parking, Unparking
-from restore_driver.steps.restoring import Restoring
+from restore_driver.steps.restoring import Restoring, restored_before
 from restore_driver.steps.undo import make_undos
 from restore_driver.tools import Tools
 
 COLD_START = "cold-start"
 """What a result asks for when no replica could be had from a snapshot."""
-
-
-@dataclass(frozen=True)
-class Recovered:
-    """What was taken back of one attempt whose driver died."""
-
-    attempt: str
-    phases: tuple[str, ...]
-    undone: tuple[str, ...]
-    errors: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -56,9 +43,21 @@ class Driver:
     tools: Tools
 
     def carry_out(self, request: AnyRequest, observe: Observer = lambda *_: None) -> Result:
-        """Walks the request's table; never raises for what goes wrong on the way: the result says it."""
+        """Walks the request's table; never raises for what goes wrong on the way: the result says it.
+
+        A restore that was made already, and whose replica lives, is answered with that one.
+        """
         name = table_of(request)
         keeps = isinstance(request, RestoreRequest)
+        if isinstance(request, RestoreRequest):
+            began_s = time.monotonic()
+            answer = restored_before(self.tools, request)
+            if answer is not None:
+                took_s = time.monotonic() - began_s
+                rows = TABLES[name]
+                return Result(
+                    sequence=name, outcome=rows[-1].next, total_s=took_s, unaccounted_s=took_s, phases=(), answer=answer
+                )
         plan = Plan(
             sequence=name,
             rows=TABLES[name],
@@ -72,19 +71,7 @@ class Driver:
 
     def recover(self) -> tuple[Recovered, ...]:
         """Takes back what drivers that were killed left half done; safe beside running ones, and to repeat."""
-        put_back_stale(self.tools.state.huge_pages)
-        return tuple(self._recover_one(path, fd) for path, fd in abandoned_journals(self.tools.state.attempts))
-
-    def _recover_one(self, path: Path, fd: int) -> Recovered:
-        entry = read(path)
-        journal = Journal(path, fd, entry.facts)
-        os.lseek(fd, 0, os.SEEK_END)
-        rows = TABLES.get(entry.sequence, ())
-        undone, errors = undo_phases(rows, list(entry.begun), make_undos(self.tools), entry.facts)
-        reason = Reason.DRIVER_DIED.value
-        journal.end({"outcome": "failed", "reason": reason, "detail": f"in phase {(entry.begun or ('lock',))[-1]}"})
-        journal.close(forget=entry.sequence != "restore")
-        return Recovered(path.stem, entry.begun, undone, errors)
+        return recovery.recover(self.tools.state, make_undos(self.tools))
 
     def _steps(self, request: AnyRequest, name: str) -> Mapping[Phase, Step]:
         if isinstance(request, CheckpointRequest):

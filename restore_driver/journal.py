@@ -1,9 +1,10 @@
 """The record of one attempt on disk: its lock, what it is about to do, how it ended.
 
-One file a key, in a directory that only root may enter. The file is the lock (flock), so the kernel frees it when the
-driver dies at whatever line. Lines are JSON: first who, then `begin` of each phase with all facts known before the
-phase acts (write-ahead), last `end` with the outcome. A file without `end` that nobody has locked is what a killed
-driver left: `recovery.py` runs its undos and ends it.
+One file a key, in a directory that only root may enter; the key names what is worked on (one replica, or one pod and
+snapshot), so that no two attempts of whatever kind work on the same. The file is the lock (flock), so the kernel frees
+it when the driver dies at whatever line. Lines are JSON: first who, then `begin` of each phase with all facts known
+before the phase acts (write-ahead), last `end` with the outcome. A file without `end` that nobody has locked is what a
+killed driver left: `recovery.py` runs its undos and ends it.
 
 A page cache survives `kill -9`, so no fsync is needed against the death of the driver; the directory lies on tmpfs
 (/run), so that nothing of it survives the death of the machine, and neither do the processes it speaks of.
@@ -51,25 +52,21 @@ class Journal:
         Raises:
             DriverError: BUSY while another attempt with this key runs; ATTEMPTED_BEFORE when one ended.
         """
-        path = directory / f"{sequence}-{key}.jsonl"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            raise DriverError(
-                Reason.BUSY, f"another {sequence} with key {key} is at work", "wait for its end"
-            ) from None
-        if os.fstat(fd).st_size:
-            before = read(path)
-            os.close(fd)
-            said = (before.outcome or {}).get("reason") or "ended"
-            raise DriverError(
-                Reason.ATTEMPTED_BEFORE, f"{sequence} {key} was tried before: {said}", f"start cold, or remove {path}"
-            )
-        journal = cls(path, fd)
-        journal._write({"sequence": sequence, "key": key, "driver_pid": os.getpid()})
-        return journal
+        path = path_of(directory, key)
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                _lock(fd, path, key)
+                if not _is_named(path, fd):  # its owner ended, and forgot it, between the opening and the lock
+                    os.close(fd)
+                    continue
+                _refuse_what_ended(fd, path, key)
+                journal = cls(path, fd)
+                journal._write({"sequence": sequence, "key": key, "driver_pid": os.getpid()})
+            except BaseException:
+                os.close(fd)
+                raise
+            return journal
 
     def begin(self, phase: str) -> None:
         """Says what is about to be done, with all facts known by now."""
@@ -91,7 +88,39 @@ class Journal:
         os.close(self.fd)
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        os.write(self.fd, (json.dumps(line) + "\n").encode())
+        rest = memoryview((json.dumps(line) + "\n").encode())
+        while rest:
+            rest = rest[os.write(self.fd, rest) :]
+
+
+def path_of(directory: Path, key: str) -> Path:
+    """Where the record of a key lies."""
+    return directory / f"{key}.jsonl"
+
+
+def _lock(fd: int, path: Path, key: str) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        doing = read(path).sequence or "attempt"
+        raise DriverError(Reason.BUSY, f"a {doing} of {key} is at work", "wait for its end") from None
+
+
+def _is_named(path: Path, fd: int) -> bool:
+    try:
+        return os.stat(path).st_ino == os.fstat(fd).st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _refuse_what_ended(fd: int, path: Path, key: str) -> None:
+    if not os.fstat(fd).st_size:
+        return
+    before = read(path)
+    said = (before.outcome or {}).get("reason") or (before.outcome or {}).get("outcome") or "its driver died"
+    raise DriverError(
+        Reason.ATTEMPTED_BEFORE, f"{before.sequence} of {key} was tried before: {said}", f"start cold, or remove {path}"
+    )
 
 
 def read(path: Path) -> Entry:

@@ -15,9 +15,11 @@ of it, and never keeps the undos before it from running.
 
 What the order guards:
 
-- The gate touches nothing. Whatever it refuses can be asked again.
-- The lock comes before the first change, the record of the attempt with it: a second attempt of the same pod on the
-  same snapshot finds either the lock or the record, and is refused. That is what ends restart loops.
+- The phases before `TOUCHES` change nothing but what their own undo takes back for good (a promise of memory). What
+  fails there is refused, not failed, and can be asked again.
+- The lock comes before the first change, the record of the attempt with it. One key for all sequences on one replica:
+  no two work on it at once. For a restore the key is pod and snapshot, and its record stays once the placeholder was
+  touched: a second attempt is refused. That is what ends restart loops.
 - The known answer is recorded *before* the engine is quiesced, and asked for *after* everything is back.
 - CUDA is locked in all processes before it is checkpointed in any: no process may wait for another's GPU work.
 - CUDA's checkpoint comes before CRIU's dump (it moves device memory into the process), its restore after CRIU's.
@@ -72,6 +74,7 @@ class Undo(StrEnum):
     TAKE_FILES_BACK = "take-files-back"
     KILL_RESTORED = "kill-restored"
     KILL_UNPARKED = "kill-unparked"
+    FORGET_PARKED = "forget-parked"
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ RESTORE = (
 
 PARK = (
     *_TO_FROZEN,
-    Row("off-card", Phase.MEMORY_FREE, 10.0, None, "parked"),
+    Row("off-card", Phase.MEMORY_FREE, 10.0, Undo.FORGET_PARKED, "parked"),
 )
 
 UNPARK = (
@@ -142,6 +145,18 @@ UNPARK = (
     Row("on-card", Phase.RESUME, 60.0, None, "awake"),
     Row("awake", Phase.PROVE, 30.0, None, "proven"),
 )
+
+TOUCHES: dict[str, Phase] = {
+    "checkpoint": Phase.QUIESCE,
+    "checkpoint-and-end": Phase.QUIESCE,
+    "restore": Phase.FILES,
+    "park": Phase.QUIESCE,
+    "unpark": Phase.CUDA_RESTORE,
+}
+"""The first phase that changes a replica or a placeholder."""
+
+IRREVOCABLE = frozenset({Phase.CONTINUE, Phase.PUBLISH, Phase.END})
+"""Once they are done it is too late to fail: a deadline ends them while they run, and is not looked at after."""
 
 TABLES: dict[str, tuple[Row, ...]] = {
     "checkpoint": CHECKPOINT,

@@ -62,6 +62,10 @@ class RestoreRequest(Request):
     holder: Path | None = None
     """Socket of the weights holder, where the engine takes its weights from one."""
     image_digest: str | None = None
+    engine: str | None = None
+    """Kind of the engine that is expected (`vllm`, ...); another one in the snapshot is refused."""
+    engine_arguments: tuple[str, ...] | None = None
+    """Arguments of the engine that are expected; default: whatever the snapshot's were."""
     restored_huge_pages: bool = False
     """Set transparent huge pages to `always` while CRIU restores; system-wide, and put back after."""
     verify: bool = False

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from restore_driver.deadline import Clock, Deadline
 from restore_driver.errors import DriverError, Reason
 from restore_driver.journal import Facts, Journal
-from restore_driver.phases import Phase, Row, Undo
+from restore_driver.phases import IRREVOCABLE, TOUCHES, Phase, Row, Undo
 
 
 class PhaseTime(BaseModel):
@@ -53,6 +53,8 @@ class Result(BaseModel):
     phases: tuple[PhaseTime, ...]
     undone: tuple[str, ...] = ()
     undo_errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What could not be tidied up after the attempt had ended; it changes nothing of how that went."""
     answer: dict[str, Any] = {}
     """What the caller wants to know besides: the replica's PID, the artifact's path and digest, bytes."""
 
@@ -88,6 +90,8 @@ Observer = Callable[[str, str], None]
 """Told ("begin" | "end" | "undo", phase) as they happen."""
 
 UNDO_DEADLINE_S = 30.0
+_NO_FALLBACK = (Reason.BUSY, Reason.REQUEST_INVALID)
+"""Another attempt may yet bring the replica, or the request was none: nobody should start a second one for that."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class Plan:
     deadlines_s: Mapping[str, float] = field(default_factory=dict)
     fallback: str | None = None
     keep_record: bool = False
-    """Keep the journal of an ended attempt, so that the same attempt is never made twice."""
+    """Keep the journal of an attempt that touched something, so that the same attempt is never made twice."""
 
 
 def walk(plan: Plan, attempt: Attempt, *, observe: Observer = lambda *_: None, clock: Clock = time.monotonic) -> Result:
@@ -110,16 +114,20 @@ def walk(plan: Plan, attempt: Attempt, *, observe: Observer = lambda *_: None, c
     times: list[PhaseTime] = []
     failure: DriverError | None = None
     at: Row | None = None
-    with attempt.stack:
+    warnings: list[str] = []
+    with attempt.stack as stack:
         for at in plan.rows:
             failure = _one(at, plan, attempt, times, began_s, observe, clock)
             if failure is not None:
                 break
         undone, undo_errors = _undo(plan, attempt, times, failure, began_s, observe, clock)
-        ended_s = clock()
-        result = _result(plan, attempt, times, failure, at, undone, undo_errors, ended_s - began_s)
-        _close(plan, attempt, result)
-    return result
+        try:
+            stack.close()
+        except Exception as error:  # a proven replica is proven, whatever could not be tidied up
+            warnings.append(f"{type(error).__name__}: {error}")
+        result = _result(plan, attempt, times, failure, at, undone, undo_errors, clock() - began_s)
+    _close(plan, attempt, result, warnings)
+    return result.model_copy(update={"warnings": tuple(warnings)})
 
 
 def _one(
@@ -136,7 +144,8 @@ def _one(
             attempt.journal.begin(row.phase.value)
         observe("begin", row.phase.value)
         details = plan.steps[row.phase](attempt, deadline)
-        deadline.left_s()
+        if row.phase not in IRREVOCABLE:
+            deadline.left_s()
     except DriverError as error:
         failure = error
     except OSError as error:
@@ -196,7 +205,8 @@ def undo_phases(
         observe("undo", row.undo.value)
         undone.append(row.undo.value)
         try:
-            undos[row.undo](facts, Deadline.after(f"undo {row.undo.value}", UNDO_DEADLINE_S, clock))
+            limit_s = max(UNDO_DEADLINE_S, row.deadline_s)  # what may take long one way may do so the other way
+            undos[row.undo](facts, Deadline.after(f"undo {row.undo.value}", limit_s, clock))
         except Exception as error:  # whatever it is, the undos before it must still run
             errors.append(f"{row.undo.value}: {type(error).__name__}: {error}")
     return tuple(undone), tuple(errors)
@@ -213,8 +223,7 @@ def _result(
     total_s: float,
 ) -> Result:
     assert at is not None
-    touched = attempt.journal is not None
-    outcome = at.next if failure is None else ("failed" if touched else "refused")
+    outcome = at.next if failure is None else ("failed" if _touched(plan, times) else "refused")
     return Result(
         sequence=plan.sequence,
         outcome=outcome,
@@ -222,7 +231,7 @@ def _result(
         detail=None if failure is None else failure.detail,
         mend=None if failure is None else failure.mend or None,
         phase=None if failure is None else at.phase.value,
-        fallback=None if failure is None else plan.fallback,
+        fallback=None if failure is None or failure.reason in _NO_FALLBACK else plan.fallback,
         total_s=total_s,
         unaccounted_s=total_s - sum(time.took_s for time in times),
         phases=tuple(times),
@@ -232,8 +241,26 @@ def _result(
     )
 
 
-def _close(plan: Plan, attempt: Attempt, result: Result) -> None:
-    if attempt.journal is None:
+def _touched(plan: Plan, times: list[PhaseTime]) -> bool:
+    return touched(plan.sequence, [time.phase for time in times])
+
+
+def touched(sequence: str, begun: Sequence[str]) -> bool:
+    """Whether an attempt came so far that it may have changed a replica or a placeholder."""
+    return sequence in TOUCHES and TOUCHES[sequence].value in begun
+
+
+def _close(plan: Plan, attempt: Attempt, result: Result, warnings: list[str]) -> None:
+    """Ends the record. One that can't be ended (its disk is full) is forgotten: the next driver would take it for
+    abandoned and undo what is well."""
+    journal = attempt.journal
+    if journal is None:
         return
-    attempt.journal.end({"outcome": result.outcome, "reason": result.reason, "detail": result.detail})
-    attempt.journal.close(forget=not plan.keep_record)
+    keep = plan.keep_record and _touched(plan, list(result.phases))
+    try:
+        journal.end(result.model_dump(mode="json", include={"outcome", "reason", "detail", "answer"}))
+    except OSError as error:
+        warnings.append(f"{journal.path} could not be ended and is forgotten: {error}")
+        keep = False
+    with suppress(OSError):
+        journal.close(forget=not keep)

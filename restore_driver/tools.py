@@ -6,13 +6,17 @@ may lie between the trigger and the first answer.
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from restore_driver.criu import kerndat
 from restore_driver.criu.find import Criu, find_criu
 from restore_driver.cuda import CudaProcesses, open_cuda
+from restore_driver.errors import DriverError, Reason
 from restore_driver.fingerprint import Fingerprint, Gpu, here
 from restore_driver.host.trusted import require_trusted
 
@@ -41,9 +45,38 @@ class State:
         """What the system-wide setting was before a restore changed it."""
         return self.root / "huge-pages"
 
+    @contextmanager
+    def alone_in(self, placeholder: str) -> Iterator[None]:
+        """One attempt at a time in a placeholder; the kernel frees the lock when a driver dies.
+
+        Raises:
+            DriverError: BUSY.
+        """
+        fd = os.open(self.placeholders / placeholder, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise DriverError(
+                Reason.BUSY, f"another restore into placeholder process {placeholder} is at work", "wait for its end"
+            ) from None
+        try:
+            yield
+        finally:
+            os.close(fd)
+
+    @property
+    def placeholders(self) -> Path:
+        """Locks of placeholders that are being restored into."""
+        return self.root / "placeholders"
+
     def work(self, key: str) -> Path:
         """CRIU's log and statistics of one attempt."""
         return self.root / "work" / key
+
+    def directories(self) -> tuple[Path, ...]:
+        """All of them, the upper ones first."""
+        return (self.root, self.attempts, self.parked, self.placeholders, self.huge_pages, self.root / "work")
 
     def make(self) -> None:
         """Makes what is missing.
@@ -51,7 +84,7 @@ class State:
         Raises:
             DriverError: NOT_TRUSTED when somebody else than root may write there.
         """
-        for directory in (self.root, self.attempts, self.parked, self.huge_pages, self.root / "work"):
+        for directory in self.directories():
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             require_trusted(directory, owner=os.geteuid())
 

@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from restore_driver.artifact.digest import open_regular
 from restore_driver.errors import DriverError, Reason
 from restore_driver.fingerprint import Fingerprint
-from restore_driver.host.trusted import open_beneath, refuse_escaping
+from restore_driver.host.trusted import refuse_escaping
 from restore_driver.proof import ProofRecord
 from restore_driver.replica_spec import ReplicaSpec
 
@@ -59,6 +60,8 @@ class CudaTree(_Closed):
     """Which of the processes hold CUDA state."""
 
     pids: tuple[int, ...] = ()
+    device_bytes: int = 0
+    """Device memory that they held while they served; 0 where nobody told."""
 
 
 class Manifest(_Closed):
@@ -93,20 +96,34 @@ def load(artifact: Path) -> Manifest:
     """Reads an artifact's manifest; its files are not looked at.
 
     Raises:
-        DriverError: MANIFEST_INVALID naming the field; NOT_TRUSTED when it is a link.
+        DriverError: MANIFEST_INVALID naming the field; NOT_TRUSTED when it is a link or no regular file.
+    """
+    return parse(read(artifact), str(artifact / NAME))
+
+
+def digest_of(content: bytes) -> str:
+    """`digest` of the manifest that has this content, without parsing it."""
+    return blake3(content).hexdigest()
+
+
+def read(artifact: Path) -> bytes:
+    """The bytes of an artifact's manifest.
+
+    Raises:
+        DriverError: MANIFEST_INVALID; NOT_TRUSTED when it is a link or no regular file.
     """
     try:
         directory = os.open(artifact, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise DriverError(Reason.MANIFEST_INVALID, f"{artifact}: {error.strerror}", "give an artifact") from error
     try:
-        with os.fdopen(open_beneath(directory, NAME), "rb") as file:
+        with os.fdopen(open_regular(directory, NAME), "rb") as file:
             content = file.read(LARGEST_BYTES + 1)
     except OSError as error:
         raise DriverError(Reason.MANIFEST_INVALID, f"{artifact} has no {NAME}: {error.strerror}", _MEND) from error
     finally:
         os.close(directory)
-    return parse(content, str(artifact / NAME))
+    return content
 
 
 def parse(content: bytes, where: str) -> Manifest:

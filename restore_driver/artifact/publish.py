@@ -12,12 +12,14 @@ import errno
 import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from restore_driver.artifact.digest import digest_files, list_files
+from restore_driver.artifact.hold import alone
 from restore_driver.artifact.manifest import NAME, FileEntry, Manifest, to_bytes
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.trusted import require_trusted
@@ -32,22 +34,28 @@ class Draft:
 
     def __init__(self, target: Path, path: Path, fd: int) -> None:
         self.target, self.path, self._fd = target, path, fd
+        self._published = False
 
     @classmethod
     def open(cls, target: Path) -> Draft:
         """Makes the hidden directory.
 
         Raises:
-            DriverError: NOT_TRUSTED when others than root may write beside the artifact.
+            DriverError: NOT_TRUSTED when others than root may write beside the artifact; REQUEST_INVALID when what
+                stands there is no artifact, and would be lost.
         """
         target = target.absolute()
         require_trusted(target.parent, owner=os.geteuid())
+        refuse_what_is_no_artifact(target)
         sweep(target.parent)
-        path = target.parent / f"{PREFIX}{target.name}.{os.getpid()}"
-        path.mkdir(mode=0o700)
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        return cls(target, path, fd)
+        while True:
+            path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{target.name}.", dir=target.parent))
+            with suppress(FileNotFoundError):  # swept by another before it was locked
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                if path.exists():
+                    return cls(target, path, fd)
+                os.close(fd)
 
     def commit(self, about: Mapping[str, Any], step: Callable[[str], None] = lambda _: None) -> Manifest:
         """Digests the files, writes the manifest, publishes; `about` holds the manifest's other fields.
@@ -74,7 +82,8 @@ class Draft:
             for directory in {(self.path / name).parent for name in names} | {self.path}:
                 _sync(directory)
             step("rename")
-            self._swap_in(step)
+            swap_in(self.path, self.target, step)
+            self._published = True
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DriverError(Reason.DISK_FULL, f"{self.target.parent} is full", "free some space") from error
@@ -83,18 +92,30 @@ class Draft:
 
     def close(self) -> None:
         """Lets go; a draft that was not published goes away."""
-        if self.path.exists():
+        if not self._published:  # else an old artifact may stand under this name, held by a reader
             shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._fd)
 
-    def _swap_in(self, step: Callable[[str], None]) -> None:
-        try:
-            _rename_exchange(self.path, self.target)
-        except FileNotFoundError:
-            os.rename(self.path, self.target)
-        _sync(self.target.parent)
-        step("remove old")
-        shutil.rmtree(self.path, ignore_errors=True)  # the old artifact, if there was one
+
+def swap_in(path: Path, target: Path, step: Callable[[str], None] = lambda _: None) -> None:
+    """Puts a finished directory in its place by one rename; what stood there goes away after."""
+    while not (_exchanged(path, target) or _renamed(path, target)):
+        pass  # whoever else publishes here came, or what stood there went, between the two
+    _sync(target.parent)
+    step("remove old")
+    # The old one, if there was one; what a reader holds goes with the next sweep.
+    with suppress(DriverError), alone(path):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def refuse_what_is_no_artifact(target: Path) -> None:
+    """An artifact, even a broken one, an empty directory or nothing may be replaced; whatever else would be lost."""
+    if not os.path.lexists(target):
+        return
+    if target.is_symlink() or not target.is_dir() or (any(target.iterdir()) and not (target / NAME).is_file()):
+        raise DriverError(
+            Reason.REQUEST_INVALID, f"{target} is there and is no artifact", f"give a new path, such as {target}/NAME"
+        )
 
 
 def sweep(root: Path) -> tuple[Path, ...]:
@@ -112,11 +133,26 @@ def sweep(root: Path) -> tuple[Path, ...]:
     return tuple(removed)
 
 
-def _rename_exchange(one: Path, other: Path) -> None:
+def _exchanged(one: Path, other: Path) -> bool:
+    """False when there is nothing to exchange with."""
     arguments = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
-    if _libc.renameat2(*arguments) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(other))
+    if _libc.renameat2(*arguments) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number == errno.ENOENT:
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def _renamed(one: Path, other: Path) -> bool:
+    """False when something stands there by now."""
+    try:
+        os.rename(one, other)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
 
 
 def _sync(path: Path) -> None:

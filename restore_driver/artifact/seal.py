@@ -12,17 +12,22 @@ import ctypes
 import fcntl
 import os
 import stat
+import time
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from restore_driver.artifact.digest import digest_files, list_files
+from restore_driver.artifact.digest import digest_files, list_files, open_regular
 from restore_driver.artifact.manifest import NAME, Manifest, load
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.trusted import open_beneath, require_trusted
 
 SUFFIX = ".seal"
 _FS_IOC_ENABLE_VERITY = 0x40806685
+_CLOCK_REALTIME_COARSE = 5
+"""The kernel's clock for times of files; Python has no name for it."""
+_LONGEST_TICK_MS = 50
+"""A file server's clock may be ahead for ever; it is not waited for."""
 _MEND = "verify and seal it again (forethaw verify), or stage it anew"
 
 
@@ -71,6 +76,7 @@ def seal_as_it_is(artifact: Path) -> Seal:
         verity = all([_lock_down(directory, name) for name in names])
         for where, _, _ in os.walk(artifact, topdown=False):
             os.chmod(where, 0o500)
+        _let_the_clock_tick(directory, names)
         seal = Seal(files={name: _look(directory, name) for name in names}, verity=verity)
     finally:
         os.close(directory)
@@ -93,6 +99,7 @@ def verify(artifact: Path) -> Manifest:
         DriverError: NOT_TRUSTED, MANIFEST_INVALID, DIGEST_MISMATCH naming the file.
     """
     require_trusted(artifact, owner=os.geteuid())
+    _refuse_others(artifact)
     manifest = load(artifact)
     expected = {entry.path: (entry.size_bytes, entry.digest) for entry in manifest.files}
     present = set(list_files(artifact)) - {NAME}
@@ -123,6 +130,7 @@ def check_seal(artifact: Path) -> Manifest:
         seal = Seal.model_validate_json(record.read_bytes())
     except (OSError, DriverError, ValidationError) as error:
         raise DriverError(Reason.SEAL_BROKEN, f"{artifact} has no good seal: {error}", _MEND) from error
+    _refuse_others(artifact)
     if set(list_files(artifact)) != set(seal.files):
         odd = sorted(set(list_files(artifact)) ^ set(seal.files))[0]
         raise DriverError(Reason.SEAL_BROKEN, f"{artifact / odd} came or went since it was sealed", _MEND)
@@ -150,6 +158,29 @@ def seal_path(artifact: Path) -> Path:
     return artifact.with_name(artifact.name + SUFFIX)
 
 
+def _refuse_others(artifact: Path) -> None:
+    """What another user may write within could change between this look and CRIU's."""
+    for where, directories, names in os.walk(artifact):
+        for path in (Path(where, name) for name in (*directories, *names)):
+            status = path.lstat()
+            if stat.S_ISLNK(status.st_mode):
+                continue  # refused elsewhere, whoever owns it
+            if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise DriverError(
+                    Reason.NOT_TRUSTED, f"{path} may be written by others than root", f"chown root {path}; chmod go-w"
+                )
+
+
+def _let_the_clock_tick(directory: int, names: list[str]) -> None:
+    """Times of files go by ticks of some milliseconds on older kernels: what is done to one in the tick in which it was
+    sealed would not show."""
+    newest_ns = max(_look(directory, name).ctime_ns for name in names)
+    for _ in range(_LONGEST_TICK_MS):
+        if time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) > newest_ns:
+            return
+        time.sleep(0.001)
+
+
 def _look(directory: int, name: str) -> SealedFile:
     try:
         fd = open_beneath(directory, name, os.O_PATH | os.O_NOFOLLOW)
@@ -170,12 +201,9 @@ def _look(directory: int, name: str) -> SealedFile:
 
 def _lock_down(directory: int, name: str) -> bool:
     """Root's, read-only, and under the kernel's watch where it offers that; True if it does."""
-    fd = open_beneath(directory, name)
+    fd = open_regular(directory, name)
     try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise DriverError(Reason.NOT_TRUSTED, f"{name} is no regular file", "stage it anew")
-        if stat.S_IMODE(status.st_mode) != 0o400:
+        if stat.S_IMODE(os.fstat(fd).st_mode) != 0o400:
             os.fchmod(fd, 0o400)
         return _enable_verity(fd)
     finally:

@@ -15,7 +15,7 @@ from restore_driver.cuda.ports import CudaProcesses, DeviceMap, NotCuda
 from restore_driver.cuda.readings import CardMemory, MemoryReading
 from restore_driver.cuda.smi import gpu_uuids
 from restore_driver.cuda.states import CudaState
-from restore_driver.cuda.tree import bring_back, cuda_pids, maps_cuda, tree_checkpoint, tree_restore
+from restore_driver.cuda.tree import bring_back, cuda_pids, maps_cuda, tree_checkpoint, tree_lock, tree_restore
 
 __all__ = [
     "CardMemory",
@@ -34,5 +34,6 @@ __all__ = [
     "maps_cuda",
     "open_cuda",
     "tree_checkpoint",
+    "tree_lock",
     "tree_restore",
 ]

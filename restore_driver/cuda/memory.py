@@ -84,6 +84,7 @@ class MemoryProof:
             "witness": "process-list" if self._was_listed() else "card",
             "held_before_bytes": self.reading.process_memory_bytes(self.pids),
             "freed_bytes": sum(self._grown(now).values()),
+            "cards": [uuid for uuid, grown_bytes in self._grown(now).items() if grown_bytes],
             "free_bytes": {card.uuid: card.free_bytes for card in now.cards},
         }
 

@@ -1,9 +1,8 @@
 """Several processes as one: which of a tree use CUDA, and all of them moved, or none.
 
-All are locked before any is checkpointed, as no process may wait for another's GPU work. A failure takes back what
-was done before it, in reverse, and never hides behind its own clean-up. Within a step the processes may go side by
-side (`parallel`): each call concerns one process. Results keep the order of the PIDs, and so does the error: the first
-PID's that failed.
+All are locked before any is checkpointed, as no process may wait for another's GPU work. Within a step the processes
+may go side by side (`parallel`): each call concerns one process. Results keep the order of the PIDs, and so does the
+error: the first PID's that failed.
 """
 
 from __future__ import annotations
@@ -11,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from restore_driver.cuda.ports import CudaProcesses, DeviceMap, NotCuda
 from restore_driver.cuda.states import CudaState
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError
+from restore_driver.host.proc import is_alive
+
+T = TypeVar("T")
 
 UNDO_S = 30.0
 """For what was done to be taken back, since the deadline of what failed may be over."""
@@ -56,27 +59,22 @@ def cuda_pids(
     return tuple(found)
 
 
-def tree_checkpoint(
-    processes: CudaProcesses,
-    pids: Sequence[int],
-    *,
-    lock_timeout_s: float,
-    deadline_s: float,
-    parallel: bool = False,
-) -> dict[int, float]:
-    """Running -> checkpointed for all; seconds in the driver by PID.
+def tree_lock(processes: CudaProcesses, pids: Sequence[int], deadline: Deadline) -> tuple[int, ...]:
+    """Running -> locked, one after the other; those that are still there.
 
     Raises:
-        DriverError: the first failure; by then all processes run on, as far as they could be brought back.
+        DriverError: the first failure; taking back is the caller's.
     """
-    deadline = Deadline.after("the CUDA checkpoint of the tree", deadline_s)
-    try:
-        locked = [processes.lock(pid, min(lock_timeout_s, deadline.left_s())) for pid in pids]
-        moved = _each(pids, lambda pid: processes.checkpoint(pid, deadline.left_s()), parallel)
-    except BaseException:
-        bring_back(processes, pids)
-        raise
-    return {pid: lock_s + move_s for pid, lock_s, move_s in zip(pids, locked, moved, strict=True)}
+    return _those_left(pids, lambda pid: processes.lock(pid, deadline.left_s()), False)
+
+
+def tree_checkpoint(processes: CudaProcesses, pids: Sequence[int], deadline: Deadline) -> tuple[int, ...]:
+    """Locked -> checkpointed, side by side: each moves its own memory; those that are still there.
+
+    Raises:
+        DriverError: the first failure, with none at work any more; taking back is the caller's.
+    """
+    return _those_left(pids, lambda pid: processes.checkpoint(pid, deadline.left_s()), True)
 
 
 def tree_restore(
@@ -101,23 +99,44 @@ def tree_restore(
 
 
 def bring_back(processes: CudaProcesses, pids: Sequence[int], deadline_s: float = UNDO_S) -> tuple[DriverError, ...]:
-    """All processes running again from wherever they are, the last first; what failed is returned, not raised.
+    """All processes running again from wherever they are; what failed is returned, not raised.
 
-    Idempotent, and holds for processes that were never locked: an undo may know no more than the PIDs.
+    Idempotent, and holds for processes that were never locked: an undo may know no more than the PIDs. Each has the
+    whole time, side by side: one that hangs must not cost the others theirs.
     """
-    failed = []
     deadline = Deadline.after("bringing CUDA processes back", deadline_s)
-    for pid in reversed(pids):
+
+    def bring(pid: int) -> DriverError | None:
         try:
             if processes.state(pid, deadline.left_s()) is CudaState.CHECKPOINTED:
                 processes.restore(pid, None, deadline.left_s())
             processes.unlock(pid, deadline.left_s())
         except DriverError as error:
-            failed.append(error)
-    return tuple(failed)
+            return error
+        return None
+
+    if not pids:
+        return ()
+    with ThreadPoolExecutor(len(pids), thread_name_prefix="cuda-back") as pool:
+        return tuple(error for error in pool.map(bring, pids) if error is not None)
 
 
-def _each(pids: Sequence[int], step: Callable[[int], float], parallel: bool) -> list[float]:
+def _those_left(pids: Sequence[int], step: Callable[[int], float], parallel: bool) -> tuple[int, ...]:
+    """`step` for each; a process that ended by itself meanwhile is none of the tree any more, whatever failed of it."""
+
+    def attempt(pid: int) -> bool:
+        try:
+            step(pid)
+        except DriverError:
+            if is_alive(pid):
+                raise
+            return False
+        return True
+
+    return tuple(pid for pid, there in zip(pids, _each(pids, attempt, parallel), strict=True) if there)
+
+
+def _each(pids: Sequence[int], step: Callable[[int], T], parallel: bool) -> list[T]:
     """`step` for every PID; side by side, all are waited for even when one fails."""
     if not parallel or len(pids) < 2:
         return [step(pid) for pid in pids]

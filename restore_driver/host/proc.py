@@ -26,6 +26,14 @@ def start_ticks(pid: int) -> int:
         raise DriverError(Reason.REPLICA_LOST, f"process {pid} does not exist") from error
 
 
+def is_same(pid: int, ticks: int) -> bool:
+    """True while the process that had this PID and start time lives; a PID alone may be another's by now."""
+    try:
+        return is_alive(pid) and start_ticks(pid) == ticks
+    except DriverError:
+        return False
+
+
 def children(pid: int) -> tuple[int, ...]:
     """Direct children of all threads of a process."""
     found: list[int] = []

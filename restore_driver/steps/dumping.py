@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -125,10 +126,15 @@ class Dumping(Freezing):
         continue_tree(self.pid)
         loading = begin_loading(self.replica, self.holder, deadline)
         attempt.stack.callback(loading.close)
-        if attempt.facts["cuda_pids"]:
-            assert self.tools.cuda is not None
-            tree_restore(self.tools.cuda, attempt.facts["cuda_pids"], None, deadline_s=deadline.left_s(), parallel=True)
-        details = wake(self.replica, self.target, loading, deadline)
+        try:
+            pids = [pid for pid in attempt.facts["cuda_pids"] if proc.is_alive(pid)]
+            if pids:
+                assert self.tools.cuda is not None
+                tree_restore(self.tools.cuda, pids, None, deadline_s=deadline.left_s(), parallel=True)
+            details = wake(self.replica, self.target, loading, deadline)
+        except DriverError:
+            loading.release(deadline)  # the undo will ask for the same memory of the card
+            raise
         attempt.intend(went_on=True)
         return dict(details)
 
@@ -136,7 +142,15 @@ class Dumping(Freezing):
         """Drops zero pages of private anonymous memory."""
         if not self.request.compact:
             return {"compacted": False}
-        saved = compact(attempt.live["draft"].path / IMAGES)
+        images = attempt.live["draft"].path / IMAGES
+        try:
+            saved = compact(images)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            for half in images.glob("*.new"):
+                half.unlink()
+            return {"compacted": False, "why": "the disk is full"}  # a large image is better than none
         attempt.live["compacted_bytes"] = saved.before_bytes - saved.after_bytes
         return {
             "before_bytes": saved.before_bytes,
@@ -178,7 +192,7 @@ class Dumping(Freezing):
                 }
             ),
             "process": attempt.live["process"],
-            "cuda": CudaTree(pids=inside),
+            "cuda": CudaTree(pids=inside, device_bytes=attempt.live["device_bytes"] if inside else 0),
             "replica": request.replica,
             "proof": attempt.live["proof"],
             "image_bytes": attempt.live["image_bytes"],

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from restore_driver import engines, proof
-from restore_driver.cuda import CudaProcesses, cuda_pids, maps_cuda
+from restore_driver.cuda import CudaProcesses, cuda_pids, maps_cuda, tree_checkpoint, tree_lock
 from restore_driver.deadline import Deadline
 from restore_driver.engines import Target
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
+from restore_driver.host.sockets import listeners
 from restore_driver.journal import Journal
 from restore_driver.phases import Phase
 from restore_driver.replica_spec import ReplicaSpec
 from restore_driver.sequence import Attempt, Step
+from restore_driver.steps.records import is_parked
 from restore_driver.steps.weights import holder_of, require_held
 from restore_driver.tools import Tools
 
 Details = Mapping[str, Any]
+_TreeStep = Callable[[CudaProcesses, Sequence[int], Deadline], tuple[int, ...]]
 
 
 class Freezing:
@@ -48,9 +51,12 @@ class Freezing:
     def gate(self, attempt: Attempt, deadline: Deadline) -> Details:
         """Refuses a process that is not ours to stop."""
         refuse_foreign(self.pid)
+        if is_parked(self.tools.state, self.pid):
+            raise DriverError(Reason.REQUEST_INVALID, f"process {self.pid} is parked", "unpark it")
         require_held(self.replica, self.holder, deadline)
-        attempt.key = f"{self.pid}-{proc.start_ticks(self.pid)}"
+        attempt.key = replica_key(self.pid)
         attempt.live["pids"] = proc.tree(self.pid)
+        attempt.live["device_bytes"] = self._device_bytes(attempt.live["pids"], deadline)
         return {"processes": len(attempt.live["pids"])}
 
     def lock(self, attempt: Attempt, deadline: Deadline) -> Details:
@@ -82,32 +88,37 @@ class Freezing:
     def cuda_lock(self, attempt: Attempt, deadline: Deadline) -> Details:
         """Locks every CUDA process of the tree, before any is checkpointed."""
         attempt.live["pids"] = proc.tree(self.pid)  # compile workers and the like are gone now
+        self._note_listeners(attempt)
         attempt.intend(cuda_pids=list(self._cuda_pids(attempt)))
-        self._on_each(attempt, lambda cuda, pid: cuda.lock(pid, deadline.left_s()))
+        self._move(attempt, tree_lock, deadline)
         return {"cuda_processes": len(attempt.facts["cuda_pids"])}
 
     def cuda_checkpoint(self, attempt: Attempt, deadline: Deadline) -> Details:
         """Moves the device memory of every CUDA process into its host memory."""
-        self._on_each(attempt, lambda cuda, pid: cuda.checkpoint(pid, deadline.left_s()))
+        self._move(attempt, tree_checkpoint, deadline)
         return {"cuda_processes": len(attempt.facts["cuda_pids"])}
 
-    def _on_each(self, attempt: Attempt, step: Callable[[CudaProcesses, int], float]) -> None:
-        """`step` for every CUDA process; a member that ends by itself meanwhile is none of the tree any more."""
-        left = []
-        for pid in attempt.facts["cuda_pids"]:
-            assert self.tools.cuda is not None
-            try:
-                step(self.tools.cuda, pid)
-            except DriverError as error:
-                if proc.is_alive(pid):
-                    raise
-                if pid == self.pid:
-                    raise DriverError(
-                        Reason.REPLICA_LOST, f"process {pid} ended while it was brought to rest"
-                    ) from error
-                continue
-            left.append(pid)
-        attempt.intend(cuda_pids=left)
+    def _device_bytes(self, pids: tuple[int, ...], deadline: Deadline) -> int:
+        """Device memory of the tree while it serves: what it needs when it wakes; 0 where nobody tells."""
+        if self.tools.cuda is None:
+            return 0
+        return self.tools.cuda.memory(deadline.left_s()).process_memory_bytes(pids)
+
+    def _note_listeners(self, attempt: Attempt) -> None:
+        """A worker that ended on the way to rest may have had one, which nobody shall ask for after the restore."""
+        now = listeners(self.pid, attempt.live["pids"])
+        attempt.live["proof"] = attempt.live["proof"].model_copy(update={"listeners": now})
+        attempt.facts["proof"] = attempt.live["proof"].model_dump(mode="json")
+
+    def _move(self, attempt: Attempt, step: _TreeStep, deadline: Deadline) -> None:
+        """`step` for the CUDA processes that there are, if there are any."""
+        if not attempt.facts["cuda_pids"]:
+            return
+        assert self.tools.cuda is not None
+        left = step(self.tools.cuda, attempt.facts["cuda_pids"], deadline)
+        attempt.intend(cuda_pids=list(left))
+        if not proc.is_alive(self.pid):
+            raise DriverError(Reason.REPLICA_LOST, f"process {self.pid} ended on its way to rest", "replace it")
 
     def _cuda_pids(self, attempt: Attempt) -> tuple[int, ...]:
         pids = tuple(attempt.live["pids"])
@@ -116,6 +127,15 @@ class Freezing:
         if any(maps_cuda(pid) for pid in pids):
             raise DriverError(Reason.CUDA_MISSING, f"process {self.pid} uses CUDA, and {self.tools.cuda_missing}")
         return ()
+
+
+def replica_key(pid: int) -> str:
+    """Names one process for all sequences that work on it.
+
+    Raises:
+        DriverError: REPLICA_LOST.
+    """
+    return f"replica-{pid}-{proc.start_ticks(pid)}"
 
 
 def refuse_foreign(pid: int) -> None:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
-from typing import Any
-
-from restore_driver.cuda import MemoryProof
+from restore_driver.cuda import CudaState, MemoryProof
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
@@ -16,9 +11,11 @@ from restore_driver.phases import Phase
 from restore_driver.replica_spec import ReplicaSpec
 from restore_driver.requests import ParkRequest, UnparkRequest
 from restore_driver.sequence import Attempt, Step
-from restore_driver.steps.freezing import Details, Freezing
+from restore_driver.steps.cards import refuse_full_cards
+from restore_driver.steps.freezing import Details, Freezing, replica_key
+from restore_driver.steps.records import forget_record, read_record, write_record
 from restore_driver.steps.waking import Waking, take_up
-from restore_driver.tools import State, Tools
+from restore_driver.tools import Tools
 
 
 class Parking(Freezing):
@@ -36,8 +33,6 @@ class Parking(Freezing):
         details = super().gate(attempt, deadline)
         if self.tools.cuda is None:
             raise DriverError(Reason.CUDA_MISSING, self.tools.cuda_missing, "park is for replicas on a GPU")
-        if record_path(self.tools.state, self.pid).exists():
-            raise DriverError(Reason.REQUEST_INVALID, f"process {self.pid} is parked", "unpark it")
         attempt.live["memory"] = MemoryProof.before(attempt.live["pids"], deadline.left_s(), self.tools.cuda.memory)
         return details
 
@@ -50,6 +45,8 @@ class Parking(Freezing):
             "replica": attempt.facts["replica"],
             "proof": attempt.facts["proof"],
             "cuda_pids": attempt.facts["cuda_pids"],
+            "device_bytes": attempt.live["device_bytes"],
+            "cards": free["cards"],
         }
         write_record(self.tools.state, self.pid, record)
         attempt.answer["host_pid"] = self.pid
@@ -70,13 +67,20 @@ class Unparking(Waking):
     def gate(self, attempt: Attempt, deadline: Deadline) -> Details:
         """The process that was parked is the one that is asked for, and it lives."""
         record = read_record(self.tools.state, self.pid)
-        if not proc.is_alive(self.pid) or proc.start_ticks(self.pid) != record["start_ticks"]:
+        if not proc.is_same(self.pid, record["start_ticks"]):
             forget_record(self.tools.state, self.pid)
             raise DriverError(Reason.REPLICA_LOST, f"parked process {self.pid} has died", "restore its snapshot")
         if self.tools.cuda is None:
             raise DriverError(Reason.CUDA_MISSING, self.tools.cuda_missing)
-        attempt.key = f"{self.pid}-{record['start_ticks']}"
-        attempt.live.update(record=record, host_pid=self.pid, cuda_host_pids=record["cuda_pids"])
+        pids = [pid for pid in record["cuda_pids"] if proc.is_alive(pid)]  # a worker may end while it is parked
+        running = [pid for pid in pids if self.tools.cuda.state(pid, deadline.left_s()) is CudaState.RUNNING]
+        if running:
+            raise DriverError(
+                Reason.REQUEST_INVALID, f"process {running[0]} is on its card: somebody else woke it", "park it again"
+            )
+        refuse_full_cards(self.tools, record["cards"], record["device_bytes"], deadline)
+        attempt.key = replica_key(self.pid)
+        attempt.live.update(record=record, host_pid=self.pid, cuda_host_pids=pids)
         attempt.live["gpus"] = tuple(gpu.uuid for gpu in self.tools.gpus)
         take_up(attempt, ReplicaSpec.model_validate(record["replica"]), record["proof"])
         return {}
@@ -92,33 +96,3 @@ class Unparking(Waking):
         details = super().prove(attempt, deadline)
         forget_record(self.tools.state, self.pid)
         return details
-
-
-def record_path(state: State, pid: int) -> Path:
-    """Where a parked replica's record lies."""
-    return state.parked / f"{pid}.json"
-
-
-def write_record(state: State, pid: int, record: dict[str, Any]) -> None:
-    """One rename, so that a record is whole or not there."""
-    path = record_path(state, pid)
-    path.with_suffix(".new").write_text(json.dumps(record))
-    os.replace(path.with_suffix(".new"), path)
-
-
-def read_record(state: State, pid: int) -> dict[str, Any]:
-    """The record of a parked replica.
-
-    Raises:
-        DriverError: REQUEST_INVALID when the process is not parked.
-    """
-    try:
-        record: dict[str, Any] = json.loads(record_path(state, pid).read_text())
-    except FileNotFoundError:
-        raise DriverError(Reason.REQUEST_INVALID, f"process {pid} is not parked", "park it first") from None
-    return record
-
-
-def forget_record(state: State, pid: int) -> None:
-    """The replica is awake, or dead."""
-    record_path(state, pid).unlink(missing_ok=True)

@@ -7,8 +7,10 @@ import re
 import stat
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from restore_driver.artifact import manifest as manifests
+from restore_driver.artifact.hold import reading
 from restore_driver.artifact.manifest import IMAGES
 from restore_driver.artifact.seal import check_seal, reverify
 from restore_driver.compatibility import incompatibilities
@@ -23,10 +25,11 @@ from restore_driver.host import proc
 from restore_driver.host.hugepages import transparent_huge_pages
 from restore_driver.host.namespaces import keep_open, open_entry
 from restore_driver.host.trusted import require_trusted
-from restore_driver.journal import Journal
+from restore_driver.journal import Journal, path_of, read
 from restore_driver.phases import Phase
 from restore_driver.requests import RestoreRequest
 from restore_driver.sequence import Attempt, Step
+from restore_driver.steps.cards import refuse_full_cards
 from restore_driver.steps.freezing import Details
 from restore_driver.steps.waking import Waking, take_up
 from restore_driver.tools import Tools
@@ -57,18 +60,15 @@ class Restoring(Waking):
         request = self.request
         if self.tools.criu is None:
             raise DriverError(Reason.CRIU_MISSING, "there is no CRIU", "restore_driver/criu/install.sh installs it")
-        artifact = request.artifact.absolute()
-        require_trusted(artifact)
-        manifest = manifests.load(artifact)
-        attempt.live["manifest"] = manifest
+        self._take_hold(attempt)
+        manifest = attempt.live["manifest"]
         attempt.live["namespace"] = self._placeholder_namespace()
-        gpus = self._gpus(len(manifest.fingerprint.gpus))
+        gpus = self._gpus(manifest.fingerprint.gpus)
+        arguments = request.engine_arguments
+        if arguments is None:
+            arguments = manifest.fingerprint.engine_arguments
         machine = self.tools.machine.model_copy(
-            update={
-                "image_digest": request.image_digest,
-                "engine": manifest.fingerprint.engine,
-                "engine_arguments": manifest.fingerprint.engine_arguments,
-            }
+            update={"image_digest": request.image_digest, "engine": request.engine, "engine_arguments": arguments}
         )
         wrong = incompatibilities(manifest.fingerprint, machine, gpus=gpus)
         if wrong:
@@ -79,27 +79,44 @@ class Restoring(Waking):
         )
         self._refuse_taken_pids(attempt)
         self._refuse_too_little_memory(attempt)
-        attempt.key = f"{self._who()}-{manifests.digest(manifest)[:16]}"
+        refuse_full_cards(self.tools, attempt.live["gpus"], manifest.cuda.device_bytes, deadline)
+        attempt.key = key_of(request, attempt.live["digest"])
         return {"snapshot": manifest.name, "gpus": len(gpus)}
 
+    def _take_hold(self, attempt: Attempt) -> None:
+        """The artifact by its directory, not its name: what is published or removed there meanwhile is another's."""
+        artifact = self.request.artifact.absolute()
+        require_trusted(artifact)
+        attempt.stack.enter_context(reading(artifact))
+        directory = keep_open(artifact, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, attempt.stack)
+        attempt.live["artifact"] = Path(f"/proc/self/fd/{directory}")
+        content = manifests.read(artifact)
+        attempt.live["manifest"] = manifests.parse(content, str(artifact / manifests.NAME))
+        attempt.live["digest"] = manifests.digest_of(content)
+
     def lock(self, attempt: Attempt, deadline: Deadline) -> Details:
-        """One attempt, ever, of this pod on this snapshot."""
+        """One attempt, ever, of this pod on this snapshot; one at a time in this placeholder."""
+        pid = self.request.placeholder_pid
+        ticks = proc.start_ticks(pid)
+        attempt.stack.enter_context(self.tools.state.alone_in(f"{pid}-{ticks}"))
+        self._refuse_taken_pids(attempt)  # whoever was here before may have left somebody
         attempt.journal = Journal.open(self.tools.state.attempts, "restore", attempt.key)
-        attempt.intend(placeholder_pid=self.request.placeholder_pid, namespace=attempt.live["namespace"])
+        attempt.intend(placeholder_pid=pid, placeholder_ticks=ticks, namespace=attempt.live["namespace"])
         return {"key": attempt.key}
 
     def seal(self, attempt: Attempt, deadline: Deadline) -> Details:
         """The artifact is what was verified when it was staged."""
-        check = reverify if self.request.verify else check_seal
-        manifest = check(self.request.artifact.absolute())
-        if manifests.digest(manifest) != manifests.digest(attempt.live["manifest"]):
-            raise DriverError(Reason.SEAL_BROKEN, f"{self.request.artifact} was replaced while it was looked at")
+        check, artifact = (reverify if self.request.verify else check_seal), self.request.artifact.absolute()
+        manifest = check(artifact)
+        looked_at, held = os.stat(artifact), os.stat(attempt.live["artifact"])
+        if (looked_at.st_ino, looked_at.st_dev) != (held.st_ino, held.st_dev) or manifest != attempt.live["manifest"]:
+            raise DriverError(Reason.SEAL_BROKEN, f"{artifact} was replaced while it was looked at", "ask again")
         take_up(attempt, manifest.replica, manifest.proof)
         return {"verified": "digests" if self.request.verify else "seal"}
 
     def place_files(self, attempt: Attempt, deadline: Deadline) -> Details:
         """The container's own files and named shared memory, before CRIU opens them."""
-        archive = self.request.artifact.absolute() / NAME
+        archive = attempt.live["artifact"] / NAME
         if not archive.exists():
             return {"files": 0}
         root = Path(f"/proc/{self.request.placeholder_pid}/root")
@@ -122,7 +139,7 @@ class Restoring(Waking):
             task = command.Restore(manifest.process.shell_job, self._streams(manifest, stack))
             if huge:  # until the attempt's end: CUDA's restore reads, and so faults in, what compaction dropped
                 attempt.stack.enter_context(transparent_huge_pages("always", self.tools.state.huge_pages))
-            images = self.request.artifact.absolute() / IMAGES
+            images = attempt.live["artifact"] / IMAGES
             root = Path(f"/proc/{self.request.placeholder_pid}/root")
             attempt.intend(kerndat_lent=True)
             stack.enter_context(kerndat.lent(root, self.tools.kerndat))
@@ -135,6 +152,7 @@ class Restoring(Waking):
         """Besides: what was moved aside is not needed any more."""
         details = super().prove(attempt, deadline)
         attempt.answer["placeholder_pid"] = self.request.placeholder_pid
+        attempt.answer["start_ticks"] = proc.start_ticks(attempt.live["host_pid"])
         if "placed" in attempt.facts:
             root = Path(f"/proc/{self.request.placeholder_pid}/root")
             place.forget_aside(attempt.facts["placed"], root, attempt.key)
@@ -160,10 +178,12 @@ class Restoring(Waking):
             )
         return namespace
 
-    def _gpus(self, count: int) -> tuple[Gpu, ...]:
-        if not self.request.gpus:
-            return self.tools.gpus[:count]
+    def _gpus(self, before: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
+        """Those that the request names; else the snapshot's own where this machine has them, else its first ones."""
         known = {gpu.uuid: gpu for gpu in self.tools.gpus}
+        if not self.request.gpus:
+            own = tuple(known[gpu.uuid] for gpu in before if gpu.uuid in known)
+            return own if len(own) == len(before) else self.tools.gpus[: len(before)]
         unknown = [uuid for uuid in self.request.gpus if uuid not in known]
         if unknown:
             raise DriverError(Reason.FINGERPRINT_MISMATCH, f"this machine has no GPU {unknown[0]}", "see nvidia-smi -L")
@@ -186,11 +206,6 @@ class Restoring(Waking):
                 "free some memory",
             )
 
-    def _who(self) -> str:
-        """The pod's UID, or the placeholder's namespace and the start of its first process."""
-        pid = self.request.placeholder_pid
-        return self.request.pod_uid or f"{proc.namespace_id(pid, 'pid')}.{proc.start_ticks(pid)}"
-
     def _streams(self, manifest: manifests.Manifest, stack: ExitStack) -> dict[str, int]:
         """The dumped pipes to the outside become the placeholder's own standard streams."""
         streams = {}
@@ -208,7 +223,37 @@ class Restoring(Waking):
                 Reason.CRIU_RESTORE_FAILED, f"CRIU ended well, and process {manifest.process.root_pid} is not there"
             )
         attempt.live["host_pid"] = members[manifest.process.root_pid]
+        missing = set(manifest.cuda.pids) - set(members)
+        if missing:
+            raise DriverError(Reason.CRIU_RESTORE_FAILED, f"CUDA process {min(missing)} is not there any more")
         attempt.live["cuda_host_pids"] = [members[pid] for pid in manifest.cuda.pids]
+
+
+def key_of(request: RestoreRequest, digest: str) -> str:
+    """Names the attempt: the pod's UID, or the placeholder's namespace and the start of its first process; and what.
+
+    Raises:
+        DriverError: REPLICA_LOST when there is no such placeholder.
+    """
+    pid = request.placeholder_pid
+    who = request.pod_uid or f"{proc.namespace_id(pid, 'pid')}.{proc.start_ticks(pid)}"
+    return f"restore-{who}-{digest[:16]}"
+
+
+def restored_before(tools: Tools, request: RestoreRequest) -> dict[str, Any] | None:
+    """The answer of an attempt of this pod on this snapshot that was proven, if its replica lives; else None.
+
+    Whoever asks again, since he lost the first answer, must not be told to start another replica.
+    """
+    try:
+        path = path_of(tools.state.attempts, key_of(request, manifests.digest_of(manifests.read(request.artifact))))
+        outcome = read(path).outcome or {}
+    except (OSError, DriverError):
+        return None
+    answer: dict[str, Any] = outcome.get("answer", {})
+    if outcome.get("reason") is not None or not proc.is_same(answer.get("host_pid", 0), answer.get("start_ticks", -1)):
+        return None
+    return answer
 
 
 def available_memory_bytes() -> int:

@@ -5,11 +5,13 @@ All are idempotent, and hold for phases that never quite began.
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from restore_driver.artifact.hold import alone
 from restore_driver.criu import kerndat
 from restore_driver.cuda import bring_back
 from restore_driver.deadline import Deadline
@@ -22,7 +24,7 @@ from restore_driver.phases import Undo
 from restore_driver.replica_spec import ReplicaSpec
 from restore_driver.sequence import UndoStep
 from restore_driver.steps.dumping import continue_tree, end_processes
-from restore_driver.steps.parking import forget_record
+from restore_driver.steps.records import forget_record
 from restore_driver.steps.weights import begin_loading, wake
 from restore_driver.tools import Tools
 from restore_driver.weights.client import HolderClient
@@ -40,6 +42,7 @@ def make_undos(tools: Tools) -> Mapping[Undo, UndoStep]:
         Undo.TAKE_FILES_BACK: undoing.take_files_back,
         Undo.KILL_RESTORED: undoing.kill_restored,
         Undo.KILL_UNPARKED: undoing.kill_unparked,
+        Undo.FORGET_PARKED: undoing.forget_parked,
     }
 
 
@@ -60,8 +63,10 @@ class _Undoing:
             loading.close()
 
     def restore_cuda(self, facts: Facts, deadline: Deadline) -> None:
-        if facts.get("went_on") or self.tools.cuda is None:
+        if facts.get("went_on") or not facts.get("cuda_pids"):
             return
+        if self.tools.cuda is None:
+            raise DriverError(Reason.CUDA_MISSING, self.tools.cuda_missing, "mend that, then: forethaw recover")
         alive = [pid for pid in facts.get("cuda_pids", ()) if proc.is_alive(pid)]
         failed = bring_back(self.tools.cuda, alive, deadline.left_s())
         if failed:
@@ -74,8 +79,9 @@ class _Undoing:
             continue_tree(_still_the_same(facts))
 
     def drop_draft(self, facts: Facts, deadline: Deadline) -> None:
-        if "draft" in facts:
-            shutil.rmtree(facts["draft"], ignore_errors=True)
+        if "draft" in facts:  # once it was published, an old artifact may stand under this name, held by a reader
+            with suppress(DriverError), alone(Path(facts["draft"])):
+                shutil.rmtree(facts["draft"], ignore_errors=True)
 
     def release_weights(self, facts: Facts, deadline: Deadline) -> None:
         leases = facts.get("leases", {})
@@ -89,14 +95,19 @@ class _Undoing:
             client.close()
 
     def take_files_back(self, facts: Facts, deadline: Deadline) -> None:
-        root = Path(f"/proc/{facts['placeholder_pid']}/root")
-        if "placed" in facts and root.exists():
-            place.take_back(facts["placed"], root, facts["place_key"])
+        if "placed" not in facts:
+            return
+        with _placeholder_root(facts) as root:
+            if root is not None:
+                place.take_back(facts["placed"], root, facts["place_key"])
 
     def kill_restored(self, facts: Facts, deadline: Deadline) -> None:
         """All in the placeholder's pid namespace that was not there before CRIU: replica and CRIU's own remains."""
-        if "kerndat_lent" in facts:
-            kerndat.take_back(Path(f"/proc/{facts['placeholder_pid']}/root"))
+        with _placeholder_root(facts) as root:
+            if root is None:
+                return  # with its first process all of it ended
+            if "kerndat_lent" in facts:
+                kerndat.take_back(root)
         if "present" not in facts:
             return
         strangers = []
@@ -106,6 +117,10 @@ class _Undoing:
                     strangers.append(pid)
         end_processes(tuple(strangers), deadline)
 
+    def forget_parked(self, facts: Facts, deadline: Deadline) -> None:
+        """It is about to be woken; a record that stayed would have the next unpark end a serving replica."""
+        forget_record(self.tools.state, facts["pid"])
+
     def kill_unparked(self, facts: Facts, deadline: Deadline) -> None:
         """A failed CUDA restore is final: the process is neither parked nor awake, and holds memory.
 
@@ -114,19 +129,28 @@ class _Undoing:
         """
         if not facts.get("cuda_touched"):
             return
-        if "pid" in facts and _is_same(facts):
+        if proc.is_same(facts["pid"], facts["start_ticks"]):
             end_processes(proc.tree(facts["pid"]), deadline)
         forget_record(self.tools.state, facts["pid"])
 
 
-def _is_same(facts: Facts) -> bool:
+@contextmanager
+def _placeholder_root(facts: Facts) -> Iterator[Path | None]:
+    """The placeholder's root; None when it is gone, though its PID, or its namespace's number, may be another's now."""
+    pid, ticks = facts.get("placeholder_pid", 0), facts.get("placeholder_ticks", -1)
     try:
-        return proc.is_alive(facts["pid"]) and proc.start_ticks(facts["pid"]) == facts["start_ticks"]
-    except DriverError:
-        return False
+        fd = os.open(f"/proc/{pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield None
+        return
+    try:  # looked at after the opening: what is open stays the placeholder's, whoever has its PID later
+        ours = proc.is_same(pid, ticks) and proc.namespace_id(pid, "pid") == facts["namespace"]
+        yield Path(f"/proc/self/fd/{fd}") if ours else None
+    finally:
+        os.close(fd)
 
 
 def _still_the_same(facts: Facts) -> int:
-    if not _is_same(facts):
+    if not proc.is_same(facts["pid"], facts["start_ticks"]):
         raise DriverError(Reason.REPLICA_LOST, f"process {facts['pid']} did not survive", "replace the replica")
     return int(facts["pid"])

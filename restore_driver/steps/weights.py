@@ -4,6 +4,7 @@ leaves its replica running, or an undo."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,14 @@ class Loading:
     holder: Path | None = None
     client: HolderClient | None = None
     leases: dict[str, str] = field(default_factory=dict)
+
+    def release(self, deadline: Deadline) -> None:
+        """Gives the memory back at once; what somebody has mapped stays his."""
+        if self.client is not None:
+            with suppress(DriverError):  # a holder that can't be asked ends them with the connection
+                for token in self.leases.values():
+                    self.client.release(token, deadline.left_s())
+        self.close()
 
     def close(self) -> None:
         """Ends the connection; leases that nobody took end with it."""

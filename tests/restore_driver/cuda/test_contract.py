@@ -10,7 +10,8 @@ import subprocess
 
 import pytest
 
-from restore_driver.cuda import CudaState, MemoryProof, NotCuda, cuda_pids, tree_checkpoint, tree_restore
+from restore_driver.cuda import CudaState, MemoryProof, NotCuda, cuda_pids, tree_checkpoint, tree_lock, tree_restore
+from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
 
 LONG_S = 30.0
@@ -139,7 +140,8 @@ def test_tree_goes_and_comes_back_whole(world):
     """Two processes, side by side where the adapter can."""
     subjects = [world.card.spawn(), world.card.spawn()]
     pids = [subject.pid for subject in subjects]
-    gone = tree_checkpoint(world.processes, pids, lock_timeout_s=LONG_S, deadline_s=2 * LONG_S, parallel=True)
+    locked = tree_lock(world.processes, pids, Deadline.after("locking", LONG_S))
+    gone = tree_checkpoint(world.processes, locked, Deadline.after("the checkpoint", LONG_S))
     away = [world.processes.state(pid) for pid in pids]
     back = tree_restore(world.processes, pids, None, deadline_s=2 * LONG_S, parallel=True)
 

@@ -26,7 +26,7 @@ def reading(free_mib: int, processes: dict[int, int | None]) -> MemoryReading:
 def proof(before: MemoryReading, after: MemoryReading):
     """The proof's answer for two readings."""
     readings = iter([before])
-    return MemoryProof.before((PID,), 1.0, lambda deadline_s: next(readings, after)).after(0.05)
+    return MemoryProof.before((PID,), 1.0, lambda deadline_s: next(readings, after)).after(0.6)
 
 
 def test_listed_before_and_not_after():
@@ -35,6 +35,7 @@ def test_listed_before_and_not_after():
         "witness": "process-list",
         "held_before_bytes": 300 * MIB,
         "freed_bytes": 0,
+        "cards": [],
         "free_bytes": {CARD: 400 * MIB},
     }
 
@@ -45,6 +46,7 @@ def test_never_listed_but_the_card_has_more():
         "witness": "card",
         "held_before_bytes": 0,
         "freed_bytes": 300 * MIB,
+        "cards": ["GPU-00000000-0000-0000-0000-000000000001"],
         "free_bytes": {CARD: 800 * MIB},
     }
 
@@ -100,7 +102,7 @@ def test_open_device_file_is_doubt_enough():
         readings = iter([reading(500, {child.pid: 9})])
         before = MemoryProof.before((child.pid,), 1.0, lambda deadline_s: next(readings, reading(900, {})))
         with pytest.raises(DriverError) as refused:
-            before.after(0.05)
+            before.after(0.6)
 
     assert held == ("/dev/nvidia0",)
     assert refused.value.detail == f"process {child.pid} still holds /dev/nvidia0 open"
