@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import typer
 
-from restore_driver.commands import artifacts, attempts, doctor, holder, residents
+from restore_driver.commands import artifacts, attempts, doctor, holder, residents, storage
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "checkpoint": attempts.checkpoint,
@@ -20,6 +20,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "recover": residents.recover,
     "placeholder": residents.placeholder,
     "doctor": doctor.doctor,
+    "push": storage.push,
+    "stage": storage.stage,
+    "list": storage.list_snapshots,
+    "prune": storage.prune,
 }
 GROUPS: dict[str, typer.Typer] = {"holder": holder.app}
 PANEL = "Checkpoint and restore"

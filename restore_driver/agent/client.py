@@ -23,6 +23,15 @@ def ask(path: Path, request: Request, deadline_s: float, observe: Observer = lam
     return Result.model_validate(_converse(path, request.model_dump(mode="json"), deadline_s, observe))
 
 
+def serves(path: Path) -> bool:
+    """Whether anybody listens there; the socket of an agent that was killed is still a file."""
+    try:
+        connect(path, 1.0).close()
+    except OSError:
+        return False
+    return True
+
+
 def status(path: Path, deadline_s: float = 5.0) -> dict[str, Any]:
     """What the agent says of itself."""
     return _converse(path, {"do": "status"}, deadline_s, lambda *_: None)

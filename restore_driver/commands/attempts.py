@@ -78,6 +78,9 @@ def restore(
     gpu: Gpus = None,
     holder: HolderSocket = None,
     image_digest: Annotated[str | None, typer.Option(help="Container image of the placeholder.")] = None,
+    engine_argument: Annotated[
+        list[str] | None, typer.Option(help="Refuse a snapshot whose engine had other arguments; repeat it.")
+    ] = None,
     huge_pages: Annotated[
         bool, typer.Option(help="Transparent huge pages `always` while CRIU restores.", rich_help_panel=MACHINE)
     ] = False,
@@ -102,6 +105,7 @@ def restore(
             gpus=tuple(gpu or ()),
             holder=holder,
             image_digest=image_digest,
+            engine_arguments=None if engine_argument is None else tuple(engine_argument),
             restored_huge_pages=huge_pages,
             verify=verify,
             deadlines_s=_deadlines(deadline),

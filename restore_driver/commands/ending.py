@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,18 +21,18 @@ FAILED, REFUSED = 1, 2
 
 
 def carry_out(make: Callable[[], Any], state: Path, agent: Path | None, as_json: bool) -> None:
-    from restore_driver.agent.client import ask
+    from restore_driver.agent.client import ask, serves
     from restore_driver.report import Progress, print_result
 
     try:
         request = make()
         socket = agent or state / "agent.sock"
         with Progress(quiet=as_json) as progress:
-            if agent is not None or socket.exists():
+            if agent is not None or serves(socket):
                 result = ask(socket, request, 3600.0, progress.observe)
             else:
                 driver = open_driver(state)
-                driver.recover()
+                tell_recovered(driver.recover())
                 result = driver.carry_out(request, progress.observe)
     except DriverError as error:
         refuse(error, as_json)
@@ -46,6 +46,14 @@ def carry_out(make: Callable[[], Any], state: Path, agent: Path | None, as_json:
         print_result(result)
     if not result.ok:
         raise typer.Exit(REFUSED if result.outcome == "refused" else FAILED)
+
+
+def tell_recovered(recovered: Iterable[Any]) -> None:
+    """What was taken back of attempts whose driver died, and what of it failed."""
+    for each in recovered:
+        typer.echo(f"took back {each.attempt}: {', '.join(each.undone) or 'nothing to undo'}", err=True)
+        for sentence in each.errors:
+            typer.echo(f"  undo failed: {sentence}", err=True)
 
 
 def open_driver(state: Path) -> Any:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from restore_driver.commands.ending import FAILED, open_driver, refuse
+from restore_driver.commands.ending import FAILED, open_driver, refuse, tell_recovered
 from restore_driver.commands.options import STATE, AsJson, StateDirectory
 from restore_driver.errors import DriverError, Reason
 
@@ -22,8 +22,7 @@ def serve_agent(
 
     try:
         driver = open_driver(state)
-        for recovered in driver.recover():
-            typer.echo(f"took back {recovered.attempt}: {', '.join(recovered.undone) or 'nothing to undo'}", err=True)
+        tell_recovered(driver.recover())
         agent = Agent(driver, socket or state / "agent.sock")
         agent.listen()
     except DriverError as error:
@@ -41,6 +40,8 @@ def recover(state: StateDirectory = STATE, as_json: AsJson = False) -> None:
         typer.echo(json.dumps(done))
     for each in [] if as_json else done:
         typer.echo(f"{each['attempt']}: {', '.join(each['undone']) or 'nothing to undo'}")
+        for sentence in each["errors"]:
+            typer.echo(f"  undo failed: {sentence}", err=True)
     if any(each["errors"] for each in done):
         raise typer.Exit(FAILED)
 

@@ -1,0 +1,130 @@
+"""What a store has: snapshots by name and digest, read from their manifests."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from restore_driver.artifact import manifest as manifests
+from restore_driver.artifact.manifest import Manifest
+from restore_driver.errors import DriverError, Reason
+from restore_driver.store.backend import DIGEST_DIGITS, Backend, is_name, manifest_of, place_in, place_of
+
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One listed snapshot."""
+
+    name: str
+    digest: str
+    """First digits of its manifest's digest."""
+    created_unix_s: float
+    bytes: int
+    """Of its files on a node."""
+    stored_bytes: int
+    """Of all its objects."""
+    written_unix_s: float
+    """When its manifest came to the store."""
+
+    @property
+    def place(self) -> str:
+        """Its name in the store."""
+        return f"{self.name}/{self.digest}"
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """A listing; what can't be read is told and not hidden."""
+
+    snapshots: tuple[Snapshot, ...]
+    """By name, the newest first."""
+    problems: tuple[str, ...]
+
+
+def read_catalog(backend: Backend, name: str = "") -> Catalog:
+    """All snapshots of a store, or of one name.
+
+    Raises:
+        DriverError: STORE_UNREACHABLE.
+    """
+    sizes: dict[str, int] = {}
+    listed: dict[str, float] = {}
+    for found in backend.walk(name):
+        place = place_in(found.name)
+        if place is None:
+            continue
+        sizes[place] = sizes.get(place, 0) + found.size_bytes
+        if found.name == manifest_of(place):
+            listed[place] = found.modified_unix_s
+
+    def describe(place: str) -> Snapshot | str | None:
+        try:
+            manifest, _ = load_manifest(backend, place)
+        except DriverError as error:
+            if error.reason is Reason.STORE_UNREACHABLE:
+                raise
+            return None if error.reason is Reason.DIGEST_MISMATCH and "is missing" in error.detail else str(error)
+        files_bytes = sum(entry.size_bytes for entry in manifest.files)
+        name, digest = place.split("/")
+        return Snapshot(name, digest, manifest.created_unix_s, files_bytes, sizes[place], listed[place])
+
+    with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+        answers = list(pool.map(describe, sorted(listed)))
+    snapshots = [answer for answer in answers if isinstance(answer, Snapshot)]
+    snapshots.sort(key=lambda each: (each.name, -each.created_unix_s, each.digest))
+    return Catalog(tuple(snapshots), tuple(answer for answer in answers if isinstance(answer, str)))
+
+
+def find(backend: Backend, name: str, digest: str | None) -> str:
+    """The place of a snapshot; without a digest that of the newest by its time of creation.
+
+    Raises:
+        DriverError: REQUEST_INVALID when there is none; STORE_UNREACHABLE.
+    """
+    if digest is not None:
+        place = place_of(name, digest)
+        if not any(found.name == manifest_of(place) for found in backend.walk(place)):
+            raise DriverError(Reason.REQUEST_INVALID, f"{backend.url} has no snapshot {place}", _SEE)
+        return place
+    if not is_name(name):
+        raise DriverError(Reason.REQUEST_INVALID, f"snapshot name {name!r} is no plain file name", _SEE)
+    catalog = read_catalog(backend, name)
+    if not catalog.snapshots:
+        said = f": {catalog.problems[0]}" if catalog.problems else ""
+        raise DriverError(Reason.REQUEST_INVALID, f"{backend.url} has no snapshot {name!r}{said}", _SEE)
+    return catalog.snapshots[0].place
+
+
+def load_manifest(backend: Backend, place: str) -> tuple[Manifest, bytes]:
+    """A snapshot's manifest and the bytes that its place is named for.
+
+    Raises:
+        DriverError: DIGEST_MISMATCH when it is missing or not that of this place; MANIFEST_INVALID.
+    """
+    where = f"{backend.url}/{manifest_of(place)}"
+    content = read_small(backend, manifest_of(place), manifests.LARGEST_BYTES)
+    manifest = manifests.parse(content, where)
+    name, digest = place.split("/")
+    if digest_of(content) != digest or manifest.name != name:
+        raise DriverError(Reason.DIGEST_MISMATCH, f"{where} is not the manifest of {place}", "push it again")
+    return manifest, content
+
+
+def read_small(backend: Backend, name: str, largest_bytes: int) -> bytes:
+    """A whole object, up to one byte more than the largest that is allowed."""
+    content = bytearray()
+    for chunk in backend.read(name):
+        content += chunk
+        if len(content) > largest_bytes:
+            break
+    return bytes(content[: largest_bytes + 1])
+
+
+def digest_of(manifest: bytes) -> str:
+    """First digits of a manifest's digest, over its bytes as they lie: a later schema can't change it."""
+    return manifests.digest_of(manifest)[:DIGEST_DIGITS]
+
+
+_SEE = "forethaw list STORE shows what there is"

@@ -1,0 +1,187 @@
+"""A store in a directory, such as a mounted volume.
+
+What is uploaded lies under a hidden name beside its place, locked by whoever uploads, and is put there by one rename
+(`artifact/publish.py`); what is removed goes back under a hidden name first. So each snapshot is whole or not listed
+after a crash at any line. Its directories are for their owner only: an image holds a process's memory, keys included.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from restore_driver.artifact import hold
+from restore_driver.artifact.manifest import NAME as MANIFEST
+from restore_driver.artifact.publish import swap_in
+from restore_driver.errors import DriverError, Reason
+from restore_driver.host.trusted import open_beneath, refuse_escaping
+from restore_driver.store.backend import StoredObject, Write, missing
+from restore_driver.store.removal import GONE, put_away, sweep_away
+
+PUSHING = ".pushing-"
+_HALF = re.compile(r"\.half-[0-9a-f]{32}")
+_CHUNK_BYTES = 1 << 20
+
+
+class LocalBackend:
+    """A `Backend` in a directory that is there already: one that is missing may be a volume that isn't mounted."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.url = str(self.root)
+
+    def walk(self, prefix: str = "") -> Iterator[StoredObject]:
+        """See `Backend`."""
+        self._require_root()
+        for where, directories, files in os.walk(self._path(prefix), onerror=_unless_gone):
+            relative = Path(where).relative_to(self.root)
+            if len(relative.parts) < 2:
+                directories[:] = [name for name in directories if not name.startswith((PUSHING, GONE))]
+            for file in files:
+                with suppress(FileNotFoundError):  # another's removal is on its way
+                    status = os.lstat(Path(where, file))
+                    yield StoredObject((relative / file).as_posix(), status.st_size, status.st_mtime)
+
+    def read(self, name: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """See `Backend`."""
+        self._require_root()
+        with self._translated(name):
+            root = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fd = open_beneath(root, name)
+            finally:
+                os.close(root)
+            try:
+                at, end = start, os.fstat(fd).st_size if end is None else end
+                while at < end and (chunk := os.pread(fd, min(_CHUNK_BYTES, end - at), at)):
+                    yield chunk
+                    at += len(chunk)
+            finally:
+                os.close(fd)
+
+    @contextmanager
+    def write(self, name: str, size_bytes: int) -> Iterator[Write]:
+        """See `Backend`."""
+        self._require_root()
+        with self._translated(name):
+            target = self._path(name)
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            half = target.with_name(f".half-{uuid.uuid4().hex}")
+            try:
+                with half.open("xb", buffering=0) as file:
+                    half.chmod(0o600)
+                    yield lambda content: _write_all(file.fileno(), content)
+                    os.fsync(file.fileno())
+                half.rename(target)
+            finally:
+                half.unlink(missing_ok=True)
+
+    def remove(self, name: str) -> None:
+        """See `Backend`."""
+        with self._translated(name):
+            self._path(name).unlink(missing_ok=True)
+
+    @contextmanager
+    def uploading(self, place: str) -> Iterator[str]:
+        """See `Backend`."""
+        self._require_root()
+        hidden = self._hidden(place)
+        with self._translated(place):
+            hidden.parent.mkdir(mode=0o700, exist_ok=True)
+            hidden.mkdir(mode=0o700, exist_ok=True)
+        try:
+            with hold.alone(hidden):
+                yield hidden.relative_to(self.root).as_posix()
+        except DriverError as error:
+            if error.reason is Reason.BUSY and str(hidden) in error.detail:
+                raise DriverError(Reason.BUSY, f"another push of {place} is at work", "wait for its end") from error
+            raise
+
+    def publish(self, place: str, manifest: bytes) -> None:
+        """See `Backend`."""
+        hidden = self._hidden(place)
+        with self.write((hidden / MANIFEST).relative_to(self.root).as_posix(), len(manifest)) as write:
+            write(manifest)
+        with self._translated(place):
+            for where, _, files in os.walk(hidden):
+                for file in files:
+                    if _HALF.fullmatch(file):  # of a push that was killed
+                        Path(where, file).unlink()
+                _sync_directory(Path(where))
+            swap_in(hidden, self._path(place))
+
+    @contextmanager
+    def reading(self, place: str) -> Iterator[None]:
+        """See `Backend`."""
+        with hold.reading(self._path(place)):
+            yield
+
+    def is_held(self, place: str) -> bool:
+        """See `Backend`."""
+        return hold.is_held(self._path(place))
+
+    def retire(self, place: str) -> None:
+        """See `Backend`."""
+        path = self._path(place)
+        with self._translated(place):
+            put_away(path)
+            with suppress(OSError):
+                path.parent.rmdir()  # the last of its name
+
+    def sweep(self, before_unix_s: float, *, only_look: bool) -> tuple[str, ...]:
+        """See `Backend`."""
+        self._require_root()
+        swept: list[Path] = []
+        for parent in [path for path in self.root.iterdir() if path.is_dir() and not path.is_symlink()]:
+            swept += sweep_away(parent.glob(f"{PUSHING}*"), before_unix_s, only_look=only_look)
+            swept += sweep_away(parent.glob(f"{GONE}*"), None, only_look=only_look)
+        return tuple(path.relative_to(self.root).as_posix() for path in swept)
+
+    def _path(self, name: str) -> Path:
+        if name:
+            refuse_escaping(name)
+        return self.root / name
+
+    def _hidden(self, place: str) -> Path:
+        return self._path(place).with_name(PUSHING + Path(place).name)
+
+    def _require_root(self) -> None:
+        if not self.root.is_dir():
+            raise DriverError(
+                Reason.STORE_UNREACHABLE, f"{self.root} is no directory", "mount the volume, or make the directory"
+            )
+
+    @contextmanager
+    def _translated(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise missing(f"{self.root}/{name}") from error
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DriverError(Reason.DISK_FULL, f"{self.root} is full", "free some space") from error
+            raise DriverError(Reason.STORE_UNREACHABLE, f"{self.root}/{name}: {error.strerror}") from error
+
+
+def _write_all(fd: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise DriverError(Reason.STORE_UNREACHABLE, f"{error.filename}: {error.strerror}") from error

@@ -1,0 +1,60 @@
+"""Whether a node has room for an artifact, on a disk or in memory, looked at before a byte is fetched."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from restore_driver.errors import DriverError, Reason
+from restore_driver.host.hugepages import is_huge_tmpfs, mount_huge_tmpfs
+from restore_driver.host.mounts import mount_points
+
+_HUGE_PAGE_BYTES = 2 << 20
+_SPARE_PAGES = 16
+"""For the journal of a staging, the manifest and the seal, each of which takes a huge page of its own."""
+
+
+def require_disk(directory: Path, needed_bytes: int) -> None:
+    """Refuses when a directory's file system has less than that free.
+
+    Raises:
+        DriverError: DISK_FULL with both numbers.
+    """
+    status = os.statvfs(directory)
+    free = status.f_bavail * status.f_frsize
+    if free < needed_bytes:
+        raise DriverError(
+            Reason.DISK_FULL,
+            f"{directory} has {free:,} bytes free, {needed_bytes:,} are needed",
+            "free some space (forethaw prune), or stage elsewhere",
+        )
+
+
+def make_memory(parent: Path, sizes_bytes: list[int], available_bytes: int) -> None:
+    """Mounts a tmpfs of huge pages with room for such files, if there is none yet.
+
+    Raises:
+        DriverError: TOO_LITTLE_MEMORY with both numbers; REQUEST_INVALID when something is there that it would hide.
+    """
+    if is_huge_tmpfs(parent):
+        return
+    if parent.absolute() in mount_points() or (parent.is_dir() and any(parent.iterdir())):
+        raise DriverError(
+            Reason.REQUEST_INVALID,
+            f"{parent} is no tmpfs of huge pages, and isn't empty",
+            "give a directory in a new parent, such as /run/forethaw/staged/NAME",
+        )
+    needed = huge_bytes(sizes_bytes)
+    if available_bytes < needed:
+        raise DriverError(
+            Reason.TOO_LITTLE_MEMORY,
+            f"in memory the artifact needs {needed:,} bytes, {available_bytes:,} are available",
+            "stage it on a disk",
+        )
+    mount_huge_tmpfs(parent, needed)
+
+
+def huge_bytes(sizes_bytes: list[int]) -> int:
+    """What files take on a tmpfs of huge pages: whole pages each."""
+    pages = sum(max(1, -(-size // _HUGE_PAGE_BYTES)) for size in sizes_bytes)
+    return (pages + _SPARE_PAGES) * _HUGE_PAGE_BYTES
