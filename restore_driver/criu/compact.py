@@ -14,7 +14,7 @@ from __future__ import annotations
 import mmap
 import os
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,15 +46,17 @@ class Compaction:
     zero_pages: int
 
 
-def compact(images: Path, *, workers: int | None = None) -> Compaction:
+def compact(images: Path, *, workers: int | None = None, look: Callable[[], object] = lambda: None) -> Compaction:
     """Rewrites the page files of all tasks of a dump; repeating it changes nothing.
+
+    `look` is called every few megabytes; what it raises (a deadline's miss) ends the work.
 
     Raises:
         DriverError: MANIFEST_INVALID naming the file when an image is none of CRIU's or is cut off.
     """
     tasks = sorted(path.stem.removeprefix("pagemap-") for path in images.glob("pagemap-[0-9]*.img"))
     with ThreadPoolExecutor(max_workers=workers or os.cpu_count()) as pool:
-        done = list(pool.map(lambda task: _compact_task(images, task), tasks))
+        done = list(pool.map(lambda task: _compact_task(images, task, look), tasks))
     return Compaction(
         before_bytes=sum(each.before_bytes for each in done),
         after_bytes=sum(each.after_bytes for each in done),
@@ -81,7 +83,7 @@ def split(run: Run, ranges: tuple[tuple[int, int], ...], zero: np.ndarray) -> It
         yield Run(run.address + begin * PAGE_BYTES, end - begin, run.flags), bool(droppable[begin])
 
 
-def _compact_task(images: Path, task: str) -> Compaction:
+def _compact_task(images: Path, task: str, look: Callable[[], object]) -> Compaction:
     source = images / f"pagemap-{task}.img"
     pagemap = read_pagemap(source)
     pages = images / f"pages-{pagemap.pages_id}.img"
@@ -97,7 +99,7 @@ def _compact_task(images: Path, task: str) -> Compaction:
         return Compaction(size, size, stored, 0)  # an incremental dump: an absent page would be the parent's
     ranges = private_anonymous_ranges(images / f"mm-{task}.img")
     new_pages, new_map = pages.with_suffix(".new"), source.with_suffix(".new")
-    kept = _copy_kept(pagemap, pages, new_pages, ranges)
+    kept = _copy_kept(pagemap, pages, new_pages, ranges, look)
     new_map.write_bytes(write_pagemap(Pagemap(pagemap.pages_id, pagemap.head, tuple(kept))))
     _take_over(source, new_map)
     _take_over(pages, new_pages)
@@ -105,7 +107,9 @@ def _compact_task(images: Path, task: str) -> Compaction:
     return Compaction(size, after * PAGE_BYTES, stored, stored - after)
 
 
-def _copy_kept(pagemap: Pagemap, pages: Path, target: Path, ranges: tuple[tuple[int, int], ...]) -> list[Run]:
+def _copy_kept(
+    pagemap: Pagemap, pages: Path, target: Path, ranges: tuple[tuple[int, int], ...], look: Callable[[], object]
+) -> list[Run]:
     kept: list[Run] = []
     with pages.open("rb") as source, target.open("wb") as out:
         content = mmap.mmap(source.fileno(), 0, prot=mmap.PROT_READ) if pages.stat().st_size else None
@@ -115,6 +119,7 @@ def _copy_kept(pagemap: Pagemap, pages: Path, target: Path, ranges: tuple[tuple[
                 kept.append(run)
                 continue
             for piece in _pieces(run):
+                look()
                 assert content is not None
                 size = piece.pages * PAGE_BYTES
                 words = np.frombuffer(content, dtype=np.uint64, count=size // 8, offset=at)

@@ -33,6 +33,8 @@ from restore_driver.steps.freezing import Details, Freezing
 from restore_driver.steps.weights import begin_loading, wake
 from restore_driver.tools import Tools
 
+_REVOCABLE = ("digest", "sync", "manifest", "rename")
+"""Steps of publishing before which a deadline may still end it."""
 _MARGIN = 1.1
 """An image is a little larger than the memory it holds: tables, pipes, files."""
 
@@ -144,7 +146,7 @@ class Dumping(Freezing):
             return {"compacted": False}
         images = attempt.live["draft"].path / IMAGES
         try:
-            saved = compact(images)
+            saved = compact(images, look=deadline.left_s)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -161,7 +163,7 @@ class Dumping(Freezing):
     def publish(self, attempt: Attempt, deadline: Deadline) -> Details:
         """Digests, the manifest, one rename; then the seal, of files that nobody but this process has touched."""
         draft = attempt.live["draft"]
-        manifest = draft.commit(self._about(attempt))
+        manifest = draft.commit(self._about(attempt), lambda step: step in _REVOCABLE and deadline.left_s())
         seal_as_it_is(draft.target)
         bytes_ = sum(entry.size_bytes for entry in manifest.files)
         attempt.answer.update(artifact=str(draft.target), digest=manifests.digest(manifest), bytes=bytes_)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -214,15 +213,12 @@ def test_a_hung_criu_is_killed_at_its_deadline(
     clean(Placeholder(request.placeholder_pid))
 
 
-def test_a_stopped_criu_is_killed_at_its_deadline(
-    snapshot: Path, place: Place, state: Path, tmp_path: Path, clean: Callable[[Placeholder], None]
-) -> None:
-    """SIGSTOP to whatever CRIU process shows up first."""
-    placeholder = place()
-    request = RestoreRequest(artifact=snapshot, placeholder_pid=placeholder.pid, deadlines_s={"criu-restore": 1.0})
+@contextmanager
+def stopping_criu() -> Iterator[None]:
+    """SIGSTOP to whatever CRIU process shows up below this one meanwhile."""
     ended = threading.Event()
 
-    def stop_criu() -> None:
+    def stop() -> None:
         while not ended.is_set():
             for pid in proc.tree(os.getpid())[1:]:
                 with suppress(OSError):
@@ -230,32 +226,64 @@ def test_a_stopped_criu_is_killed_at_its_deadline(
                         os.kill(pid, signal.SIGSTOP)
             time.sleep(0.002)
 
-    driver = Driver(open_tools(state))
-    stopper = threading.Thread(target=stop_criu)
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        stopper.join()
 
-    def begin(event: str, phase: str) -> None:
-        if (event, phase) == ("begin", "criu-restore"):
-            stopper.start()
-        elif (event, phase) == ("end", "criu-restore"):
-            ended.set()
 
-    result = driver.carry_out(request, begin)
-    stopper.join()
+def test_a_stopped_criu_is_killed_at_its_deadline(
+    snapshot: Path, place: Place, state: Path, clean: Callable[[Placeholder], None]
+) -> None:
+    placeholder, driver = place(), Driver(open_tools(state))
+    request = RestoreRequest(artifact=snapshot, placeholder_pid=placeholder.pid, deadlines_s={"criu-restore": 1.0})
+    with stopping_criu():
+        result = driver.carry_out(request)
 
     assert (result.phase, result.reason) == ("criu-restore", "DeadlineExceeded")
     clean(placeholder)
 
 
+def test_a_criu_that_is_stopped_while_it_dumps_leaves_the_server_serving(
+    start: Start, state: Path, tmp_path: Path
+) -> None:
+    server, driver = start(), Driver(open_tools(state))
+    artifact = tmp_path / "artifacts" / "snapshot"
+    request = CheckpointRequest(
+        pid=server.pid, artifact=artifact, replica=ReplicaSpec(), leave_running=False, deadlines_s={"criu-dump": 1.0}
+    )
+    with stopping_criu():
+        result = driver.carry_out(request)
+
+    assert (result.phase, result.reason, result.undo_errors) == ("criu-dump", "DeadlineExceeded", ())
+    assert server.ask("POST", "/increment")["count"] == 1
+    assert list(artifact.parent.iterdir()) == []
+
+
 def test_a_process_that_lives_and_is_wrong_is_killed(
-    snapshot: Path, place: Place, state: Path, clean: Callable[[Placeholder], None]
+    start: Start, place: Place, state: Path, tmp_path: Path, clean: Callable[[Placeholder], None]
 ) -> None:
     """The known request gets another answer: its state is not the snapshot's."""
-    placeholder = place()
-    spec = ROOT / "examples" / "counter_server.toml"
-    assert spec.exists()
-    result = restore(snapshot, placeholder, state, "--deadline", "prove=0.000001")
+    server, placeholder, driver = start(), place(), Driver(open_tools(state))
+    known = {"call": {"url": f"http://127.0.0.1:{server.port}/count"}}
+    spec = ReplicaSpec.model_validate({"proof": {"requests": [known]}})
+    made = CheckpointRequest(pid=server.pid, artifact=tmp_path / "a" / "snapshot", replica=spec, leave_running=False)
+    assert driver.carry_out(made).outcome == "ended"
 
-    assert (result["phase"], result["outcome"], result["fallback"]) == ("prove", "failed", "cold-start")
+    def count_on(event: str, phase: str) -> None:
+        if (event, phase) == ("end", "criu-restore"):
+            pid = next(pid for inside, pid in placeholder.members().items() if inside != 1)
+            Replica(pid, server.port, server.directory).ask("POST", "/increment")
+
+    result = driver.carry_out(RestoreRequest(artifact=made.artifact, placeholder_pid=placeholder.pid), count_on)
+
+    assert (result.phase, result.reason, result.fallback) == ("prove", "ProofFailed", "cold-start")
+    assert (
+        (result.detail or "").replace("\\", "").endswith('answered "{"count": 1}", expected "{"count": 0}" as before')
+    )
     clean(placeholder)
 
 
@@ -422,6 +450,43 @@ def test_kill_9_of_the_driver_in_a_checkpoint_leaves_the_server_serving(
     assert Driver(open_tools(state)).carry_out(request).outcome == "ended"
 
 
+@pytest.mark.parametrize(("event", "phase"), [("end", "publish"), ("begin", "end-source"), ("end", "end-source")])
+def test_kill_9_once_it_is_published_leaves_the_new_artifact(
+    event: str, phase: str, start: Start, place: Place, state: Path, tmp_path: Path
+) -> None:
+    server = start()
+    artifact = tmp_path / "artifacts" / "snapshot"
+    request = CheckpointRequest(pid=server.pid, artifact=artifact, replica=ReplicaSpec(), leave_running=False)
+    killed_driver(request, state, event, phase)
+    Driver(open_tools(state)).recover()
+
+    assert proc.is_alive(server.pid) == (event == "begin" or phase == "publish")
+    if proc.is_alive(server.pid):
+        assert server.answers()  # and does not write: its open file must stay as the image knows it
+        server.end()
+    assert (
+        Driver(open_tools(state)).carry_out(RestoreRequest(artifact=artifact, placeholder_pid=place().pid)).outcome
+        == "proven"
+    )
+
+
+@pytest.mark.parametrize(
+    ("event", "phase"), [("begin", "continue"), ("end", "continue"), ("end", "compact"), ("end", "publish")]
+)
+def test_kill_9_around_the_going_on_leaves_the_server_serving(
+    event: str, phase: str, start: Start, state: Path, tmp_path: Path
+) -> None:
+    server = start()
+    artifact = tmp_path / "artifacts" / "snapshot"
+    request = CheckpointRequest(pid=server.pid, artifact=artifact, replica=ReplicaSpec())
+    killed_driver(request, state, event, phase)
+    Driver(open_tools(state)).recover()
+
+    assert server.ask("POST", "/increment")["count"] == 1
+    assert artifact.exists() == (phase == "publish")
+    assert [path for path in artifact.parent.iterdir() if path.name.startswith(".")] == []
+
+
 def test_kill_9_while_criu_dumps_leaves_the_server_serving(start: Start, state: Path, tmp_path: Path) -> None:
     """Not between phases but in the middle of CRIU's own work, with its parasite in the server."""
     server = start()
@@ -436,10 +501,10 @@ def test_kill_9_while_criu_dumps_leaves_the_server_serving(start: Start, state: 
         driver.kill()
         driver.wait()
         Driver(open_tools(state)).recover()
-        if not proc.is_alive(server.pid):
+        if (tmp_path / "artifacts" / "snapshot").exists():  # it was quicker, and ended the server after all
             break
+        assert proc.is_alive(server.pid)
         assert server.answers()
-    shutil.rmtree(tmp_path / "artifacts", ignore_errors=True)
 
 
 @pytest.mark.parametrize("phase", ["quiesce", "criu-dump", "capture-files", "publish"])
