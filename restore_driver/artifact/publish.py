@@ -95,6 +95,7 @@ class Draft:
         if not self._published:  # else an old artifact may stand under this name, held by a reader
             shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._fd)
+        sweep(self.target.parent)  # what this draft replaced, or another that replaced it, may have been held till now
 
 
 def swap_in(path: Path, target: Path, step: Callable[[str], None] = lambda _: None) -> None:

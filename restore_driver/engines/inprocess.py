@@ -20,16 +20,19 @@ from restore_driver.files.in_root import open_in_root
 from restore_driver.replica_spec import InProcessEngine
 
 _LONGEST_ANSWER_BYTES = 1 << 20
+_SHARE = 0.9
+"""Of our own time, what the helper is given: it should give up first, and say so, with the replica as it was."""
 
 
 def quiesce(spec: InProcessEngine, target: Target, deadline_s: float) -> Facts:
     """No step runs, weights and KV leave the card, caches are emptied, workers ended."""
-    return ask(spec, {"op": "quiesce"}, target, deadline_s, Reason.QUIESCE_FAILED)
+    message = {"op": "quiesce", "deadline_s": deadline_s * _SHARE}
+    return ask(spec, message, target, deadline_s, Reason.QUIESCE_FAILED)
 
 
 def resume(spec: InProcessEngine, target: Target, deadline_s: float, waking: Waking) -> Facts:
     """Weights and KV are mapped again at their old addresses."""
-    message: dict[str, Any] = {"op": "resume"}
+    message: dict[str, Any] = {"op": "resume", "deadline_s": deadline_s * _SHARE}
     if waking.leases:
         message |= {"leases": dict(waking.leases), "holder_socket": spec.holder}
     return ask(spec, message, target, deadline_s, Reason.RESUME_FAILED)

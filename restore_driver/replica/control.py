@@ -5,8 +5,10 @@
     {"op": "digest"}    the digest of the weights on the card
     {"op": "state"}     running, or quiet, and what is mapped
 
-Answers are {"ok": true, ...timings} or {"ok": false, "detail": ...}. Both ways may be repeated. A step that comes while
-the replica is quiet waits; it does not fail.
+Each may bring {"deadline_s": seconds}. Answers are {"ok": true, ...timings} or {"ok": false, "detail": ...}. Both ways
+may be repeated, also after one that failed half-way. A step that comes while the replica is quiet waits, however long
+that is; it does not fail. A quiesce whose steps do not end in time changes nothing, and a resume calls off one that
+still waits: whoever asked has given up by then, and nobody else would wake the replica.
 """
 
 from __future__ import annotations
@@ -26,7 +28,10 @@ from typing import Any
 from restore_driver.replica.ranges import ScratchRange, WeightsRange
 from restore_driver.weights.client import HolderClient
 
-_STEP_PATIENCE_S = 600.0
+_PATIENCE_S = 600.0
+"""For whoever names no deadline."""
+_PAUSE_S = 0.1
+"""After a connection could not be accepted (no descriptors are left, say)."""
 
 
 class ReplicaControl:
@@ -45,7 +50,9 @@ class ReplicaControl:
         self.path, self.weights, self.scratch = path, dict(weights or {}), list(scratch)
         self.on_quiesce, self.on_resume, self.ordinal = on_quiesce, on_resume, ordinal
         self._steps = threading.Condition()
-        self._running, self._quiet = 0, False
+        self._running, self._quiet, self._called_off = 0, False, False
+        self._moving = threading.Lock()
+        """Held by whoever maps, unmaps or reads the ranges."""
         self._ending_workers = threading.Thread(target=end_compile_workers, name="replica-workers", daemon=True)
 
     def start(self) -> None:
@@ -69,7 +76,7 @@ class ReplicaControl:
     def step(self) -> Iterator[None]:
         """Around each use of the card; waits while the replica is quiet."""
         with self._steps:
-            self._steps.wait_for(lambda: not self._quiet, _STEP_PATIENCE_S)
+            self._steps.wait_for(lambda: not self._quiet)
             self._running += 1
         try:
             yield
@@ -78,56 +85,96 @@ class ReplicaControl:
                 self._running -= 1
                 self._steps.notify_all()
 
-    def quiesce(self) -> dict[str, Any]:
-        """Brings the replica to rest; what took how long, in seconds."""
+    def quiesce(self, deadline_s: float = _PATIENCE_S) -> dict[str, Any]:
+        """Brings the replica to rest; what took how long, in seconds.
+
+        Raises:
+            TimeoutError: compile workers or a step did not end in time, or a resume called it off; nothing was touched.
+        """
         import torch
 
-        times = _Times()
-        if self._ending_workers.is_alive():
-            self._ending_workers.join()  # steps go on meanwhile; a worker that ends later would do so under a dump
-        times.lap("workers_s")
-        with self._steps:
-            self._quiet = True
-            self._steps.wait_for(lambda: self._running == 0, _STEP_PATIENCE_S)
-        self._enter()
-        self.on_quiesce()
-        torch.cuda.synchronize()
-        times.lap("drain_s")
-        freed = 0
-        for piece in self._ranges():
-            freed += piece.size_bytes if piece.mapped else 0
-            piece.unmap()
-        times.lap("unmap_s")
-        _empty_caches()
-        times.lap("caches_s")
+        times, ends_s = _Times(), time.monotonic() + deadline_s
+        with self._alone(ends_s):
+            if self._ending_workers.is_alive():  # steps go on meanwhile; a worker must not end under a dump
+                self._ending_workers.join(max(0.0, ends_s - time.monotonic()))
+                if self._ending_workers.is_alive():
+                    raise TimeoutError("the compile workers did not end in time")
+            times.lap("workers_s")
+            self._drain(ends_s)
+            self._enter()
+            self.on_quiesce()
+            torch.cuda.synchronize(self.ordinal)
+            times.lap("drain_s")
+            freed = 0
+            for piece in self._ranges():
+                freed += piece.size_bytes if piece.mapped else 0
+                piece.unmap()
+            times.lap("unmap_s")
+            _empty_caches()
+            times.lap("caches_s")
         return {**times.laps, "released_bytes": freed}
 
-    def resume(self, leases: Mapping[str, str], holder: str | None) -> dict[str, Any]:
+    def resume(self, leases: Mapping[str, str], holder: str | None, deadline_s: float = _PATIENCE_S) -> dict[str, Any]:
         """Maps everything again and lets the steps go on."""
         times = _Times()
-        self._enter()
-        for scratch in self.scratch:
-            if not scratch.range.mapped:
-                scratch.range.map_own()
-        times.lap("scratch_s")
-        facts = {}
-        for name, weights in self.weights.items():
-            if not weights.range.mapped:
-                facts[name] = self._take(weights, name, leases, holder)
-        times.lap("weights_s")
-        self.on_resume()
         with self._steps:
-            self._quiet = False
+            self._called_off = True
             self._steps.notify_all()
+        with self._alone(time.monotonic() + deadline_s):
+            self._enter()
+            for scratch in self.scratch:
+                if not scratch.range.mapped:
+                    scratch.range.map_own()
+            times.lap("scratch_s")
+            facts = {}
+            for name, weights in self.weights.items():
+                if not weights.range.mapped:
+                    facts[name] = self._take(weights, name, leases, holder)
+            times.lap("weights_s")
+            self.on_resume()
+            with self._steps:
+                self._quiet = False
+                self._steps.notify_all()
         return {**times.laps, **({"weights": facts} if facts else {})}
 
-    def digest(self) -> str:
-        """Of all weights together."""
-        self._enter()
-        return ".".join(weights.digest() for weights in self.weights.values())
+    def digest(self, deadline_s: float = _PATIENCE_S) -> str:
+        """Of all weights together.
+
+        Raises:
+            RuntimeError: some are not on the card now; reading there would cost the replica its context.
+        """
+        with self._alone(time.monotonic() + deadline_s):
+            gone = [name for name, weights in self.weights.items() if not weights.range.mapped]
+            if gone:
+                raise RuntimeError(f"the weights of {gone[0]} are not on the card")
+            self._enter()
+            return ".".join(weights.digest() for weights in self.weights.values())
+
+    @contextmanager
+    def _alone(self, ends_s: float) -> Iterator[None]:
+        if not self._moving.acquire(timeout=max(0.0, ends_s - time.monotonic())):
+            raise TimeoutError("another request is at work on this replica")
+        try:
+            yield
+        finally:
+            self._moving.release()
+
+    def _drain(self, ends_s: float) -> None:
+        """New steps wait from here on, and those that run end; or all is as before."""
+        with self._steps:
+            was_quiet, self._quiet, self._called_off = self._quiet, True, False
+            drained = self._steps.wait_for(
+                lambda: self._running == 0 or self._called_off, max(0.0, ends_s - time.monotonic())
+            )
+            if not drained or self._running:
+                self._quiet = was_quiet
+                self._steps.notify_all()
+                raise TimeoutError(
+                    "it was called off by a resume" if self._called_off else "a step did not end in time"
+                )
 
     def _take(self, weights: WeightsRange, name: str, leases: Mapping[str, str], holder: str | None) -> dict[str, Any]:
-        """Mapped while the holder still copies; waited for after."""
+        """Mapped while the holder still copies; waited for after. Half a model is none: it is unmapped again."""
         if name not in leases or holder is None:
             raise RuntimeError(f"the weights of {name} are gone and no holder was named")
         times = _Times()
@@ -143,6 +190,9 @@ class ReplicaControl:
             facts = client.wait(leases[name], 30.0)
             times.lap("wait_s")
             client.done(leases[name], 30.0)
+        except BaseException:
+            weights.range.unmap()
+            raise
         finally:
             client.close()
         return {**facts, **times.laps}
@@ -159,23 +209,32 @@ class ReplicaControl:
 
     def _listen(self, listener: socket.socket) -> None:
         while True:
-            connection, _ = listener.accept()
-            with connection, suppress(OSError), connection.makefile("rb") as lines:
-                for line in lines:
-                    connection.sendall((json.dumps(self._answer(connection, line)) + "\n").encode())
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                time.sleep(_PAUSE_S)
+                continue
+            threading.Thread(target=self._converse, args=(connection,), name="replica-asker", daemon=True).start()
+
+    def _converse(self, connection: socket.socket) -> None:
+        with connection, suppress(OSError), connection.makefile("rb") as lines:
+            for line in lines:
+                connection.sendall((json.dumps(self._answer(connection, line)) + "\n").encode())
 
     def _answer(self, connection: socket.socket, line: bytes) -> dict[str, Any]:
         try:
             if _peer(connection) not in (0, os.geteuid()):
                 raise PermissionError("only root and my own user may ask")
             message = json.loads(line)
+            deadline_s = float(message.get("deadline_s", _PATIENCE_S))
             match message.get("op"):
                 case "quiesce":
-                    return {"ok": True, **self.quiesce()}
+                    return {"ok": True, **self.quiesce(deadline_s)}
                 case "resume":
-                    return {"ok": True, **self.resume(message.get("leases", {}), message.get("holder_socket"))}
+                    leases, holder = message.get("leases", {}), message.get("holder_socket")
+                    return {"ok": True, **self.resume(leases, holder, deadline_s)}
                 case "digest":
-                    return {"ok": True, "digest": self.digest()}
+                    return {"ok": True, "digest": self.digest(deadline_s)}
                 case "state":
                     mapped = [piece.mapped for piece in self._ranges()]
                     return {"ok": True, "quiet": self._quiet, "mapped": mapped}

@@ -26,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[3]))
 torch = types.ModuleType("torch")
 torch.cuda = types.SimpleNamespace(  # type: ignore[attr-defined]
-    set_device=lambda ordinal: None, synchronize=lambda: None, empty_cache=lambda: None
+    set_device=lambda ordinal: None, synchronize=lambda ordinal=None: None, empty_cache=lambda: None
 )
 torch._C = types.SimpleNamespace()  # type: ignore[attr-defined]
 sys.modules["torch"] = torch
