@@ -49,9 +49,16 @@ def lines(connection: socket.socket) -> Iterator[dict[str, Any]]:
 
 
 def peer_user_id(connection: socket.socket) -> int:
-    """User id of the process that connected, as the kernel vouches for it (SO_PEERCRED, unix(7))."""
+    """User id of the process that connected."""
+    return peer(connection)[1]
+
+
+def peer(connection: socket.socket) -> tuple[int, int]:
+    """PID, as this pid namespace numbers it, and user id of the process that connected, as the kernel vouches for them
+    (SO_PEERCRED, unix(7))."""
     packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", packed)[1])
+    pid, user_id, _ = struct.unpack("3i", packed)
+    return int(pid), int(user_id)
 
 
 def connect(path: Path, deadline_s: float) -> socket.socket:
@@ -73,7 +80,7 @@ def connect(path: Path, deadline_s: float) -> socket.socket:
 def _parse(line: bytes) -> dict[str, Any]:
     try:
         message = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DriverError(Reason.REQUEST_INVALID, f"a line is no JSON: {error}") from error
     if not isinstance(message, dict):
         raise DriverError(Reason.REQUEST_INVALID, "a line is no JSON object")

@@ -81,7 +81,7 @@ class Unparking(Waking):
         refuse_full_cards(self.tools, record["cards"], record["device_bytes"], deadline)
         attempt.key = replica_key(self.pid)
         attempt.live.update(record=record, host_pid=self.pid, cuda_host_pids=pids)
-        attempt.live["gpus"] = tuple(gpu.uuid for gpu in self.tools.gpus)
+        attempt.live["gpus"] = tuple(record["cards"])
         take_up(attempt, ReplicaSpec.model_validate(record["replica"]), record["proof"])
         return {}
 

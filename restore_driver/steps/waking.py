@@ -36,7 +36,7 @@ class Waking:
 
     def load_weights(self, attempt: Attempt, deadline: Deadline) -> Details:
         """Tells the holder to begin; the copy to the card runs beside the phases that follow."""
-        loading = begin_loading(attempt.live["replica"], self.holder, deadline)
+        loading = begin_loading(attempt.live["replica"], self.holder, deadline, attempt.live["gpus"])
         attempt.stack.callback(loading.close)
         attempt.live["loading"] = loading
         if loading.leases:

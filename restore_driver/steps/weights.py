@@ -3,7 +3,7 @@ leaves its replica running, or an undo."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,8 +78,8 @@ def require_held(replica: ReplicaSpec, holder: Path | None, deadline: Deadline) 
             raise DriverError(Reason.WEIGHTS_FAILED, f"the holder at {path} has no model {model}", "preload it")
 
 
-def begin_loading(replica: ReplicaSpec, holder: Path | None, deadline: Deadline) -> Loading:
-    """Has the holder begin its copies; returns at once.
+def begin_loading(replica: ReplicaSpec, holder: Path | None, deadline: Deadline, gpus: Sequence[str] = ()) -> Loading:
+    """Has the holder begin its copies; returns at once. A holder of another card than the replica's only one refuses.
 
     Raises:
         DriverError: TOO_LITTLE_MEMORY with nothing touched; WEIGHTS_FAILED; NOT_TRUSTED for its directory.
@@ -92,7 +92,7 @@ def begin_loading(replica: ReplicaSpec, holder: Path | None, deadline: Deadline)
     assert loading.client is not None
     try:
         for model in models_of(replica):
-            loading.leases[model] = loading.client.load(model, deadline.left_s())
+            loading.leases[model] = loading.client.load(model, deadline.left_s(), gpus[0] if len(gpus) == 1 else None)
     except DriverError:
         loading.close()
         raise

@@ -33,9 +33,9 @@ class HolderClient:
         }
         return self.ask(message, deadline_s)[0]
 
-    def load(self, model: str, deadline_s: float) -> str:
-        """Begins a copy to the card; returns its token."""
-        return str(self.ask({"do": "load", "model": model}, deadline_s)[0]["token"])
+    def load(self, model: str, deadline_s: float, gpu: str | None = None) -> str:
+        """Begins a copy to the card; returns its token. A holder of another card than `gpu` (its UUID) refuses."""
+        return str(self.ask({"do": "load", "model": model, "gpu": gpu}, deadline_s)[0]["token"])
 
     def take(self, token: str, deadline_s: float) -> tuple[int, int]:
         """A descriptor of the device memory (the caller closes it) and its size in bytes."""

@@ -11,8 +11,10 @@ import mmap
 import os
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from uuid import UUID
 
 from restore_driver.errors import DriverError, Reason
 
@@ -39,6 +41,9 @@ class Device(Protocol):
     def free_bytes(self) -> int:
         """Free device memory."""
 
+    def uuid(self) -> str | None:
+        """As NVIDIA names it; None where it has no name or does not tell."""
+
     def granularity_bytes(self) -> int:
         """Sizes are multiples of this."""
 
@@ -60,6 +65,10 @@ class HostDevice:
     def free_bytes(self) -> int:
         """What is left."""
         return self.total_bytes - self._used_bytes
+
+    def uuid(self) -> str | None:
+        """It has none."""
+        return None
 
     def granularity_bytes(self) -> int:
         """A page."""
@@ -149,6 +158,14 @@ class CudaDevice:
         free, _ = self._call("cuMemGetInfo")
         return int(free)
 
+    def uuid(self) -> str | None:
+        """As `nvidia-smi -L` writes it."""
+        for name in ("cuDeviceGetUuid_v2", "cuDeviceGetUuid"):  # 13 renamed the second into the first
+            if hasattr(self._cuda, name):
+                raw = bytes(self._call(name, self._device).bytes)
+                return f"GPU-{UUID(bytes=raw)}" if len(raw) == 16 else None
+        return None
+
     def granularity_bytes(self) -> int:
         """Of `cuMemCreate`; 2 MiB on today's cards."""
         flag = self._cuda.CUmemAllocationGranularity_flags.CU_MEM_ALLOC_GRANULARITY_MINIMUM
@@ -188,10 +205,15 @@ class _CudaMemory:
     def __init__(self, device: CudaDevice, size_bytes: int) -> None:
         self._device, self._size_bytes = device, size_bytes
         call = device._call
-        self._handle = call("cuMemCreate", size_bytes, device._properties, 0)
-        self._address = call("cuMemAddressReserve", size_bytes, 0, 0, 0)
-        call("cuMemMap", self._address, size_bytes, 0, self._handle, 0)
-        call("cuMemSetAccess", self._address, size_bytes, [device._access], 1)
+        with ExitStack() as undo:  # whatever fails, what was done before it is taken back, the last first
+            self._handle = call("cuMemCreate", size_bytes, device._properties, 0)
+            undo.callback(call, "cuMemRelease", self._handle)
+            self._address = call("cuMemAddressReserve", size_bytes, 0, 0, 0)
+            undo.callback(call, "cuMemAddressFree", self._address, size_bytes)
+            call("cuMemMap", self._address, size_bytes, 0, self._handle, 0)
+            undo.callback(call, "cuMemUnmap", self._address, size_bytes)
+            call("cuMemSetAccess", self._address, size_bytes, [device._access], 1)
+            undo.pop_all()
 
     def copy_from(self, source: memoryview) -> None:
         call = self._device._call

@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from restore_driver.agent.protocol import peer_user_id
+from restore_driver.agent.protocol import peer
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.trusted import require_trusted
 from restore_driver.weights.device import CudaDevice, Device, HostDevice, measure_pinned_rate
@@ -74,8 +74,8 @@ class Holder:
         begun: set[str] = set()
         buffered = bytearray()
         with connection, suppress(OSError):
-            ours = peer_user_id(connection) in (0, os.geteuid())
             try:
+                ours = is_ours(connection)
                 while True:
                     message, fd = receive(connection, buffered)
                     if fd is not None:
@@ -85,8 +85,9 @@ class Holder:
                     self._answer(connection, message, ours, begun)
             except DriverError as error:
                 send(connection, _told(error))
-        for token in begun:
-            self.leases.release(token)
+            finally:
+                for token in begun:
+                    self.leases.release(token)
 
     def _answer(self, connection: socket.socket, message: dict[str, Any], ours: bool, begun: set[str]) -> None:
         what = str(message.get("do"))
@@ -94,8 +95,7 @@ class Holder:
             if not ours and what not in FOR_TAKERS:
                 raise DriverError(Reason.NOT_TRUSTED, f"{what} is for root alone")
             if what == "take":
-                memory, size = self.leases.memory(str(message["token"]))
-                fd = memory.export()
+                fd, size = self.leases.export(str(message["token"]))
                 try:
                     send(connection, {"size_bytes": size}, fd)
                 finally:
@@ -106,12 +106,15 @@ class Holder:
             answer = _told(error)
         except KeyError as error:
             answer = _told(DriverError(Reason.REQUEST_INVALID, f"{what} lacks {error}"))
+        except (TypeError, ValueError, AttributeError) as error:
+            answer = _told(DriverError(Reason.REQUEST_INVALID, f"{what}: {error}"))
         except OSError as error:  # a file that is gone, a disk that is full; where the asker is gone, so is this answer
             answer = _told(DriverError(Reason.WEIGHTS_FAILED, f"{what}: {error}"))
         send(connection, answer)
 
     def _do(self, what: str, message: dict[str, Any], begun: set[str]) -> dict[str, Any]:
         if what == "load":
+            self._refuse_other_card(message.get("gpu"))
             lease = self.leases.load(str(message["model"]))
             begun.add(lease.token)
             return {"token": lease.token}
@@ -134,6 +137,15 @@ class Holder:
         if what == "status":
             return self._status()
         raise DriverError(Reason.REQUEST_INVALID, f"there is no request {what!r}")
+
+    def _refuse_other_card(self, wanted: str | None) -> None:
+        own = self.device.uuid()
+        if wanted is not None and own is not None and wanted != own:
+            raise DriverError(
+                Reason.WEIGHTS_FAILED,
+                f"the replica is on GPU {wanted}, this holder's card is {own}",
+                "name the socket of the holder of that card",
+            )
 
     def _preload(self, about: dict[str, Any]) -> dict[str, Any]:
         files = tuple(Path(file) for file in about["files"])
@@ -169,6 +181,24 @@ class Holder:
             new = self.state.with_name(self.state.name + ".new")
             new.write_text(json.dumps(held))
             os.replace(new, self.state)
+
+
+def is_ours(connection: socket.socket) -> bool:
+    """Whether whoever connected may do more than take what he has a token for.
+
+    User 0 of a container that sees the socket is user 0 to the kernel, too: the peer must besides be in our own pid and
+    user namespaces. So holder, agent and command line belong into the same ones (on Kubernetes: hostPID).
+    """
+    pid, user_id = peer(connection)
+    if user_id not in (0, os.geteuid()):
+        return False
+    try:
+        return all(
+            os.stat(f"/proc/{pid}/ns/{kind}").st_ino == os.stat(f"/proc/self/ns/{kind}").st_ino
+            for kind in ("pid", "user")
+        )
+    except OSError:
+        return False
 
 
 def available_memory_bytes() -> int:

@@ -17,6 +17,8 @@ from restore_driver.errors import DriverError, Reason
 from restore_driver.weights.device import CONTEXT_MARGIN_BYTES, Device, DeviceMemory
 from restore_driver.weights.store import Model, Store
 
+_COPY_PATIENCE_S = 10.0
+
 
 @dataclass
 class Lease:
@@ -31,6 +33,9 @@ class Lease:
     allocate_s: float = 0.0
     copy_s: float = 0.0
     failure: DriverError | None = None
+    released: bool = False
+    guard: threading.Lock = field(default_factory=threading.Lock)
+    """Between handing the memory over and giving it up."""
 
     def timings(self) -> dict[str, Any]:
         """What it took, once copied."""
@@ -69,7 +74,14 @@ class Leases:
         except BaseException:
             self.store.give_back(model)
             raise
-        threading.Thread(target=self._copy, args=(lease,), name=f"load-{name}", daemon=True).start()
+        try:
+            threading.Thread(target=self._copy, args=(lease,), name=f"load-{name}", daemon=True).start()
+        except BaseException:
+            with self._lock:
+                del self.leases[lease.token]
+                self._promised_bytes -= lease.size_bytes
+            self.store.give_back(model)
+            raise
         return lease
 
     def get(self, token: str) -> Lease:
@@ -84,17 +96,20 @@ class Leases:
             raise DriverError(Reason.WEIGHTS_FAILED, "there is no such lease: it was released, or the holder restarted")
         return lease
 
-    def memory(self, token: str) -> tuple[DeviceMemory, int]:
-        """The device memory of a lease and its size, as soon as it is allocated.
+    def export(self, token: str) -> tuple[int, int]:
+        """A descriptor of a lease's device memory and its size, as soon as it is allocated; the caller closes it.
 
         Raises:
-            DriverError: what the allocation failed of.
+            DriverError: what the allocation or the copy failed of; WEIGHTS_FAILED for a lease that was given up.
         """
         lease = self.get(token)
         lease.allocated.wait()
-        if lease.memory is None:
-            raise lease.failure or DriverError(Reason.WEIGHTS_FAILED, "the lease has no memory")
-        return lease.memory, lease.size_bytes
+        with lease.guard:
+            if lease.failure is not None:
+                raise lease.failure
+            if lease.memory is None or lease.released:
+                raise DriverError(Reason.WEIGHTS_FAILED, "the lease was given up", "load the model again")
+            return lease.memory.export(), lease.size_bytes
 
     def wait(self, token: str) -> Lease:
         """Returns once the copy is done; the caller's connection bounds the wait.
@@ -109,13 +124,19 @@ class Leases:
         return lease
 
     def release(self, token: str) -> None:
-        """Gives up our reference once the copy is done; idempotent."""
+        """Gives up our reference once the copy is done; idempotent.
+
+        A copy takes tenths of a second. One that hangs in the driver must not hold up whoever asks for something else:
+        its memory is given up when it ends, by a thread that waits for it.
+        """
         with self._lock:
             lease = self.leases.pop(token, None)
-        if lease is not None:
-            lease.copied.wait()
-            if lease.memory is not None:
-                lease.memory.release()
+        if lease is None:
+            return
+        if lease.copied.wait(_COPY_PATIENCE_S):
+            _give_up(lease)
+        else:
+            threading.Thread(target=_give_up, args=(lease,), name="slow-release", daemon=True).start()
 
     def _promise(self, model: Model) -> Lease:
         granularity = self.device.granularity_bytes()
@@ -155,3 +176,11 @@ class Leases:
             lease.memory = self.device.allocate(lease.size_bytes)
         lease.allocated.set()
         return lease.memory
+
+
+def _give_up(lease: Lease) -> None:
+    lease.copied.wait()
+    with lease.guard:
+        if lease.memory is not None and not lease.released:
+            lease.released = True
+            lease.memory.release()

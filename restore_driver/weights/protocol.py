@@ -2,7 +2,7 @@
 
     {"do": "preload", "model", "files", "total_bytes", "offsets_bytes"}
                                        -> {"held_bytes", "was_held", "read_s", "pin_s"}
-    {"do": "load", "model"}            -> {"token"} at once; the copy to the card goes on by itself
+    {"do": "load", "model"[, "gpu"]}   -> {"token"} at once; the copy to the card goes on by itself
     {"do": "take", "token"}            -> {"size_bytes"} and one descriptor of device memory
     {"do": "wait", "token"}            -> {"bytes", "allocate_s", "copy_s", ...} when every byte is on the card
     {"do": "done", "token"}            -> {} the taker has mapped it: the holder lets go of its own reference
@@ -10,7 +10,7 @@
     {"do": "drop", "model"}, {"do": "status"}, {"do": "measure"}
 
 Anything may answer {"error", "reason", "mend"} instead. `take`, `wait` and `done` are open to whoever knows the token,
-which can't be guessed; the rest is for root and for the holder's own user.
+which can't be guessed; the rest is for root and for the holder's own user, in the holder's own pid namespace.
 """
 
 from __future__ import annotations

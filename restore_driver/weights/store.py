@@ -47,6 +47,8 @@ class Store:
     _promised_bytes: int = 0
     _uses: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _readers: dict[str, threading.Lock] = field(default_factory=dict)
+    """One for each name that was ever preloaded."""
 
     def preload(self, name: str, files: tuple[Path, ...], layout: Layout, available_bytes: int) -> Model:
         """Reads a model into page-locked memory; one that is there with the same layout stays.
@@ -54,6 +56,10 @@ class Store:
         Raises:
             DriverError: TOO_LITTLE_MEMORY before anything is touched; WEIGHTS_FAILED for its files.
         """
+        with self._reading(name):  # two at once of one model would read it twice, and lose one that is pinned
+            return self._preload(name, files, layout, available_bytes)
+
+    def _preload(self, name: str, files: tuple[Path, ...], layout: Layout, available_bytes: int) -> Model:
         tensors = index(files)
         check(layout, tensors)
         size = _rounded(layout.total_bytes, max(_HUGE_PAGE_BYTES, self.device.granularity_bytes()))
@@ -73,6 +79,10 @@ class Store:
         with self._lock:
             self.models[name] = model
         return model
+
+    def _reading(self, name: str) -> threading.Lock:
+        with self._lock:
+            return self._readers.setdefault(name, threading.Lock())
 
     def borrow(self, name: str) -> Model:
         """A model that is not evicted until `give_back`.

@@ -1,4 +1,4 @@
-"""The switch within a replica: quiet or running, never half of either, whatever fails or comes too early or too late."""
+"""The switch within a replica: quiet or running, never half of either, whatever fails or comes too late."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import types
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -52,7 +52,7 @@ class Holding:
 class Holder:
     """As `HolderClient`; each copy ends as the test says."""
 
-    ends: list[Exception | None] = []
+    ends: ClassVar[list[Exception | None]] = []
 
     def __init__(self, path: str) -> None:
         self.path = path
