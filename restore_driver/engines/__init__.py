@@ -50,7 +50,9 @@ def quiesce(spec: EngineSpec, target: Target, deadline_s: float, note: Note = ke
     return {"engine": spec.kind, **facts}
 
 
-def resume(spec: EngineSpec, target: Target, deadline_s: float, waking: Waking = _NOTHING_BESIDES) -> Facts:
+def resume(
+    spec: EngineSpec, target: Target, deadline_s: float, waking: Waking = _NOTHING_BESIDES, note: Note = keep_nothing
+) -> Facts:
     """Wakes the engine.
 
     Raises:
@@ -62,7 +64,7 @@ def resume(spec: EngineSpec, target: Target, deadline_s: float, waking: Waking =
         case VllmEngine():
             facts = vllm.resume(spec, target, deadline_s)
         case SglangEngine():
-            facts = sglang.resume(spec, target, deadline_s, waking)
+            facts = sglang.resume(spec, target, deadline_s, waking, note)
         case HttpEngine():
             facts = http.resume(spec, target, deadline_s)
         case ExecEngine():

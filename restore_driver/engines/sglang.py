@@ -22,7 +22,7 @@ import time
 
 from restore_driver.deadline import Deadline
 from restore_driver.engines.http import PAUSE_S, Answer, call, exchange
-from restore_driver.engines.target import Facts, Note, Target, Waking
+from restore_driver.engines.target import Facts, Note, Target, Waking, keep_nothing
 from restore_driver.errors import DriverError, Reason
 from restore_driver.replica_spec import HttpCall, SglangEngine
 
@@ -41,11 +41,12 @@ def quiesce(spec: SglangEngine, target: Target, deadline_s: float, note: Note) -
     return {"tags": list(spec.tags), "paused": paused, "looks_for_idle": looks}
 
 
-def resume(spec: SglangEngine, target: Target, deadline_s: float, waking: Waking) -> Facts:
+def resume(spec: SglangEngine, target: Target, deadline_s: float, waking: Waking, note: Note = keep_nothing) -> Facts:
     """Takes the memory back, and the weights where the server kept no copy; then generation goes on."""
     sglang = _Sglang(spec, target, Deadline.after("SGLang's waking", deadline_s), Reason.RESUME_FAILED)
     if waking.released:
         sglang.post("/resume_memory_occupation", {"tags": list(spec.tags)})
+        note({"released": False})  # asked for once more, by an undo, the scheduler would die of it
         if spec.reload_from is not None and "weights" in spec.tags:
             sglang.post("/update_weights_from_disk", {"model_path": spec.reload_from})
     continued = sglang.post_where_there("/continue_generation", {})

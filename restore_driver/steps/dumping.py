@@ -133,7 +133,7 @@ class Dumping(Freezing):
             if pids:
                 assert self.tools.cuda is not None
                 tree_restore(self.tools.cuda, pids, None, deadline_s=deadline.left_s(), parallel=True)
-            details = wake(self.replica, self.target, loading, deadline)
+            details = wake(self.replica, self.target, loading, deadline, note=lambda f: attempt.intend(**f))
         except DriverError:
             loading.release(deadline)  # the undo will ask for the same memory of the card
             raise

@@ -57,7 +57,8 @@ class Waking:
 
     def resume(self, attempt: Attempt, deadline: Deadline) -> Details:
         """The engine takes its weights and makes its KV anew."""
-        return wake(attempt.live["replica"], target_of(attempt), attempt.live["loading"], deadline)
+        loading = attempt.live["loading"]
+        return wake(attempt.live["replica"], target_of(attempt), loading, deadline, note=lambda f: attempt.intend(**f))
 
     def prove(self, attempt: Attempt, deadline: Deadline) -> Details:
         """The weights' digest and a known request; Ready may be said after this and not before."""

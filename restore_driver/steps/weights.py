@@ -11,7 +11,7 @@ from typing import Any
 
 from restore_driver import engines
 from restore_driver.deadline import Deadline
-from restore_driver.engines import Target
+from restore_driver.engines import Note, Target
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.trusted import require_trusted
 from restore_driver.replica_spec import InProcessEngine, ReplicaSpec
@@ -100,11 +100,17 @@ def begin_loading(replica: ReplicaSpec, holder: Path | None, deadline: Deadline,
 
 
 def wake(
-    replica: ReplicaSpec, target: Target, loading: Loading, deadline: Deadline, *, released: bool = True
+    replica: ReplicaSpec,
+    target: Target,
+    loading: Loading,
+    deadline: Deadline,
+    *,
+    note: Note,
+    released: bool = True,
 ) -> Mapping[str, Any]:
     """Resumes the engine; what it mapped stays its own when the leases end."""
     waking = engines.Waking(leases=loading.leases, released=released)
-    details = engines.resume(replica.engine, target, deadline.left_s(), waking)
+    details = engines.resume(replica.engine, target, deadline.left_s(), waking, note)
     if loading.client is not None:
         for token in loading.leases.values():
             loading.client.release(token, deadline.left_s())

@@ -69,6 +69,18 @@ def test_an_undo_takes_back_nothing_that_was_not_released(sglang: FakeSglang) ->
     assert sglang.dead is False
 
 
+def test_waking_that_fails_after_the_memory_was_taken_back_is_repeated_without_that(sglang: FakeSglang) -> None:
+    noted: dict[str, Any] = {}
+    quiesce(spec(sglang), HERE, 5.0, noted.update)
+    sglang.faults["/continue_generation"] = (500, "broken")
+    with pytest.raises(DriverError):
+        resume(spec(sglang), HERE, 5.0, Waking(released=noted["released"]), noted.update)
+    del sglang.faults["/continue_generation"]
+    resume(spec(sglang), HERE, 5.0, Waking(released=noted["released"]), noted.update)
+
+    assert (noted["released"], sglang.dead) == (False, False)
+
+
 @pytest.mark.parametrize(
     ("missing", "mend"),
     [
