@@ -80,6 +80,9 @@ class ParkRequest(Request):
     replica: ReplicaSpec
     holder: Path | None = None
     """Socket of the weights holder, if its path differs from the one that the replica knows it by."""
+    huge_pages: bool = False
+    """Set transparent huge pages to `always` while CUDA takes the host memory that the card's content waits in;
+    system-wide, and put back after."""
 
 
 class UnparkRequest(Request):

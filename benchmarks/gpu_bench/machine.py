@@ -184,9 +184,10 @@ class Machine:
         self.replicas.append(replica)
         return replica, result, took_s
 
-    def park(self, replica: Replica, model: str = "standin") -> Result:
+    def park(self, replica: Replica, model: str = "standin", *, huge_pages: bool = False) -> Result:
         """Through the agent."""
-        return self._asked(ParkRequest(pid=replica.pid, replica=self.spec(replica, model=model)))
+        spec = self.spec(replica, model=model)
+        return self._asked(ParkRequest(pid=replica.pid, replica=spec, huge_pages=huge_pages))
 
     def unpark(self, replica: Replica) -> tuple[Result, float]:
         """Through the agent; the result, and the time as the caller sees it."""

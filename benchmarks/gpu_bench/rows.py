@@ -173,13 +173,13 @@ def disk(machine: Machine, repeats: int) -> Row:
     return {"total_s": statistics.median(times_s), "all_s": times_s, "phases_s": phases(results)}
 
 
-def unpark(machine: Machine, repeats: int) -> Row:
+def unpark(machine: Machine, repeats: int, *, huge_pages: bool = False) -> Row:
     """Park and unpark one replica, weights by the holder."""
     replica = machine.start("ours", cache=machine.scratch / "fresh-cache")
     tokens = replica.answer["tokens"]
     times_s, parks_s, results, freed = [], [], [], []
     for _ in range(repeats):
-        parked = machine.park(replica)
+        parked = machine.park(replica, huge_pages=huge_pages)
         parks_s.append(parked.total_s)
         freed.append(next(phase.details for phase in parked.phases if phase.phase == "memory-free"))
         result, took_s = machine.unpark(replica)
@@ -195,6 +195,11 @@ def unpark(machine: Machine, repeats: int) -> Row:
         "park_phases_s": phases([parked]),
         "memory_proof": freed[-1],
     }
+
+
+def unpark_huge(machine: Machine, repeats: int) -> Row:
+    """The same, parked on huge pages."""
+    return unpark(machine, repeats, huge_pages=True)
 
 
 def pause(machine: Machine, repeats: int) -> Row:
@@ -382,6 +387,7 @@ ROWS: dict[str, Callable[[Machine, int], Row]] = {
     "holder": holder,
     "restore": restore,
     "unpark": unpark,
+    "unpark_huge": unpark_huge,
     "pause": pause,
     "plain": plain,
     "small_pages": small_pages,

@@ -53,6 +53,7 @@ def table(results: dict[str, Any]) -> str:
         measured("small_pages", "the same, image on a tmpfs of small pages"),
         measured("disk", "the same, image on disk, page cache dropped"),
         measured("unpark", "**unpark**", rate),
+        measured("unpark_huge", "unpark, parked on huge pages"),
         measured("unpark", "park", "with the proof that its memory is free", "park_s", "park_all_s"),
         measured("in_turn", "unpark of three smaller models in turn, one card"),
         measured("clones", "four clones of a smaller model at once, one card", "", "four_at_once_s"),

@@ -123,6 +123,10 @@ def park(
     pid: Annotated[int, typer.Argument(help="First process of the replica.")],
     replica: SpecFile = None,
     holder: HolderSocket = None,
+    huge_pages: Annotated[
+        bool,
+        typer.Option(help="Transparent huge pages `always` while the state is moved.", rich_help_panel=MACHINE),
+    ] = False,
     deadline: Deadlines = None,
     state: StateDirectory = STATE,
     agent: AgentSocket = None,
@@ -132,7 +136,13 @@ def park(
     from restore_driver.requests import ParkRequest
 
     carry_out(
-        lambda: ParkRequest(pid=pid, replica=_replica(replica), holder=holder, deadlines_s=_deadlines(deadline)),
+        lambda: ParkRequest(
+            pid=pid,
+            replica=_replica(replica),
+            holder=holder,
+            huge_pages=huge_pages,
+            deadlines_s=_deadlines(deadline),
+        ),
         state,
         agent,
         as_json,

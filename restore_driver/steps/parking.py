@@ -6,6 +6,7 @@ from restore_driver.cuda import CudaState, MemoryProof
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
+from restore_driver.host.hugepages import transparent_huge_pages
 from restore_driver.journal import Journal
 from restore_driver.phases import Phase
 from restore_driver.replica_spec import ReplicaSpec
@@ -23,6 +24,7 @@ class Parking(Freezing):
 
     def __init__(self, tools: Tools, request: ParkRequest) -> None:
         super().__init__(tools, request.pid, request.replica, "park", request.holder)
+        self.huge_pages = request.huge_pages
 
     def steps(self) -> dict[Phase, Step]:
         """Every phase of the table."""
@@ -35,6 +37,13 @@ class Parking(Freezing):
             raise DriverError(Reason.CUDA_MISSING, self.tools.cuda_missing, "park is for replicas on a GPU")
         attempt.live["memory"] = MemoryProof.before(attempt.live["pids"], deadline.left_s(), self.tools.cuda.memory)
         return details
+
+    def cuda_checkpoint(self, attempt: Attempt, deadline: Deadline) -> Details:
+        """Besides, if asked for: on huge pages, which both this copy and the one back go through quicker."""
+        if not self.huge_pages:
+            return super().cuda_checkpoint(attempt, deadline)
+        with transparent_huge_pages("always", self.tools.state.huge_pages) as huge:
+            return {**super().cuda_checkpoint(attempt, deadline), "huge_pages": huge}
 
     def memory_free(self, attempt: Attempt, deadline: Deadline) -> Details:
         """The proof that its device memory is free; then the record that `unpark` will read."""

@@ -59,6 +59,20 @@ def test_a_timeline_of_parking(ready: Ready) -> None:
     assert (again.outcome, card.unpark().outcome) == ("parked", "proven")
 
 
+def test_huge_pages_while_it_is_parked_and_as_before_after(ready: Ready) -> None:
+    """The system's switch is `always` only while CUDA takes its memory."""
+    from restore_driver.host.hugepages import read_switch
+
+    card = ready()
+    before, seen = read_switch(), []
+    request = ParkRequest(pid=card.replica.pid, replica=card.spec, huge_pages=True)
+    watch = at("cuda-checkpoint", lambda: seen.append(read_switch()), "end")
+    result = card.driver.carry_out(request, watch)
+
+    assert (result.outcome, phase(result, "cuda-checkpoint")["huge_pages"]) == ("parked", True)
+    assert (seen, read_switch()) == ([before], before)
+
+
 def test_a_parked_replica_outlives_the_driver_that_parked_it(ready: Ready) -> None:
     card = ready()
     card.park()
