@@ -124,13 +124,13 @@ def _refuse_what_ended(fd: int, path: Path, key: str) -> None:
 
 
 def read(path: Path) -> Entry:
-    """What a journal says; a last line torn by a crash is left out."""
+    """What a journal says; a line torn by a crash is left out."""
     sequence, key, begun, facts, outcome = "", "", [], Facts(), None
     for text in path.read_text().splitlines():
         try:
             line = json.loads(text)
         except json.JSONDecodeError:
-            break
+            continue
         sequence, key = line.get("sequence", sequence), line.get("key", key)
         facts = line.get("facts", facts)
         outcome = line.get("end", outcome)
@@ -152,8 +152,16 @@ def abandoned(directory: Path) -> tuple[tuple[Path, int], ...]:
         except BlockingIOError:
             os.close(fd)
             continue
-        if read(path).outcome is None:
+        if _is_named(path, fd) and read(path).outcome is None:
+            _end_torn_line(fd)
             found.append((path, fd))
         else:
             os.close(fd)
     return tuple(found)
+
+
+def _end_torn_line(fd: int) -> None:
+    """What is written next must begin a line of its own, or it is lost with the torn one."""
+    size = os.fstat(fd).st_size
+    if size and os.pread(fd, 1, size - 1) != b"\n":
+        os.pwrite(fd, b"\n", size)

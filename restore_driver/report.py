@@ -52,7 +52,7 @@ def print_result(result: Result) -> None:
     for name, value in result.answer.items():
         console.print(f"{name}: {value}")
     for sentence in result.warnings:
-        console.print(f"[yellow]not tidied up[/yellow]: {sentence}", highlight=False)
+        console.print(f"[yellow]warning[/yellow]: {sentence}", highlight=False)
     if result.reason is not None:
         mend = f"; {result.mend}" if result.mend else ""
         console.print(f"[red]{result.reason}[/red] in {result.phase}: {result.detail}{mend}", highlight=False)

@@ -54,7 +54,7 @@ class Result(BaseModel):
     undone: tuple[str, ...] = ()
     undo_errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    """What could not be tidied up after the attempt had ended; it changes nothing of how that went."""
+    """What went wrong beside the work, or could not be tidied up after it; it changes nothing of how that went."""
     answer: dict[str, Any] = {}
     """What the caller wants to know besides: the replica's PID, the artifact's path and digest, bytes."""
 
@@ -74,6 +74,8 @@ class Attempt:
     """Objects that live only as long as the attempt: manifest, lease, open descriptors."""
     answer: dict[str, Any] = field(default_factory=dict)
     stack: ExitStack = field(default_factory=ExitStack)
+    warnings: list[str] = field(default_factory=list)
+    """What went wrong beside the work: told in the result, and changing nothing of how it went."""
     journal: Journal | None = None
 
     def intend(self, **facts: Any) -> None:
@@ -114,7 +116,7 @@ def walk(plan: Plan, attempt: Attempt, *, observe: Observer = lambda *_: None, c
     times: list[PhaseTime] = []
     failure: DriverError | None = None
     at: Row | None = None
-    warnings: list[str] = []
+    warnings = attempt.warnings
     with attempt.stack as stack:
         for at in plan.rows:
             failure = _one(at, plan, attempt, times, began_s, observe, clock)

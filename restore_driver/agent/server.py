@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import stat
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,15 +37,19 @@ class Agent:
         self.driver, self.path = driver, path
         self._listener: socket.socket | None = None
         self._attempts: set[threading.Thread] = set()
+        self._at_work: set[int] = set()
         self._stopping = threading.Event()
 
     def listen(self) -> None:
         """Binds the socket; a stale one of a dead agent is replaced, a live agent's is not.
 
         Raises:
-            DriverError: BUSY when an agent answers there; NOT_TRUSTED for its directory.
+            DriverError: BUSY when an agent answers there; NOT_TRUSTED for its directory; REQUEST_INVALID for what is no
+                socket, and would be lost.
         """
         require_trusted(self.path.parent, owner=os.geteuid())
+        if os.path.lexists(self.path) and not stat.S_ISSOCK(os.lstat(self.path).st_mode):
+            raise DriverError(Reason.REQUEST_INVALID, f"{self.path} is there and is no socket", "give another --socket")
         if self._answers():
             raise DriverError(Reason.BUSY, f"an agent serves {self.path} already", "stop it, or give another --socket")
         self.path.unlink(missing_ok=True)
@@ -111,14 +116,18 @@ class Agent:
             request = _REQUEST.validate_python(message, strict=False)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
+            where = ".".join(str(part) for part in first["loc"]) or "do"
             raise DriverError(Reason.REQUEST_INVALID, f"{where}: {first['msg']}, got {first['input']!r}") from error
 
         def observe(event: str, phase: str) -> None:
             with suppress(OSError):  # a caller that went away doesn't end the attempt
                 send(connection, {"event": event, "phase": phase})
 
-        result = self.driver.carry_out(request, observe)
+        self._at_work.add(threading.get_ident())
+        try:
+            result = self.driver.carry_out(request, observe)
+        finally:
+            self._at_work.discard(threading.get_ident())
         send(connection, {"result": result.model_dump(mode="json")})
 
     def _status(self) -> dict[str, Any]:
@@ -129,5 +138,5 @@ class Agent:
             "cuda": tools.cuda is not None,
             "cuda_missing": tools.cuda_missing or None,
             "gpus": [gpu.model_dump(mode="json") for gpu in tools.gpus],
-            "attempts": sum(thread.is_alive() for thread in self._attempts) - 1,
+            "attempts": len(self._at_work),
         }

@@ -95,7 +95,7 @@ def restore(
     """Restore an artifact into a placeholder, prove it, and say where it runs."""
     from restore_driver.requests import RestoreRequest
 
-    made = None if into is not None else make_placeholder(network)
+    made = None if into is not None else make_placeholder(network, as_json=as_json)
 
     def make() -> RestoreRequest:
         return RestoreRequest(

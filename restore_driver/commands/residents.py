@@ -35,7 +35,10 @@ def recover(state: StateDirectory = STATE, as_json: AsJson = False) -> None:
     """Take back what a killed driver left half done; agents do it when they start."""
     import dataclasses
 
-    done = [dataclasses.asdict(each) for each in open_driver(state).recover()]
+    try:
+        done = [dataclasses.asdict(each) for each in open_driver(state).recover()]
+    except DriverError as error:
+        refuse(error, as_json)
     if as_json:
         typer.echo(json.dumps(done))
     for each in [] if as_json else done:
@@ -54,15 +57,17 @@ def placeholder(
     typer.echo(make_placeholder(network, root))
 
 
-def make_placeholder(network: str, root: Path = Path("/")) -> int:
+def make_placeholder(network: str, root: Path = Path("/"), as_json: bool = False) -> int:
+    """A new placeholder's PID; ends the command where there is none."""
     from restore_driver.placeholder.create import create
 
     if network not in ("host", "private"):
-        refuse(DriverError(Reason.REQUEST_INVALID, f"--network {network!r} is neither host nor private"))
+        refuse(DriverError(Reason.REQUEST_INVALID, f"--network {network!r} is neither host nor private"), as_json)
     try:
         return create(network="host" if network == "host" else "private", root=root).pid
     except (DriverError, OSError) as error:
-        refuse(error if isinstance(error, DriverError) else DriverError(Reason.PLACEHOLDER_LOST, str(error)))
+        known = error if isinstance(error, DriverError) else DriverError(Reason.PLACEHOLDER_LOST, str(error))
+        refuse(known, as_json)
 
 
 def end_placeholder(pid: int) -> None:

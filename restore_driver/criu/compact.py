@@ -88,7 +88,7 @@ def _compact_task(images: Path, task: str, look: Callable[[], object]) -> Compac
     pagemap = read_pagemap(source)
     pages = images / f"pages-{pagemap.pages_id}.img"
     stored = sum(run.pages for run in pagemap.runs if run.stored)
-    size = pages.stat().st_size
+    size = pages.stat().st_size if pages.exists() else 0
     if size != stored * PAGE_BYTES:
         raise DriverError(
             Reason.MANIFEST_INVALID,

@@ -3,6 +3,11 @@
 `install.sh` beside this file puts CRIU, its loader and its libraries into one directory; that directory is opened
 once, and CRIU is then run through `/proc/self/fd/N`: the descriptor still leads to the directory after the process
 has entered a placeholder's mount namespace, so nothing is copied into the placeholder or mounted there.
+
+There everything that a path names is the container's, and CRIU is root of the whole machine. So nothing by a path may
+be executed or loaded: the loader asks neither /etc/ld.so.preload (`install.sh` patches it) nor /etc/ld.so.cache, and
+`command.py` gives CRIU no configuration, plugins or programs of the container's. A CRIU without a loader and libraries
+beside it, such as a system's own, would load the container's: it is only run where our own root is seen.
 """
 
 from __future__ import annotations
@@ -16,10 +21,14 @@ from pathlib import Path
 
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.process import run
+from restore_driver.host.trusted import require_trusted
 
 HOME = Path("/usr/local/lib/forethaw/criu")
 OLDEST = (4, 2, 0)
 """4.1 cannot dump TCP sockets on kernels from 6.16 ("Can't get 1:16 opt: Operation not supported")."""
+
+PATCHED = {"lib/loader": b"/etc/ld.so.preload", "criu.bin": b"/run/criu.kdat"}
+"""Files of an installation, and the path that each holds unless it is patched."""
 
 _INSTALL = "install it: restore_driver/criu/install.sh, or name one by FORETHAW_CRIU=/path/to/criu"
 
@@ -42,14 +51,29 @@ class Criu:
         """How to start it where its directory is reached by another path, such as `/proc/self/fd/9`."""
         if not self.bundled:
             return (f"{directory}/{self.name}",)
-        return (f"{directory}/lib/loader", "--library-path", f"{directory}/lib", f"{directory}/{self.name}")
+        library_path = ("--inhibit-cache", "--library-path", f"{directory}/lib")
+        return (f"{directory}/lib/loader", *library_path, f"{directory}/{self.name}")
+
+    def require_own_libraries(self) -> None:
+        """Refuses to be run among a container's files.
+
+        Raises:
+            DriverError: CRIU_MISSING.
+        """
+        if not self.bundled:
+            raise DriverError(
+                Reason.CRIU_MISSING,
+                f"{self.directory / self.name} has no libraries beside it, and would load a container's as root",
+                _INSTALL,
+            )
 
 
 def find_criu(environment: Mapping[str, str] | None = None) -> Criu:
     """The CRIU of FORETHAW_CRIU, else the one that `install.sh` installed, else the one on PATH.
 
     Raises:
-        DriverError: CRIU_MISSING when there is none, it does not run, or it is older than `OLDEST`.
+        DriverError: CRIU_MISSING when there is none, it does not run, is older than `OLDEST`, or was installed before
+            install.sh patched it; NOT_TRUSTED when others than root may write there.
     """
     environment = os.environ if environment is None else environment
     wanted = environment.get("FORETHAW_CRIU")
@@ -68,6 +92,15 @@ def _examine(program: Path) -> Criu:
     directory = program.parent
     bundled = (directory / "criu.bin").is_file() and (directory / "lib" / "loader").is_file()
     criu = Criu(directory, "criu.bin" if bundled else program.name, bundled, (0, 0, 0))
+    for file in (directory / criu.name, *((directory / "lib").iterdir() if bundled else ())):
+        require_trusted(file, owner=os.geteuid())
+    for name, path in PATCHED.items() if bundled else ():
+        if path in (directory / name).read_bytes():
+            raise DriverError(
+                Reason.CRIU_MISSING,
+                f"{directory} is of an older install.sh: its {name} would believe a container's {path.decode()}",
+                f"install it again: restore_driver/criu/install.sh {directory}",
+            )
     answer = run([*criu.argv_prefix, "--version"], deadline_s=10.0)
     match = re.search(r"^Version: (\d+)\.(\d+)(?:\.(\d+))?", answer.output, re.MULTILINE)
     if answer.exit_code != 0 or match is None:

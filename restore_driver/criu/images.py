@@ -1,7 +1,8 @@
 """CRIU's image files, as far as we read them: magic numbers, then length-prefixed protobuf messages.
 
 Only the wire format is known here (varints, fixed words, length-delimited fields; protobuf's "Encoding" document) and
-the few field numbers that we need, from CRIU's `images/*.proto`. Every other field is carried byte for byte.
+the few field numbers that we need, from CRIU's `images/*.proto`. A pagemap's head is carried byte for byte; its entries
+have no fields but those that are known here (CRIU 4.2).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ IN_PARENT, LAZY, PRESENT = 1, 2, 4
 _VMA_ANON_PRIVATE = 1 << 9
 _MAP_PRIVATE, _MAP_ANONYMOUS = 0x02, 0x20
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_LONGEST_VARINT_BITS = 70
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,10 @@ def read_messages(path: Path, magic: int) -> tuple[bytes, ...]:
     Raises:
         DriverError: MANIFEST_INVALID naming the file when it is none or is cut off.
     """
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _broken(path, f"{error.strerror}") from error
     if len(content) < 8 or struct.unpack_from("<II", content) != (IMG_COMMON, magic):
         raise _broken(path, "its magic number is another")
     found, at = [], 8
@@ -116,6 +121,8 @@ def private_anonymous_ranges(mm: Path) -> tuple[tuple[int, int], ...]:
             continue
         vma = dict(_numbers(value, mm))
         if vma.get(7, 0) & _VMA_ANON_PRIVATE and vma.get(6, 0) & (_MAP_PRIVATE | _MAP_ANONYMOUS) == 0x22:
+            if not 0 <= vma.get(1, -1) < vma.get(2, -1):
+                raise _broken(mm, "an area has no addresses")
             found.append((vma[1], vma[2]))
     return tuple(sorted(found))
 
@@ -138,12 +145,14 @@ def fields_of(message: bytes, path: Path) -> Iterator[tuple[int, int | bytes]]:
                 at += size
             elif kind in (_FIXED64, _FIXED32):
                 size = 8 if kind == _FIXED64 else 4
+                if at + size > len(message):
+                    raise IndexError
                 yield number, int.from_bytes(message[at : at + size], "little")
                 at += size
             else:
                 raise _broken(path, f"field {number} is of unknown kind {kind}")
     except IndexError:
-        raise _broken(path, "a message is cut off") from None
+        raise _broken(path, "a message is cut off, or none") from None
 
 
 def _numbers(message: bytes, path: Path) -> Iterator[tuple[int, int]]:
@@ -161,6 +170,8 @@ def _read_varint(content: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         shift += 7
+        if shift >= _LONGEST_VARINT_BITS:
+            raise IndexError
 
 
 def _varint(value: int) -> bytes:

@@ -9,6 +9,10 @@
 # the mirror that this system's apt already uses, unpacked in a directory of their own, and never mixed with
 # the system: apt is given lists, cache and an empty status file of its own, and nothing is installed.
 # FORETHAW_DEBIAN_MIRROR and FORETHAW_DEBIAN_SUITE override the mirror and the suite.
+#
+# Two paths are patched, since CRIU is started as root within containers, whose /etc and /run are theirs: glibc's
+# loader reads /etc/ld.so.preload before anything else, and CRIU believes what /run/criu.kdat says of the kernel. An
+# installation of before that is installed anew.
 set -eu
 
 home=${1:-/usr/local/lib/forethaw/criu}
@@ -17,9 +21,12 @@ keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 die() { echo "install.sh: $*" >&2; exit 1; }
 
-command -v apt-get >/dev/null || die "apt-get is missing; on other systems unpack CRIU 4.2.1 or newer yourself and set FORETHAW_CRIU"
+command -v apt-get >/dev/null || die "apt-get is missing; install where there is one, copy the directory, and name it by FORETHAW_CRIU"
 command -v dpkg-deb >/dev/null || die "dpkg-deb is missing; apt-get install dpkg"
-if [ -x "$home/criu" ] && "$home/criu" --version 2>/dev/null | grep -q '^Version: 4\.\([2-9]\|[1-9][0-9]\)'; then
+preload=/etc/ld.so.preload
+cache=/run/criu.kdat
+if [ -x "$home/criu" ] && ! grep -aqF "$preload" "$home/lib/loader" && ! grep -aqF "$cache" "$home/criu.bin" &&
+    grep -q inhibit-cache "$home/criu" && "$home/criu" --version 2>/dev/null | grep -q '^Version: 4\.\([2-9]\|[1-9][0-9]\)'; then
     echo "$home holds $("$home/criu" --version | head -n 1 | cut -d' ' -f2) already"
     exit 0
 fi
@@ -60,13 +67,26 @@ cp -L "$loader" "$work/home/lib/loader"
 cp "$work/root/usr/sbin/criu" "$work/home/criu.bin"
 "$loader" --library-path "$libraries" --list "$work/home/criu.bin" |
     sed -n 's/.*=> \(\/[^ ]*\) .*/\1/p' | while read -r library; do cp -L "$library" "$work/home/lib/"; done
+
+# patch FILE PATH BYTES: over the beginning of the one place where the file names the path.
+patch() {
+    at=$(grep -aboF "$2" "$1" | cut -d: -f1)
+    case $at in
+    '' | *[!0-9]*) die "$1 names $2 not exactly once: this release is not known here" ;;
+    esac
+    printf "$3" | dd of="$1" bs=1 seek="$at" conv=notrunc 2>/dev/null
+    if grep -aqF "$2" "$1"; then die "$2 in $1 could not be patched"; fi
+}
+patch "$work/home/lib/loader" "$preload" '\0' # the empty string, which names no file on any system
+patch "$work/home/criu.bin" "$cache" './//' # in CRIU's working directory, which is the driver's own
 cat >"$work/home/criu" <<'WRAPPER'
 #!/bin/sh
 here=$(dirname "$(readlink -f "$0")")
-exec "$here/lib/loader" --library-path "$here/lib" "$here/criu.bin" "$@"
+exec "$here/lib/loader" --inhibit-cache --library-path "$here/lib" "$here/criu.bin" "$@"
 WRAPPER
 chmod 755 "$work/home/criu"
-version=$("$work/home/criu" --version | head -n 1) || die "the unpacked CRIU does not run on this machine"
+version=$("$work/home/criu" --version) || die "the unpacked CRIU does not run on this machine"
+version=$(echo "$version" | head -n 1)
 
 mkdir -p "$(dirname "$home")"
 rm -rf "$home.new"

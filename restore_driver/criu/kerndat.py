@@ -1,24 +1,24 @@
 """CRIU's look at the kernel, kept: it costs 25 ms at each start, and its answer changes with the kernel only.
 
-CRIU keeps it in /run/criu.kdat, but writes it only where /run is a tmpfs, which it rarely is in a container. So the
-driver has it made once, in a mount namespace of its own, and lends it to a placeholder while CRIU restores there. A
-placeholder without a /run, or with a cache of its own, is left as it is.
+CRIU keeps it in /run/criu.kdat, but writes it only where /run is a tmpfs, and in a container believes whatever it finds
+there. So the driver has it made once, in a mount namespace of its own, and gives it to each CRIU in its working
+directory, where one that `install.sh` patched looks instead.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from restore_driver.criu.find import Criu
-from restore_driver.files.in_root import open_in_root
 from restore_driver.host.mounts import MS_PRIVATE, MS_REC, mount
 from restore_driver.host.namespaces import KINDS, unshare
 from restore_driver.host.process import run
 
 PATH = "/run/criu.kdat"
+_NAME = os.path.basename(PATH)
 _DEADLINE_S = 10.0
 
 
@@ -31,6 +31,7 @@ def make(criu: Criu, directory: Path) -> bytes | None:
         unshare(KINDS["mnt"])
         mount("", Path("/"), flags=MS_REC | MS_PRIVATE)
         mount("tmpfs", Path("/run"), "tmpfs")
+        os.chdir("/run")  # a CRIU that install.sh patched keeps it where it is
 
     try:
         script = f'"$@" check >/dev/null 2>&1; cat {PATH} >/proc/self/fd/{fd}'
@@ -49,43 +50,21 @@ def make(criu: Criu, directory: Path) -> bytes | None:
 
 
 @contextmanager
-def lent(root: Path, content: bytes | None) -> Iterator[bool]:
-    """Puts the cache into a placeholder's root while the block runs; yields whether it did."""
-    if content is None or not _put(root, content):
-        yield False
-        return
+def kept_in(work: Path, content: bytes | None) -> Iterator[None]:
+    """In CRIU's working directory while the block runs, where a CRIU that `install.sh` patched looks for it. It is the
+    driver's own: a container can't tell CRIU untruths of the kernel. Nothing stays, not even what CRIU began to write
+    and did not keep, for the kernel may be another next time."""
+    _forget(work)
     try:
-        yield True
+        if content is not None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with os.fdopen(os.open(work / _NAME, flags, 0o600), "wb") as file:
+                file.write(content)
+        yield
     finally:
-        take_back(root)
+        _forget(work)
 
 
-def take_back(root: Path) -> None:
-    """Removes a cache that was lent; idempotent, and for a placeholder that is gone nothing to do."""
-    with suppress(OSError), _run_directory(root) as directory:
-        os.unlink(os.path.basename(PATH), dir_fd=directory)
-
-
-def _put(root: Path, content: bytes) -> bool:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with suppress(OSError), _run_directory(root) as directory:
-        fd = os.open(os.path.basename(PATH), flags, 0o600, dir_fd=directory)
-        try:
-            os.write(fd, content)
-        finally:
-            os.close(fd)
-        return True
-    return False
-
-
-@contextmanager
-def _run_directory(root: Path) -> Iterator[int]:
-    root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        directory = open_in_root(root_fd, os.path.dirname(PATH), os.O_RDONLY | os.O_DIRECTORY)
-    finally:
-        os.close(root_fd)
-    try:
-        yield directory
-    finally:
-        os.close(directory)
+def _forget(work: Path) -> None:
+    for name in (_NAME, f"{_NAME}.tmp"):
+        (work / name).unlink(missing_ok=True)

@@ -39,7 +39,8 @@ def in_child(what: str, attempt: Callable[[], Any], deadline_s: float) -> Any:
 
 
 def own_mounts() -> None:
-    """A mount namespace of one's own, whose mounts nobody else sees, with an empty tmpfs at `SCRATCH`.
+    """A mount namespace of one's own, whose mounts nobody else sees, with an empty tmpfs at `SCRATCH`, where one
+    is then.
 
     Raises:
         OSError: as the kernel says.
@@ -47,3 +48,4 @@ def own_mounts() -> None:
     unshare(KINDS["mnt"])
     mount("", Path("/"), flags=MS_REC | MS_PRIVATE)
     mount("tmpfs", SCRATCH, "tmpfs")
+    os.chdir(SCRATCH)  # whatever a program keeps where it is started is gone with it

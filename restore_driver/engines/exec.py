@@ -1,6 +1,10 @@
-"""Hooks that are programs: run in the replica's namespaces, root and working directory, as its user.
+"""Hooks that are programs: run in the replica's namespaces, root, working directory and cgroups, with its rights.
 
-They get the environment that the replica was started with, not the driver's, which may hold secrets.
+A hook can do nothing that the replica itself could not: it has the users, groups and capabilities of the replica's
+first process, none where that lives in a user namespace of its own, and gains none by an exec. It gets the environment
+that the replica was started with, not the driver's, which may hold secrets. Two things of a container can't be copied
+by anybody: its seccomp filter, so a hook may make system calls that the replica may not, and its label of AppArmor or
+SELinux. What needs those belongs into the replica (engine `http`).
 """
 
 from __future__ import annotations
@@ -9,12 +13,12 @@ import ctypes
 import os
 import subprocess
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from restore_driver.engines.target import Facts, Target
 from restore_driver.errors import DriverError, Reason
-from restore_driver.host.namespaces import keep_open, open_entry
+from restore_driver.host.capabilities import Rights
+from restore_driver.host.namespaces import Entry, keep_open, open_entry
 from restore_driver.host.process import Completed, run
 from restore_driver.replica_spec import ExecEngine
 
@@ -34,67 +38,55 @@ def resume(spec: ExecEngine, target: Target, deadline_s: float) -> Facts:
     return _hook(spec.resume, target, deadline_s, Reason.RESUME_FAILED)
 
 
-@dataclass(frozen=True)
-class _Identity:
-    """Effective user and groups of a process, and the environment that it began with."""
-
-    user_id: int
-    group_id: int
-    groups: tuple[int, ...]
-    environment: dict[str, str]
-
-    @classmethod
-    def of(cls, pid: int) -> _Identity:
-        fields = {}
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            name, _, value = line.partition(":")
-            fields[name] = [int(word) for word in value.split()] if name in ("Uid", "Gid", "Groups") else []
-        environment = {"PATH": _PATH}
-        for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-            name, equals, value = os.fsdecode(entry).partition("=")
-            if name and equals:
-                environment[name] = value
-        return cls(fields["Uid"][1], fields["Gid"][1], tuple(fields["Groups"]), environment)
-
-    def become(self) -> None:
-        """Runs in a forked child; nothing that it starts can climb back."""
-        _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        if os.geteuid() == 0:
-            os.setgroups(self.groups)
-            os.setresgid(self.group_id, self.group_id, self.group_id)
-            os.setresuid(self.user_id, self.user_id, self.user_id)
-
-
 def _hook(argv: tuple[str, ...], target: Target, deadline_s: float, reason: Reason) -> Facts:
-    try:
-        done = _run(argv, target, deadline_s)
-    except DriverError as error:
-        if error.reason is Reason.PLACEHOLDER_LOST:
-            raise DriverError(Reason.REPLICA_LOST, f"process {target.host_pid} does not exist") from error
-        if error.reason is Reason.REQUEST_INVALID:
-            raise DriverError(reason, f"{argv[0]} is not in the replica's file system", "name it there") from error
-        raise
-    except (OSError, subprocess.SubprocessError) as error:
-        raise DriverError(reason, f"{argv[0]} can't be run in the replica: {error}") from error
+    with ExitStack() as stack:
+        try:
+            entry = open_entry(target.host_pid, stack, cgroups=True)
+            done = _run(argv, target, entry, deadline_s, reason, stack)
+        except DriverError as error:
+            if error.reason is Reason.PLACEHOLDER_LOST:
+                raise DriverError(Reason.REPLICA_LOST, f"process {target.host_pid} does not exist") from error
+            raise
+        except (OSError, subprocess.SubprocessError) as error:
+            raise DriverError(reason, f"{argv[0]} can't be run in the replica: {error}") from error
     if done.exit_code != 0:
         said = done.output.strip()[-_SHOWN:]
         raise DriverError(reason, f"{' '.join(argv)} ended with exit code {done.exit_code}: {said}")
     return {"program": argv[0], "exit_code": 0}
 
 
-def _run(argv: tuple[str, ...], target: Target, deadline_s: float) -> Completed:
-    with ExitStack() as stack:
-        entry = open_entry(target.host_pid, stack)
-        root_fd = keep_open(target.root, os.O_RDONLY | os.O_DIRECTORY, stack)
-        cwd_fd = keep_open(Path(f"/proc/{target.host_pid}/cwd"), os.O_RDONLY | os.O_DIRECTORY, stack)
-        identity = _Identity.of(target.host_pid)
+def _run(
+    argv: tuple[str, ...], target: Target, entry: Entry, deadline_s: float, reason: Reason, stack: ExitStack
+) -> Completed:
+    root_fd = keep_open(target.root, os.O_RDONLY | os.O_DIRECTORY, stack)
+    cwd_fd = keep_open(Path(f"/proc/{target.host_pid}/cwd"), os.O_RDONLY | os.O_DIRECTORY, stack)
+    rights, environment = Rights.of(target.host_pid), _environment(target.host_pid)
 
-        def enter() -> None:
-            entry.enter()
-            if os.geteuid() == 0:
-                os.fchdir(root_fd)
-                os.chroot(".")
+    def enter() -> None:
+        """Nothing is imported from here on: it would come from the replica's file system."""
+        entry.enter()
+        if os.geteuid() == 0:
+            os.fchdir(root_fd)
+            os.chroot(".")
             os.fchdir(cwd_fd)
-            identity.become()
+            rights.take_on()
+        else:
+            os.fchdir(cwd_fd)
+            _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
-        return run(argv, deadline_s=deadline_s, env=identity.environment, enter=enter)
+    try:
+        return run(argv, deadline_s=deadline_s, env=environment, enter=enter)
+    except DriverError as error:
+        if error.reason is not Reason.REQUEST_INVALID:
+            raise
+        raise DriverError(reason, f"{argv[0]} is not in the replica's file system", "name it there") from error
+
+
+def _environment(pid: int) -> dict[str, str]:
+    """What a process began with."""
+    environment = {"PATH": _PATH}
+    for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+        name, equals, value = os.fsdecode(entry).partition("=")
+        if name and equals:
+            environment[name] = value
+    return environment

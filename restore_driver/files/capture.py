@@ -2,7 +2,9 @@
 
 Both go into one tar, `files.tar`, whose names are paths within the replica's root. Deletions, which overlayfs writes
 as character devices 0:0, travel as members with the header FORETHAW.deleted; directories that hide the image's
-(xattr trusted.overlay.opaque) with FORETHAW.opaque.
+(xattr trusted.overlay.opaque) with FORETHAW.opaque; extended attributes as SCHILY.xattr.NAME, as other tars have them.
+
+The replica is stopped; others in its container are not, so all is read by descriptors (`nodes.py`).
 """
 
 from __future__ import annotations
@@ -10,36 +12,48 @@ from __future__ import annotations
 import os
 import stat
 import tarfile
-from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from restore_driver.files.in_root import open_in_root
+from restore_driver.files.nodes import Node, node
 
 NAME = "files.tar"
-DELETED, OPAQUE = "FORETHAW.deleted", "FORETHAW.opaque"
+DELETED, OPAQUE, ATTRIBUTE = "FORETHAW.deleted", "FORETHAW.opaque", "SCHILY.xattr."
 SHARED_MEMORY = "/dev/shm/"
-_OPAQUE_XATTR = "trusted.overlay.opaque"
+_OPAQUE_XATTRS = ("trusted.overlay.opaque", "user.overlay.opaque")
 _NOT_STATE = ("proc", "sys", "dev", "run/secrets", "etc/hosts", "etc/hostname", "etc/resolv.conf")
 """Never carried: kernel file systems, and what a container runtime writes for each pod anew."""
+_KINDS = {
+    stat.S_IFREG: tarfile.REGTYPE,
+    stat.S_IFDIR: tarfile.DIRTYPE,
+    stat.S_IFLNK: tarfile.SYMTYPE,
+    stat.S_IFIFO: tarfile.FIFOTYPE,
+}
 
 
 def capture(pids: Iterable[int], root_pid: int, target: Path) -> dict[str, object]:
     """Writes `files.tar` for a stopped tree; an empty one is not written.
 
     Returns:
-        What was saved: counts and bytes, and why there is no root diff if there is none.
+        What was saved: counts and bytes, why there is no root diff if there is none, and what was left out.
     """
     upper = upper_layer(root_pid)
     shared = shared_memory_files(pids)
-    details: dict[str, object] = {"shared_memory_files": len(shared), "root_diff_files": 0}
+    details: dict[str, object] = {"shared_memory_files": 0, "root_diff_files": 0}
     if upper is None:
         details["root_diff"] = "the root is no overlay: nothing to carry"
-    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
+    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT, encoding="utf-8") as tar:
+        layer = _Layer(tar)
         if upper is not None:
-            details["root_diff_files"] = _add_layer(tar, upper)
-        for name, seen_as in sorted(shared.items()):
-            with seen_as.open("rb") as content:
-                tar.addfile(tar.gettarinfo(arcname=name.lstrip("/"), fileobj=content), content)
+            layer.add(upper)
+            details["root_diff_files"] = layer.count
+        details["shared_memory_files"] = _add_shared_memory(tar, shared, root_pid)
         empty = not tar.getmembers()
+    if layer.devices:
+        details["devices_left_out"] = layer.devices
     if empty:
         target.unlink()
     else:
@@ -76,45 +90,123 @@ def shared_memory_files(pids: Iterable[int]) -> dict[str, Path]:
     return found
 
 
-def _add_layer(tar: tarfile.TarFile, upper: Path) -> int:
+def modified_ns(member: tarfile.TarInfo) -> int:
+    """When a member was last written: tarfile's own number, a float, is good for a tenth of a microsecond."""
+    seconds, _, rest = member.pax_headers.get("mtime", str(int(member.mtime))).partition(".")
+    return int(seconds) * 1_000_000_000 + int(f"{rest:0<9}"[:9])
+
+
+def attributes(member: tarfile.TarInfo) -> dict[str, bytes]:
+    """A member's extended attributes."""
+    return {
+        name.removeprefix(ATTRIBUTE): value.encode("utf-8", "surrogateescape")
+        for name, value in member.pax_headers.items()
+        if name.startswith(ATTRIBUTE)
+    }
+
+
+def _add_shared_memory(tar: tarfile.TarFile, shared: dict[str, Path], root_pid: int) -> int:
     count = 0
-    for where, directories, files in os.walk(upper):
-        inside = Path(where).relative_to(upper).as_posix()
-        directories[:] = [name for name in directories if _carried(f"{inside}/{name}")]
-        for name in (*directories, *files):
-            path = f"{inside}/{name}".removeprefix("./")
-            if _carried(path):
-                count += _add(tar, Path(where, name), path)
+    with ExitStack() as stack:
+        root_fd = os.open(f"/proc/{root_pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, root_fd)
+        for name in sorted({str(path) for file in shared for path in _directories(file)}):
+            with suppress(OSError), _opened(open_in_root(root_fd, name, os.O_PATH | os.O_DIRECTORY)) as directory:
+                _add(tar, directory, name.lstrip("/"), {})
+        for name, link in sorted(shared.items()):
+            with suppress(FileNotFoundError), _opened(os.open(link, os.O_PATH | os.O_CLOEXEC)) as file:
+                if stat.S_ISREG(file.status.st_mode):
+                    _add(tar, file, name.lstrip("/"), {})
+                    count += 1
     return count
 
 
+def _directories(name: str) -> list[PurePosixPath]:
+    """Those between /dev/shm and a file."""
+    return [path for path in PurePosixPath(name).parents if str(path).startswith(SHARED_MEMORY)]
+
+
+@dataclass
+class _Layer:
+    """Writes an overlay's upper layer."""
+
+    tar: tarfile.TarFile
+    count: int = 0
+    devices: int = 0
+    """Left out: a container that may make some gets its own from its runtime."""
+    _below: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, upper: Path) -> None:
+        """All below a directory, parents first."""
+        self._below = [(os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), "")]
+        try:
+            while self._below:
+                self._add_entries(*self._below.pop())
+        finally:
+            for fd, _ in self._below:
+                os.close(fd)
+
+    def _add_entries(self, directory_fd: int, inside: str) -> None:
+        try:
+            for name in sorted(os.listdir(directory_fd)):
+                if _carried(inside + name):
+                    with suppress(FileNotFoundError), node(directory_fd, name) as entry:
+                        self._add_entry(entry, inside + name)
+        finally:
+            os.close(directory_fd)
+
+    def _add_entry(self, entry: Node, path: str) -> None:
+        kind, headers = stat.S_IFMT(entry.status.st_mode), {}
+        if stat.S_ISSOCK(kind) or (stat.S_ISCHR(kind) and entry.status.st_rdev == 0):
+            # CRIU binds a socket anew. Its place travels as a deletion: so what CRIU made there is taken back, too.
+            headers[DELETED] = "1"
+        elif stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
+            self.devices += 1
+            return
+        elif entry.is_directory:
+            if _is_opaque(entry):
+                headers[OPAQUE] = "1"
+            self._below.append((entry.read(), f"{path}/"))
+        _add(self.tar, entry, path, headers)
+        self.count += 1
+
+
 def _carried(path: str) -> bool:
-    path = path.removeprefix("./")
     return not any(path == name or path.startswith(name + "/") for name in _NOT_STATE)
 
 
-def _add(tar: tarfile.TarFile, source: Path, path: str) -> int:
-    status = source.lstat()
-    if stat.S_ISSOCK(status.st_mode):
-        return 0  # CRIU binds sockets anew
-    member = tar.gettarinfo(str(source), arcname=path)
-    if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
-        member.type = tarfile.REGTYPE
-        member.pax_headers = {DELETED: "1"}
-    elif stat.S_ISDIR(status.st_mode) and _is_opaque(source):
-        member.pax_headers = {OPAQUE: "1"}
-    elif member.islnk():  # tarfile's mark for a second name of one file: carried as a file of its own
-        member.type, member.linkname, member.size = tarfile.REGTYPE, "", status.st_size
-    if member.isreg() and DELETED not in member.pax_headers:
-        with source.open("rb") as content:
-            tar.addfile(member, content)
-    else:
+def _add(tar: tarfile.TarFile, entry: Node, path: str, headers: dict[str, str]) -> None:
+    """One member. Each name of a file that has several is carried as a file of its own."""
+    status = entry.status
+    member = tarfile.TarInfo(path)
+    member.mode, member.uid, member.gid = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
+    member.mtime = status.st_mtime_ns // 1_000_000_000
+    seconds, rest = divmod(status.st_mtime_ns, 1_000_000_000)
+    member.pax_headers = {**headers, "mtime": f"{seconds}.{rest:09d}"}
+    for name, value in entry.attributes().items():
+        member.pax_headers[ATTRIBUTE + name] = value.decode("utf-8", "surrogateescape")
+    member.type = _KINDS.get(stat.S_IFMT(status.st_mode), tarfile.REGTYPE)
+    if member.issym():
+        member.linkname = entry.link_target()
+    if not member.isreg() or DELETED in headers:
         tar.addfile(member)
-    return 1
+        return
+    member.size = status.st_size
+    with os.fdopen(entry.read(), "rb") as content:
+        tar.addfile(member, content)
 
 
-def _is_opaque(directory: Path) -> bool:
+@contextmanager
+def _opened(fd: int) -> Iterator[Node]:
     try:
-        return os.getxattr(directory, _OPAQUE_XATTR, follow_symlinks=False) == b"y"
-    except OSError:
-        return False
+        yield Node(fd, os.fstat(fd))
+    finally:
+        os.close(fd)
+
+
+def _is_opaque(directory: Node) -> bool:
+    for name in _OPAQUE_XATTRS:
+        with suppress(OSError):
+            if os.getxattr(directory.path, name) == b"y":
+                return True
+    return False

@@ -1,48 +1,56 @@
 """Out of the artifact, into a placeholder's root; and back again when the restore fails.
 
-Everything is resolved within the placeholder's root (`in_root.py`). What stood there before is moved aside first, to
-a name of this attempt's, so taking back needs only the attempt's key and which paths were there before: both in the
-journal before the first change.
+Everything is resolved within the placeholder's root (`in_root.py`), and by descriptors (`nodes.py`), since its
+processes may change it meanwhile. What stood there before is moved aside first, to a name of this attempt's, so taking
+back needs only the attempt's key and which paths were there before: both in the journal before the first change.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
+import stat
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
-from restore_driver.files.capture import DELETED, OPAQUE
+from restore_driver.files.capture import DELETED, OPAQUE, attributes, modified_ns
 from restore_driver.files.in_root import open_parent
-from restore_driver.host.process import run
+from restore_driver.files.nodes import Node, copy, is_directory, new_directory, new_file, new_other, remove
 from restore_driver.host.trusted import refuse_escaping
-
-_COPY_DEADLINE_S = 30.0
 
 
 def survey(archive: Path, root: Path) -> dict[str, bool]:
     """Paths that placing would touch, in its order -> whether something stands there now; for the journal.
 
+    Directories that are missing above a path are among them.
+
     Raises:
         DriverError: NOT_TRUSTED for a name that leaves the root.
     """
-    with tarfile.open(archive) as tar:
+    with tarfile.open(archive, encoding="utf-8") as tar:
         names = tuple(member.name for member in tar)
     for name in names:
         refuse_escaping(name)
+    stood: dict[str, bool] = {}
     with _root(root) as root_fd:
-        return {name: _stands(root_fd, name) for name in names}
+        for name in names:
+            for parent in reversed(PurePosixPath(name).parents[:-1]):
+                if str(parent) not in stood and not _stands(root_fd, str(parent)):
+                    stood[str(parent)] = False
+            stood.setdefault(name, _stands(root_fd, name))
+    return stood
 
 
 def place(archive: Path, root: Path, key: str, deadline: Deadline) -> int:
     """Writes the archive's files below `root`; returns how many."""
     count = 0
-    with _root(root) as root_fd, tarfile.open(archive) as tar:
+    with _root(root) as root_fd, tarfile.open(archive, encoding="utf-8") as tar:
         for member in tar:
             deadline.left_s()
             refuse_escaping(member.name)
@@ -52,15 +60,30 @@ def place(archive: Path, root: Path, key: str, deadline: Deadline) -> int:
 
 
 def take_back(stood: dict[str, bool], root: Path, key: str) -> None:
-    """Removes what `place` wrote and moves back what stood there; idempotent, children before parents."""
+    """Removes what `place` wrote and moves back what stood there; idempotent, children before parents.
+
+    Raises:
+        OSError: the first thing that could not be taken back; all else is.
+    """
+    failed: OSError | None = None
     with _root(root) as root_fd:
         for path, stood_before in reversed(stood.items()):
-            with suppress(FileNotFoundError, NotADirectoryError):
-                parent_fd, name = open_parent(root_fd, path)
-                try:
-                    _take_one_back(parent_fd, name, _aside(name, key), stood_before)
-                finally:
-                    os.close(parent_fd)
+            try:
+                _take_path_back(root_fd, path, key, stood_before)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                failed = failed or error
+    if failed is not None:
+        raise failed
+
+
+def _take_path_back(root_fd: int, path: str, key: str, stood_before: bool) -> None:
+    parent_fd, name = open_parent(root_fd, path)
+    try:
+        _take_one_back(parent_fd, name, _aside(name, key), stood_before)
+    finally:
+        os.close(parent_fd)
 
 
 def forget_aside(stood: dict[str, bool], root: Path, key: str) -> None:
@@ -70,7 +93,7 @@ def forget_aside(stood: dict[str, bool], root: Path, key: str) -> None:
             with suppress(FileNotFoundError, NotADirectoryError):
                 parent_fd, name = open_parent(root_fd, path)
                 try:
-                    _remove(parent_fd, _aside(name, key))
+                    remove(parent_fd, _aside(name, key))
                 finally:
                     os.close(parent_fd)
 
@@ -78,7 +101,7 @@ def forget_aside(stood: dict[str, bool], root: Path, key: str) -> None:
 def _place_one(tar: tarfile.TarFile, member: tarfile.TarInfo, root_fd: int, key: str) -> None:
     parent_fd, name = open_parent(root_fd, member.name, make=True)
     try:
-        if member.isdir() and OPAQUE not in member.pax_headers and _is_directory(parent_fd, name):
+        if member.isdir() and OPAQUE not in member.pax_headers and is_directory(parent_fd, name):
             return
         _move_aside(parent_fd, name, key)
         if DELETED in member.pax_headers:
@@ -90,32 +113,36 @@ def _place_one(tar: tarfile.TarFile, member: tarfile.TarInfo, root_fd: int, key:
 
 def _create(tar: tarfile.TarFile, member: tarfile.TarInfo, parent_fd: int, name: str) -> None:
     if member.isdir():
-        os.mkdir(name, member.mode, dir_fd=parent_fd)
+        with new_directory(parent_fd, name) as made:
+            _settle(made, member)
     elif member.issym():
-        os.symlink(member.linkname, name, dir_fd=parent_fd)
+        with new_other(parent_fd, name, stat.S_IFLNK, target=member.linkname) as made:
+            _settle(made, member)
+    elif member.isfifo():
+        with new_other(parent_fd, name, stat.S_IFIFO) as made:
+            _settle(made, member)
     elif member.isreg():
         content = tar.extractfile(member)
         assert content is not None
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(name, flags, member.mode, dir_fd=parent_fd), "wb") as target:
-            shutil.copyfileobj(content, target, 1 << 20)
-    elif member.isfifo():
-        os.mkfifo(name, member.mode, dir_fd=parent_fd)
+        with new_file(parent_fd, name) as made:
+            with os.fdopen(os.dup(made.fd), "wb") as target:
+                shutil.copyfileobj(content, target, 1 << 20)
+            _settle(made, member)
     else:
         raise DriverError(Reason.MANIFEST_INVALID, f"{member.name} in files.tar is of no kind that may be restored")
-    os.chown(name, member.uid, member.gid, dir_fd=parent_fd, follow_symlinks=False)
-    if not member.issym():
-        os.chmod(name, member.mode, dir_fd=parent_fd)
-        os.utime(name, (member.mtime, member.mtime), dir_fd=parent_fd)
+
+
+def _settle(made: Node, member: tarfile.TarInfo) -> None:
+    made.settle(member.uid, member.gid, member.mode, modified_ns(member), attributes(member))
 
 
 def _take_one_back(parent_fd: int, name: str, aside: str, stood_before: bool) -> None:
-    _remove(parent_fd, _half(aside))
+    remove(parent_fd, _half(aside))
     if _exists(parent_fd, aside):
-        _remove(parent_fd, name)
+        remove(parent_fd, name)
         os.rename(aside, name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
     elif not stood_before:
-        _remove(parent_fd, name)
+        remove(parent_fd, name)
 
 
 def _stands(root_fd: int, path: str) -> bool:
@@ -130,7 +157,9 @@ def _stands(root_fd: int, path: str) -> bool:
 
 
 def _aside(name: str, key: str) -> str:
-    return f".{name[:100]}.before-{key[:32]}"
+    """Told by a digest: a name of its own for each name, however long, and each attempt."""
+    digest = hashlib.sha256(os.fsencode(f"{key}/{name}")).hexdigest()
+    return f".forethaw-{digest[:32]}"
 
 
 def _move_aside(parent_fd: int, name: str, key: str) -> None:
@@ -148,14 +177,10 @@ def _move_aside(parent_fd: int, name: str, key: str) -> None:
 def _copy_aside(parent_fd: int, name: str, aside: str) -> None:
     """overlayfs renames no directory of the image (EXDEV): copied whole under a third name first, so that a crash
     never leaves half a copy under the name that taking back trusts."""
-    here = f"/proc/self/fd/{parent_fd}"
-    _remove(parent_fd, _half(aside))
-    argv = ["cp", "--archive", "--", f"{here}/{name}", f"{here}/{_half(aside)}"]
-    done = run(argv, deadline_s=_COPY_DEADLINE_S, pass_fds=[parent_fd])
-    if done.exit_code != 0:
-        raise DriverError(Reason.INTERNAL, f"{name} could not be moved aside: {done.output.strip()}")
+    remove(parent_fd, _half(aside))
+    copy(parent_fd, name, _half(aside))
     os.rename(_half(aside), aside, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
-    _remove(parent_fd, name)
+    remove(parent_fd, name)
 
 
 def _half(aside: str) -> str:
@@ -168,23 +193,6 @@ def _exists(parent_fd: int, name: str) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _is_directory(parent_fd: int, name: str) -> bool:
-    try:
-        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
-    except OSError:
-        return False
-    os.close(fd)
-    return True
-
-
-def _remove(parent_fd: int, name: str) -> None:
-    if _is_directory(parent_fd, name):
-        shutil.rmtree(name, dir_fd=parent_fd)
-    else:
-        with suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=parent_fd)
 
 
 @contextmanager

@@ -1,18 +1,27 @@
-"""Becoming another user while keeping capabilities, for dumps of non-root replicas.
+"""Becoming another user, with all capabilities kept or with another process's rights and no more.
 
-CRIU in its `--unprivileged` mode dumps the processes of its own user and needs a few capabilities for it, not
-CAP_SYS_RESOURCE, which root itself lacks on some hosts (nested containers, hardened nodes).
+All are kept for dumps of non-root replicas: CRIU in its `--unprivileged` mode dumps the processes of its own user and
+needs a few capabilities for it, not CAP_SYS_RESOURCE, which root itself lacks on some hosts (nested containers,
+hardened nodes). Another process's rights are for programs that a replica could have started itself.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+from dataclasses import dataclass
+
+from restore_driver.host import proc
+from restore_driver.host.process import die_with_parent
 
 CAP_SYS_RESOURCE = 24
 _VERSION_3 = 0x20080522
-_PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _PR_SET_DUMPABLE = 8, 47, 2, 4
-_SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
+_PR_SET_KEEPCAPS, _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 8, 23, 24, 38
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 2, 4
+_PR_SET_DUMPABLE = 4
+_SYS_CAPGET, _SYS_CAPSET = {"x86_64": 125, "aarch64": 90}, {"x86_64": 126, "aarch64": 91}
+_HIGHEST = 64
+_SET_NAMES = ("eff", "prm", "inh")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -21,14 +30,71 @@ class _Header(ctypes.Structure):
 
 
 class _Sets(ctypes.Structure):
-    _fields_ = tuple((f"{name}_{half}", ctypes.c_uint32) for half in (0, 1) for name in ("eff", "prm", "inh"))
+    _fields_ = tuple((f"{name}_{half}", ctypes.c_uint32) for half in (0, 1) for name in _SET_NAMES)
+
+
+@dataclass(frozen=True)
+class Rights:
+    """What a process may do: its users and groups, and its five sets of capabilities, as masks."""
+
+    user_ids: tuple[int, int, int]
+    """Real, effective and saved."""
+    group_ids: tuple[int, int, int]
+    groups: tuple[int, ...]
+    inheritable: int
+    permitted: int
+    effective: int
+    bounding: int
+    ambient: int
+
+    @classmethod
+    def of(cls, pid: int) -> Rights:
+        """Those of a process now. One in another user namespace has capabilities there, and none here.
+
+        Raises:
+            DriverError: REPLICA_LOST.
+        """
+        fields = proc.status(pid)
+        here = proc.namespace_id(pid, "user") == proc.namespace_id(os.getpid(), "user")
+        users, groups = ([int(word) for word in fields[name].split()] for name in ("Uid", "Gid"))
+        return cls(
+            (users[0], users[1], users[2]),
+            (groups[0], groups[1], groups[2]),
+            tuple(int(word) for word in fields["Groups"].split()),
+            *(int(fields[name], 16) if here else 0 for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")),
+        )
+
+    def take_on(self) -> None:
+        """Runs in a forked child of root, which gives up what the other has not got; never to climb back.
+
+        What the driver itself lacks it can't give. `no_new_privs` is set whether or not the other has it: with it an
+        exec adds nothing, neither by a set-user-id bit nor to root for being root. Nobody may trace this process, which
+        has the driver's memory, between here and its exec.
+
+        Raises:
+            OSError: as the kernel says.
+        """
+        _prctl(_PR_SET_DUMPABLE, 0)
+        _prctl(_PR_SET_KEEPCAPS, 1)
+        for number in range(_HIGHEST):
+            if not self.bounding >> number & 1 and _libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1:
+                _prctl(_PR_CAPBSET_DROP, number)
+        os.setgroups(self.groups)
+        os.setresgid(*self.group_ids)
+        os.setresuid(*self.user_ids)
+        permitted = self.permitted & _capget()[1]
+        inheritable = self.inheritable & self.bounding & permitted
+        _capset(self.effective & permitted, permitted, inheritable)
+        _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+        for number in _numbers(self.ambient & inheritable):
+            _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number)
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        die_with_parent()
 
 
 def effective() -> frozenset[int]:
     """Numbers of this process's effective capabilities."""
-    with open("/proc/self/status") as lines:
-        mask = next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff:"))
-    return frozenset(number for number in range(64) if mask >> number & 1)
+    return frozenset(_numbers(_capget()[0]))
 
 
 def become_with_capabilities(user_id: int) -> None:
@@ -39,18 +105,39 @@ def become_with_capabilities(user_id: int) -> None:
     Raises:
         OSError: as the kernel says.
     """
-    held = effective()
-    _libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+    held = _capget()[0]
+    _prctl(_PR_SET_KEEPCAPS, 1)
     os.setresgid(user_id, user_id, user_id)
     os.setresuid(user_id, user_id, user_id)
-    low, high = _mask(held, 0), _mask(held, 32)
-    sets = _Sets(low, low, low, high, high, high)
+    _capset(held, held, held)
+    for number in _numbers(held):
+        _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, 0, 0)
+    die_with_parent()
+
+
+def _numbers(mask: int) -> tuple[int, ...]:
+    return tuple(number for number in range(_HIGHEST) if mask >> number & 1)
+
+
+def _capget() -> tuple[int, int, int]:
+    """Effective, permitted and inheritable; asked of the kernel, since a container's /proc need not be there."""
+    sets = _Sets()
+    number = _SYS_CAPGET[os.uname().machine]
+    if _libc.syscall(number, ctypes.byref(_Header(_VERSION_3, 0)), ctypes.byref(sets)) != 0:
+        raise OSError(ctypes.get_errno(), "capget")
+    eff, prm, inh = (int(getattr(sets, f"{name}_0") | getattr(sets, f"{name}_1") << 32) for name in _SET_NAMES)
+    return eff, prm, inh
+
+
+def _capset(effective: int, permitted: int, inheritable: int) -> None:
+    masks = (effective, permitted, inheritable)
+    sets = _Sets(*(mask & 0xFFFFFFFF for mask in masks), *(mask >> 32 for mask in masks))
     number = _SYS_CAPSET[os.uname().machine]
     if _libc.syscall(number, ctypes.byref(_Header(_VERSION_3, 0)), ctypes.byref(sets)) != 0:
         raise OSError(ctypes.get_errno(), "capset")
-    for capability in held:
-        _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability, 0, 0)
 
 
-def _mask(capabilities: frozenset[int], base: int) -> int:
-    return sum(1 << (number - base) for number in capabilities if base <= number < base + 32)
+def _prctl(option: int, *arguments: int) -> None:
+    if _libc.prctl(option, *arguments, *(0,) * (4 - len(arguments))) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl {option}: {os.strerror(number)}")

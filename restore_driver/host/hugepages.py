@@ -17,7 +17,7 @@ from typing import Any
 
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
-from restore_driver.host.mounts import MS_NODEV, MS_NOSUID, mount, mount_points
+from restore_driver.host.mounts import MS_NODEV, MS_NOSUID, mount, mount_point
 
 SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _RECORD = "transparent-huge-pages.json"
@@ -28,25 +28,34 @@ def read_switch(switch: Path = SWITCH) -> str:
     return switch.read_text().split("[")[1].split("]")[0]
 
 
+Warn = Callable[[str], None]
+"""Told, in a sentence, what went wrong beside the work that is done."""
+
+
+def _keep_quiet(sentence: str) -> None:
+    """For those to whom what is yielded says enough."""
+
+
 @contextmanager
-def transparent_huge_pages(wanted: str, directory: Path, switch: Path = SWITCH) -> Iterator[None]:
+def transparent_huge_pages(
+    wanted: str, directory: Path, switch: Path = SWITCH, *, warn: Warn = _keep_quiet
+) -> Iterator[bool]:
     """Sets the switch while the block runs; several blocks may overlap, the last one out puts it back.
 
-    Raises:
-        DriverError: REQUEST_INVALID where the setting may not be changed.
+    Yields True; False where the switch may not be set: all works without huge pages, only slower. A switch that can't
+    be put back fails nobody's work either: `warn` is told, and `put_back_stale` tries again.
     """
     me = {"pid": os.getpid(), "start_ticks": proc.start_ticks(os.getpid())}
-    with _record(directory) as (users, was, write):
-        was = was if users else read_switch(switch)
-        write([*users, me], was)
-        _set(switch, wanted)
+    why_not = _enter(me, wanted, directory, switch)
+    if why_not:
+        warn(f"no huge pages: {why_not}")
     try:
-        yield
+        yield not why_not
     finally:
-        with _record(directory) as (users, was, write):
-            with suppress(ValueError):
-                users.remove(me)
-            _leave(users, was, write, switch)
+        if not why_not:
+            why_not = _exit(me, directory, switch)
+            if why_not:
+                warn(f"not put back: {why_not}")
 
 
 def put_back_stale(directory: Path, switch: Path = SWITCH) -> bool:
@@ -55,9 +64,34 @@ def put_back_stale(directory: Path, switch: Path = SWITCH) -> bool:
         return False
     with _record(directory) as (users, was, write):
         alive = [user for user in users if _lives(user)]
-        if len(alive) == len(users):
+        if alive and len(alive) == len(users):
             return False
-        return _leave(alive, was, write, switch)
+        why_not = _leave(alive, was, write, switch)
+        return bool(was) and not alive and not why_not
+
+
+def _enter(me: dict[str, int], wanted: str, directory: Path, switch: Path) -> str:
+    """Records this user, then sets the switch: whoever dies in between leaves what it was before. Why not, if not."""
+    try:
+        with _record(directory) as (users, was, write):
+            before = (list(users), was)
+            write([*users, me], was or read_switch(switch))
+            why_not = _set(switch, wanted)
+            if why_not:
+                write(*before)
+            return why_not
+    except OSError as error:
+        return str(error)
+
+
+def _exit(me: dict[str, int], directory: Path, switch: Path) -> str:
+    try:
+        with _record(directory) as (users, was, write):
+            with suppress(ValueError):
+                users.remove(me)
+            return _leave(users, was, write, switch)
+    except OSError as error:
+        return str(error)
 
 
 def mount_huge_tmpfs(path: Path, size_bytes: int) -> None:
@@ -77,11 +111,9 @@ def mount_huge_tmpfs(path: Path, size_bytes: int) -> None:
 
 def is_huge_tmpfs(path: Path) -> bool:
     """True when a path is the mount point of a tmpfs with `huge=always`."""
-    if path.absolute() not in mount_points():
-        return False
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        before, _, after = line.partition(" - ")
-        if before.split()[4] == str(path.absolute()) and after.startswith("tmpfs ") and "huge=always" in after:
+        _, _, after = line.partition(" - ")
+        if mount_point(line) == path.absolute() and after.startswith("tmpfs ") and "huge=always" in after:
             return True
     return False
 
@@ -101,31 +133,29 @@ def _record(directory: Path) -> Iterator[tuple[_Users, str, _Write]]:
         content: dict[str, Any] = json.loads(text) if text else {"users": [], "was": ""}
 
         def write(users: _Users, was: str) -> None:
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, json.dumps({"users": users, "was": was}).encode(), 0)
+            """In one write, blanks over the rest: cut short before, it would be empty to whoever comes after a kill."""
+            text = json.dumps({"users": users, "was": was}).encode()
+            os.pwrite(fd, text.ljust(os.fstat(fd).st_size), 0)
 
         yield content["users"], content["was"], write
     finally:
         os.close(fd)
 
 
-def _leave(users: _Users, was: str, write: _Write, switch: Path) -> bool:
-    if not users and was:
-        _set(switch, was)
-        was = ""
-        write(users, was)
-        return True
-    write(users, was)
-    return False
+def _leave(users: _Users, was: str, write: _Write, switch: Path) -> str:
+    """The last one out puts the switch back; why it can't be, if so, and then what it was stays on record."""
+    why_not = _set(switch, was) if was and not users else ""
+    write(users, "" if not users and not why_not else was)
+    return why_not
 
 
-def _set(switch: Path, value: str) -> None:
+def _set(switch: Path, value: str) -> str:
+    """Sets the switch; why it can't be set, if so."""
     try:
         switch.write_text(value)
     except OSError as error:
-        raise DriverError(
-            Reason.REQUEST_INVALID, f"{switch} can't be set to {value}: {error.strerror}", "leave huge pages out"
-        ) from error
+        return f"{switch} can't be set to {value}: {error.strerror}"
+    return ""
 
 
 def _lives(user: dict[str, int]) -> bool:

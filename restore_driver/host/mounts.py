@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from pathlib import Path
 
+_PROC_SUPER_MAGIC = 0x9FA0
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE, MS_BIND = 1, 2, 4, 8, 0x4000, 1 << 18, 4096
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -36,7 +38,23 @@ def unmount(target: Path, *, lazy: bool = True) -> None:
             raise OSError(number, os.strerror(number), str(target))
 
 
+def require_procfs() -> None:
+    """Refuses a /proc that is not the kernel's: paths such as /proc/self/fd/N would lead where its maker wants.
+
+    Raises:
+        OSError: naming it.
+    """
+    status = (ctypes.c_long * 32)()  # struct statfs: f_type first, 15 longs in all
+    if _libc.statfs(b"/proc", ctypes.byref(status)) != 0 or status[0] != _PROC_SUPER_MAGIC:
+        raise OSError(22, "/proc is not the kernel's", "/proc")
+
+
 def mount_points(pid: int | str = "self") -> tuple[Path, ...]:
     """Mount points in a process's mount namespace."""
     lines = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
-    return tuple(Path(line.split()[4].replace("\\040", " ")) for line in lines)
+    return tuple(mount_point(line) for line in lines)
+
+
+def mount_point(line: str) -> Path:
+    """The mount point of a line of mountinfo, where blanks and the like are written in octal (proc(5))."""
+    return Path(re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), line.split()[4]))

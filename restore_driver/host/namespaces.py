@@ -8,20 +8,23 @@ a child born after setns(2) is a member of the pid namespace. Both die with the 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
-import signal
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.process import close_all_but, die_with_parent
 
 KINDS = {"uts": 0x04000000, "ipc": 0x08000000, "net": 0x40000000, "pid": 0x20000000, "mnt": 0x00020000}
 """Namespaces that are entered, in this order, with their CLONE_NEW* flags; not cgroup (the driver joins the
 placeholder's cgroups by name instead) and not user (restoring needs the privileges of the first one)."""
 
 _LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
-_PR_SET_PDEATHSIG = 1
+_NO_CONTROLLERS = ("rw", "ro", "xattr", "clone_children", "release_agent")
+"""Mount options of a v1 hierarchy that stand among its controllers."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -53,9 +56,17 @@ class Entry:
     pid namespace begin above that one, so that the program and its helpers take none that a restore needs.
     """
 
+    pid: int
+    """The process whose they are, as this pid namespace numbers it."""
     namespaces: tuple[tuple[int, int], ...]
     cgroups: tuple[int, ...] = ()
     last_pid: tuple[int, int] | None = None
+    not_joined: tuple[str, ...] = ()
+    """Cgroups of its own that can't be seen from here, as /proc/PID/cgroup has them: who enters stays in ours there."""
+
+    def enters(self, kind: str) -> bool:
+        """Whether a namespace of this kind, of `KINDS`, is another than ours."""
+        return KINDS[kind] in (flag for _, flag in self.namespaces)
 
     def enter(self) -> None:
         """Runs in a forked child: joins cgroups and namespaces, forks once more, and returns in the grandchild.
@@ -71,21 +82,29 @@ class Entry:
             self._raise_last_pid(*self.last_pid)
         child = os.fork()
         if child:
-            os.closerange(3, 4096)
+            close_all_but(())
             _, status = os.waitpid(child, 0)
             if os.WIFSIGNALED(status):
                 os.kill(os.getpid(), os.WTERMSIG(status))
             os._exit(os.waitstatus_to_exitcode(status))
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent()
 
     @staticmethod
     def _raise_last_pid(fd: int, pid: int) -> None:
         """A first child, itself a member of the namespace, raises the mark; the kernel goes by who writes."""
         child = os.fork()
         if not child:
-            os.write(fd, str(pid).encode())
-            os._exit(0)
-        os.waitpid(child, 0)
+            number = errno.EIO
+            try:
+                os.write(fd, str(pid).encode())
+                number = 0
+            except OSError as error:
+                number = error.errno or number
+            finally:
+                os._exit(number)
+        number = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if number != 0:
+            raise OSError(number, os.strerror(abs(number)), str(_LAST_PID))
 
 
 def open_entry(pid: int, stack: ExitStack, *, cgroups: bool = False, above_pid: int | None = None) -> Entry:
@@ -94,7 +113,8 @@ def open_entry(pid: int, stack: ExitStack, *, cgroups: bool = False, above_pid: 
     `above_pid` is for a placeholder's own pid namespace only: ours is left as it is.
 
     Raises:
-        DriverError: PLACEHOLDER_LOST when the process is gone.
+        DriverError: PLACEHOLDER_LOST when the process is gone; REQUEST_INVALID when it has cgroups of its own and none
+            can be joined: what is started would count as ours, and end with us.
     """
     try:
         namespaces = []
@@ -102,13 +122,20 @@ def open_entry(pid: int, stack: ExitStack, *, cgroups: bool = False, above_pid: 
             theirs, ours = Path(f"/proc/{pid}/ns/{kind}"), Path(f"/proc/self/ns/{kind}")
             if os.stat(theirs).st_ino != os.stat(ours).st_ino:
                 namespaces.append((keep_open(theirs, os.O_RDONLY, stack), flag))
-        joined = [keep_open(path, os.O_WRONLY, stack) for path in cgroup_files(pid)] if cgroups else []
+        files, unseen = _cgroups_of(pid) if cgroups else ((), ())
+        joined = [keep_open(path, os.O_WRONLY, stack) for path in files]
     except FileNotFoundError as error:
         raise DriverError(Reason.PLACEHOLDER_LOST, f"process {pid} does not exist") from error
+    if unseen and not joined:
+        raise DriverError(
+            Reason.REQUEST_INVALID,
+            f"none of the cgroups of process {pid} can be seen here ({', '.join(unseen)})",
+            "give the driver the host's cgroup tree: mount it at /sys/fs/cgroup, with the host's cgroup namespace",
+        )
     last_pid = None
     if above_pid is not None and KINDS["pid"] in (kind for _, kind in namespaces):
         last_pid = (keep_open(_LAST_PID, os.O_WRONLY, stack), above_pid)
-    return Entry(tuple(namespaces), tuple(joined), last_pid)
+    return Entry(pid, tuple(namespaces), tuple(joined), last_pid, unseen)
 
 
 def keep_open(path: Path, flags: int, stack: ExitStack) -> int:
@@ -118,27 +145,48 @@ def keep_open(path: Path, flags: int, stack: ExitStack) -> int:
     return fd
 
 
-def cgroup_files(pid: int) -> tuple[Path, ...]:
-    """The `cgroup.procs` (v2, and v1's named and controller hierarchies) of the cgroups that a process is in."""
-    roots = _cgroup_mounts()
-    found = []
-    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        root = roots.get(controllers)
-        if root is not None and path != "/" and (root / path[1:] / "cgroup.procs").exists():
-            found.append(root / path[1:] / "cgroup.procs")
-    return tuple(found)
+def _cgroups_of(pid: int) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """The `cgroup.procs` of the cgroups that a process is in and we are not (v2, and v1's named and controller
+    hierarchies); and those of them that can't be seen from here."""
+    mounts, ours = _cgroup_mounts(), _cgroup_lines("self")
+    found, unseen = [], []
+    for controllers, path in _cgroup_lines(pid).items():
+        if path == ours.get(controllers):
+            continue
+        directory = _seen(path, mounts.get(controllers, ()))
+        if directory is None:
+            unseen.append(f"{controllers or 'v2'}:{path}")
+        else:
+            found.append(directory / "cgroup.procs")
+    return tuple(found), tuple(unseen)
 
 
-def _cgroup_mounts() -> dict[str, Path]:
-    """Controllers as /proc/PID/cgroup writes them ("" for v2) -> mount point."""
-    roots: dict[str, Path] = {}
+def _seen(path: str, mounts: Iterable[tuple[PurePosixPath, Path]]) -> Path | None:
+    """Where a cgroup is mounted. Its path begins with `..` when it lies beside the root of our cgroup namespace."""
+    pure = PurePosixPath(path)
+    for root, point in mounts:
+        if ".." not in pure.parts and pure.is_relative_to(root):
+            directory = point / pure.relative_to(root)
+            if (directory / "cgroup.procs").exists():
+                return directory
+    return None
+
+
+def _cgroup_lines(pid: int | str) -> dict[str, str]:
+    """Controllers as /proc/PID/cgroup writes them ("" for v2) -> path within their hierarchy."""
+    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    return {controllers: path for _, controllers, path in (line.split(":", 2) for line in lines)}
+
+
+def _cgroup_mounts() -> dict[str, list[tuple[PurePosixPath, Path]]]:
+    """Controllers as /proc/PID/cgroup writes them -> (what of the hierarchy is mounted, where)."""
+    mounts: dict[str, list[tuple[PurePosixPath, Path]]] = {}
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
-        if kind == "cgroup2":
-            roots[""] = Path(before.split()[4])
-        elif kind == "cgroup":
-            names = [word for word in options.split(",") if word not in ("rw", "ro") and not word.startswith("xattr")]
-            roots[",".join(names)] = Path(before.split()[4])
-    return roots
+        if kind not in ("cgroup", "cgroup2"):
+            continue
+        names = [word for word in options.split(",") if not word.startswith(_NO_CONTROLLERS)]
+        root, point = before.split()[3:5]
+        mounts.setdefault(",".join(names) if kind == "cgroup" else "", []).append((PurePosixPath(root), Path(point)))
+    return mounts

@@ -1,23 +1,43 @@
 """Subprocesses with a deadline: each in a process group of its own, which is killed whole on a miss.
 
 The child also dies with its parent (`PR_SET_PDEATHSIG`), so that a driver killed at any line leaves no CRIU
-working behind its back.
+restoring behind its back.
+
+Only the process itself is waited for, and never without a limit. `subprocess.Popen` waits for the exec as long as what
+runs before it takes (joining a frozen cgroup takes for ever), and `communicate` for everybody who holds the pipe, be it
+a daemon that the program left behind. So the fork is our own, and the output goes to a file in memory.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
+import math
 import os
+import select
 import signal
 import subprocess
+import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host import proc
 
 _PR_SET_PDEATHSIG = 1
+_SYS_CLOSE_RANGE = 436
+_NOT_STARTED = 127
+_SHOWN_BYTES = 1 << 20
+"""Of the output, its end; a program in a container may write without bounds, and we need not read it all."""
+_AFTER_KILL_S = 5.0
+"""A killed process is gone within milliseconds, with much memory a second; what is frozen or stuck in the kernel stays,
+and nobody waits for it."""
 _libc = ctypes.CDLL(None, use_errno=True)
+_left_behind: set[int] = set()
 
 
 @dataclass(frozen=True)
@@ -30,6 +50,10 @@ class Completed:
     took_s: float
 
 
+class NotStarted(subprocess.SubprocessError):
+    """What was to be done in the child before the program (`enter`) failed there; the text says how."""
+
+
 def run(
     argv: Sequence[str],
     *,
@@ -40,40 +64,43 @@ def run(
 ) -> Completed:
     """Runs `argv` to its end, standard output and error together; never raises for an exit code.
 
-    `enter` runs in the child before the program does (see `namespaces.Entry`).
+    `enter` runs in the child before the program does (see `namespaces.Entry`). What the program leaves running in the
+    background is left alone.
 
     Raises:
-        DriverError: DEADLINE_EXCEEDED once the deadline passes (the group is dead by then);
-            REQUEST_INVALID when the program does not exist.
+        DriverError: DEADLINE_EXCEEDED once the deadline passes (the group is dead by then, unless it can't be killed);
+            REQUEST_INVALID when the program does not exist; what `enter` raises as one.
+        NotStarted: what else `enter` raises.
+        OSError: any other reason why the program could not be executed.
     """
+    _reap_left_behind()
     began_s = time.monotonic()
-    try:
-        child = subprocess.Popen(
-            list(argv),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=None if env is None else dict(env),
-            pass_fds=tuple(pass_fds),
-            process_group=0,
-            preexec_fn=lambda: _before_exec(enter),
-        )
-    except (FileNotFoundError, PermissionError) as error:
-        what = "does not exist" if isinstance(error, FileNotFoundError) else "may not be run"
-        raise DriverError(Reason.REQUEST_INVALID, f"{argv[0]} {what}", "install it or name its path") from error
-    try:
-        output, _ = child.communicate(timeout=max(deadline_s, 0.0))
-    except subprocess.TimeoutExpired:
-        kill_group(child.pid)
-        child.communicate()
-        raise DriverError(
-            Reason.DEADLINE_EXCEEDED, f"{argv[0]} did not end within {deadline_s:.3g} s and was killed"
-        ) from None
-    except BaseException:
-        kill_group(child.pid)
-        child.communicate()
-        raise
-    return Completed(tuple(argv), child.returncode, output.decode(errors="replace"), time.monotonic() - began_s)
+    with ExitStack() as stack:
+        output_fd, null_fd = os.memfd_create("output", os.MFD_CLOEXEC), os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        failure_fd, tell_fd = os.pipe()
+        for fd in (output_fd, null_fd, failure_fd):
+            stack.callback(os.close, fd)
+        environment = dict(os.environ if env is None else env)
+        parent = os.getpid()
+        child = _fork()
+        if not child:
+            _become((null_fd, output_fd, output_fd), argv, environment, pass_fds, enter, tell_fd, parent)
+        os.close(tell_fd)
+        try:
+            exit_code = _wait(child, deadline_s)
+        except BaseException:
+            _kill_and_reap(child)
+            raise
+        if exit_code is None:
+            gone = _kill_and_reap(child)
+            fate = "was killed" if gone else "can't be killed: it is frozen, or stuck in the kernel"
+            raise DriverError(Reason.DEADLINE_EXCEEDED, f"{argv[0]} did not end within {deadline_s:.3g} s and {fate}")
+        failure = _written(failure_fd)
+        if failure:
+            _raise(argv[0], json.loads(failure))
+        size_bytes = os.fstat(output_fd).st_size
+        output = os.pread(output_fd, _SHOWN_BYTES, max(size_bytes - _SHOWN_BYTES, 0))
+    return Completed(tuple(argv), exit_code, output.decode(errors="replace"), time.monotonic() - began_s)
 
 
 def kill_group(group_id: int) -> None:
@@ -84,7 +111,142 @@ def kill_group(group_id: int) -> None:
         return
 
 
-def _before_exec(enter: Callable[[], None] | None) -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if enter is not None:
-        enter()
+def die_with_parent() -> None:
+    """The kernel kills this process when the thread that forked it ends. A change of user or of capabilities clears
+    that again (prctl(2)): whoever makes one asks anew."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def outlive_parent() -> None:
+    """Takes `die_with_parent` back."""
+    _libc.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+
+
+def close_all_but(fds: Sequence[int]) -> None:
+    """Closes every descriptor past standard error except those; for a forked child."""
+    first = 3
+    for fd in (*sorted({fd for fd in fds if fd >= first}), 2**32):
+        if fd > first:
+            _libc.syscall(_SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(fd - 1), 0)
+        first = fd + 1
+
+
+def _fork() -> int:
+    """fork(2). Python 3.12 warns of it where there are threads; the child here only makes system calls."""
+    if sys.version_info < (3, 12):
+        return os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def _become(
+    streams: tuple[int, int, int],
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    pass_fds: Sequence[int],
+    enter: Callable[[], None] | None,
+    tell_fd: int,
+    parent: int,
+) -> NoReturn:
+    """The child, from fork to exec; whatever goes wrong is told through `tell_fd`, which exec closes."""
+    entered = False
+    try:
+        os.setpgid(0, 0)
+        die_with_parent()
+        if os.getppid() != parent:
+            os._exit(_NOT_STARTED)  # it died before we could ask to die with it
+        for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(ignored_by_python, signal.SIG_DFL)
+        for number, fd in enumerate(streams):
+            os.dup2(fd, number)
+        if enter is not None:
+            enter()
+        entered = True
+        close_all_but([*pass_fds, tell_fd])
+        for fd in pass_fds:
+            os.set_inheritable(fd, True)
+        os.execvpe(argv[0], list(argv), dict(environment))
+    except BaseException as error:
+        with suppress(BaseException):
+            os.write(tell_fd, _told(error, entered))
+    finally:
+        os._exit(_NOT_STARTED)
+
+
+def _told(error: BaseException, entered: bool) -> bytes:
+    """What went wrong in the child, within what a pipe takes at once."""
+    said: dict[str, Any] = {"entered": entered, "text": f"{type(error).__name__}: {error}"[:1000]}
+    if isinstance(error, OSError):
+        said["number"] = error.errno
+    if isinstance(error, DriverError):
+        said.update(reason=error.reason.value, detail=error.detail[:1000], mend=error.mend[:500])
+    return json.dumps(said).encode()
+
+
+def _written(pipe_fd: int) -> bytes:
+    """What is in a pipe by now, of what a pipe holds at once."""
+    os.set_blocking(pipe_fd, False)
+    with suppress(BlockingIOError):
+        return os.read(pipe_fd, 1 << 16)
+    return b""
+
+
+def _raise(program: str, said: Mapping[str, Any]) -> NoReturn:
+    if "reason" in said:
+        raise DriverError(Reason(said["reason"]), said["detail"], said["mend"])
+    if not said["entered"]:
+        raise NotStarted(f"before {program} could start: {said['text']}")
+    cause = OSError(said.get("number") or 0, said["text"], program)
+    if isinstance(cause, FileNotFoundError | PermissionError):
+        what = "does not exist" if isinstance(cause, FileNotFoundError) else "may not be run"
+        raise DriverError(Reason.REQUEST_INVALID, f"{program} {what}", "install it or name its path") from cause
+    raise cause
+
+
+def _wait(child: int, deadline_s: float) -> int | None:
+    """The exit code, negative for a signal, as `subprocess` has it; None when the deadline passed."""
+    pidfd = os.pidfd_open(child)
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(math.ceil(max(deadline_s, 0.0) * 1000)):
+            return None
+    finally:
+        os.close(pidfd)
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    except ChildProcessError:  # somebody else in this process reaped it
+        return 0
+
+
+def _kill_and_reap(child: int) -> bool:
+    """Kills the group and waits until its members are gone; False when that took too long."""
+    ends_s = time.monotonic() + _AFTER_KILL_S
+    members = [pid for pid in proc.tree(child) if _group(pid) == child]
+    kill_group(child)
+    with suppress(ProcessLookupError):  # one that was killed before it made its group
+        os.kill(child, signal.SIGKILL)
+    gone = _wait(child, ends_s - time.monotonic()) is not None
+    if not gone:
+        _left_behind.add(child)
+    while gone and any(proc.is_alive(pid) for pid in members) and time.monotonic() < ends_s:
+        time.sleep(0.001)
+    return gone
+
+
+def _group(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _reap_left_behind() -> None:
+    for child in tuple(_left_behind):
+        try:
+            gone = os.waitpid(child, os.WNOHANG)[0] == child
+        except ChildProcessError:
+            gone = True
+        if gone:
+            _left_behind.discard(child)

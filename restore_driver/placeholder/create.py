@@ -54,8 +54,10 @@ def create(
         output: descriptor that becomes its standard output and error, and so the restored replica's.
 
     Raises:
-        DriverError: PLACEHOLDER_LOST when it does not come up within the deadline.
+        DriverError: REQUEST_INVALID for who is not root; PLACEHOLDER_LOST when it does not come up within the deadline.
     """
+    if os.geteuid() != 0:
+        raise DriverError(Reason.REQUEST_INVALID, "a placeholder needs root", "run it as root")
     flags = sum(flag for kind, flag in KINDS.items() if kind != "net" or network == "private")
     read_fd, write_fd = os.pipe()
 
@@ -68,16 +70,21 @@ def create(
             os._exit(0)
 
     interpreter = os.path.realpath(sys.executable)
-    child = subprocess.Popen(
-        [interpreter, "-I", "-S", str(_INIT), str(write_fd), str(root), network],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL if output is None else output,
-        stderr=subprocess.DEVNULL if output is None else output,
-        pass_fds=(write_fd,),
-        start_new_session=True,
-        preexec_fn=isolate,
-    )
-    os.close(write_fd)
+    try:
+        child = subprocess.Popen(
+            [interpreter, "-I", "-S", str(_INIT), str(write_fd), str(root), network],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if output is None else output,
+            stderr=subprocess.DEVNULL if output is None else output,
+            pass_fds=(write_fd,),
+            start_new_session=True,
+            preexec_fn=isolate,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        os.close(read_fd)
+        raise DriverError(Reason.PLACEHOLDER_LOST, f"a placeholder's namespaces can't be made here: {error}") from error
+    finally:
+        os.close(write_fd)
     child.wait()
     with os.fdopen(read_fd, "rb") as lines:
         said = b""

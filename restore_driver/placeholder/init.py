@@ -12,7 +12,7 @@ import socket
 import struct
 import sys
 
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MNT_DETACH = 2, 4, 8, 4096, 2
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MNT_DETACH = 2, 4, 8, 0x1000, 0x4000, 2
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _libc = ctypes.CDLL(None, use_errno=True)
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
@@ -36,8 +36,9 @@ def main() -> None:
 
 
 def _change_root(root: str) -> None:
-    """pivot_root(2), not chroot: who enters the mount namespace later starts at its root, not at ours."""
-    _check(_libc.mount(root.encode(), root.encode(), None, _MS_BIND, None), root)
+    """pivot_root(2), not chroot: who enters the mount namespace later starts at its root, not at ours. What is mounted
+    below the root (devices, volumes) comes along."""
+    _check(_libc.mount(root.encode(), root.encode(), None, _MS_BIND | _MS_REC, None), root)
     os.chdir(root)
     _check(_libc.syscall(_SYS_PIVOT_ROOT[os.uname().machine], b".", b"."), root)
     _check(_libc.umount2(b".", _MNT_DETACH), root)

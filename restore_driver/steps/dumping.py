@@ -13,7 +13,7 @@ from typing import Any
 
 from restore_driver.artifact import manifest as manifests
 from restore_driver.artifact.manifest import IMAGES, CudaTree, ProcessTree
-from restore_driver.artifact.publish import Draft
+from restore_driver.artifact.publish import Draft, refuse_what_is_no_artifact
 from restore_driver.artifact.seal import seal_as_it_is
 from restore_driver.criu import command
 from restore_driver.criu.compact import compact
@@ -24,6 +24,7 @@ from restore_driver.files.capture import NAME, capture
 from restore_driver.fingerprint import Gpu
 from restore_driver.host import proc
 from restore_driver.host.capabilities import CAP_SYS_RESOURCE, effective
+from restore_driver.host.ending import end_processes
 from restore_driver.host.namespaces import open_entry
 from restore_driver.host.trusted import require_trusted
 from restore_driver.phases import Phase
@@ -63,6 +64,9 @@ class Dumping(Freezing):
         details = super().gate(attempt, deadline)
         if self.tools.criu is None:
             raise DriverError(Reason.CRIU_MISSING, "there is no CRIU", "restore_driver/criu/install.sh installs it")
+        if proc.namespace_id(self.pid, "mnt") != proc.namespace_id(os.getpid(), "mnt"):
+            self.tools.criu.require_own_libraries()
+        refuse_what_is_no_artifact(self.request.artifact.absolute())
         parent = self.request.artifact.absolute().parent
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         require_trusted(parent)
@@ -100,7 +104,7 @@ class Dumping(Freezing):
         task = command.Dump(proc.pid_chain(self.pid)[-1], shell_job, user_id)
         try:
             entry = open_entry(self.pid, attempt.stack)
-            done = command.call(self.tools.criu, task, entry, images, work, deadline.left_s())
+            done = command.call(self.tools.criu, task, entry, images, work, deadline.left_s(), self.tools.kerndat)
         except DriverError as error:
             if proc.is_alive(self.pid):
                 raise
@@ -200,15 +204,6 @@ class Dumping(Freezing):
             "image_bytes": attempt.live["image_bytes"],
             "compacted_bytes": attempt.live.get("compacted_bytes", 0),
         }
-
-
-def end_processes(pids: tuple[int, ...], deadline: Deadline) -> None:
-    """SIGKILL to all, children first, and waits until none of them runs."""
-    for pid in reversed(pids):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    while any(proc.is_alive(pid) for pid in pids):
-        time.sleep(min(0.005, deadline.left_s()))
 
 
 def continue_tree(root_pid: int) -> None:

@@ -14,7 +14,7 @@ from restore_driver.artifact.hold import reading
 from restore_driver.artifact.manifest import IMAGES
 from restore_driver.artifact.seal import check_seal, reverify
 from restore_driver.compatibility import incompatibilities
-from restore_driver.criu import command, kerndat
+from restore_driver.criu import command
 from restore_driver.cuda import device_map
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
@@ -60,6 +60,7 @@ class Restoring(Waking):
         request = self.request
         if self.tools.criu is None:
             raise DriverError(Reason.CRIU_MISSING, "there is no CRIU", "restore_driver/criu/install.sh installs it")
+        self.tools.criu.require_own_libraries()
         self._take_hold(attempt)
         manifest = attempt.live["manifest"]
         attempt.live["namespace"] = self._placeholder_namespace()
@@ -138,12 +139,12 @@ class Restoring(Waking):
             )
             task = command.Restore(manifest.process.shell_job, self._streams(manifest, stack))
             if huge:  # until the attempt's end: CUDA's restore reads, and so faults in, what compaction dropped
-                attempt.stack.enter_context(transparent_huge_pages("always", self.tools.state.huge_pages))
+                pages = transparent_huge_pages("always", self.tools.state.huge_pages, warn=attempt.warnings.append)
+                huge = attempt.stack.enter_context(pages)
             images = attempt.live["artifact"] / IMAGES
-            root = Path(f"/proc/{self.request.placeholder_pid}/root")
-            attempt.intend(kerndat_lent=True)
-            stack.enter_context(kerndat.lent(root, self.tools.kerndat))
-            done = command.call(criu, task, entry, images, work, deadline.left_s())
+            done = command.call(criu, task, entry, images, work, deadline.left_s(), self.tools.kerndat)
+            if entry.not_joined:
+                attempt.warnings.append(f"cgroups that are out of sight were not joined: {', '.join(entry.not_joined)}")
         self._find_restored(attempt)
         said = {name: int(value) / 1e6 for name, value in re.findall(r"^(\w+) time: (\d+) us", done.output, re.M)}
         return {"criu_s": done.took_s, "huge_pages": huge, **{f"criu_{name.lower()}_s": s for name, s in said.items()}}

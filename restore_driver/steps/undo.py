@@ -12,18 +12,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from restore_driver.artifact.hold import alone
-from restore_driver.criu import kerndat
 from restore_driver.cuda import bring_back
 from restore_driver.deadline import Deadline
 from restore_driver.engines import Target
 from restore_driver.errors import DriverError, Reason
 from restore_driver.files import place
 from restore_driver.host import proc
+from restore_driver.host.ending import end_processes
 from restore_driver.journal import Facts
 from restore_driver.phases import Undo
 from restore_driver.replica_spec import ReplicaSpec
 from restore_driver.sequence import UndoStep
-from restore_driver.steps.dumping import continue_tree, end_processes
+from restore_driver.steps.dumping import continue_tree
 from restore_driver.steps.records import forget_record
 from restore_driver.steps.weights import begin_loading, wake
 from restore_driver.tools import Tools
@@ -104,18 +104,9 @@ class _Undoing:
     def kill_restored(self, facts: Facts, deadline: Deadline) -> None:
         """All in the placeholder's pid namespace that was not there before CRIU: replica and CRIU's own remains."""
         with _placeholder_root(facts) as root:
-            if root is None:
-                return  # with its first process all of it ended
-            if "kerndat_lent" in facts:
-                kerndat.take_back(root)
-        if "present" not in facts:
-            return
-        strangers = []
-        for inside, pid in proc.members(facts["namespace"]).items():
-            with suppress(DriverError):
-                if facts["present"].get(str(inside)) != proc.start_ticks(pid):
-                    strangers.append(pid)
-        end_processes(tuple(strangers), deadline)
+            if root is None or "present" not in facts:
+                return  # with its first process all of it ended; or nothing was started yet
+            end_processes((), deadline, lambda: _strangers(facts))
 
     def forget_parked(self, facts: Facts, deadline: Deadline) -> None:
         """It is about to be woken; a record that stayed would have the next unpark end a serving replica."""
@@ -130,8 +121,18 @@ class _Undoing:
         if not facts.get("cuda_touched"):
             return
         if proc.is_same(facts["pid"], facts["start_ticks"]):
-            end_processes(proc.tree(facts["pid"]), deadline)
+            end_processes((facts["pid"],), deadline)
         forget_record(self.tools.state, facts["pid"])
+
+
+def _strangers(facts: Facts) -> list[int]:
+    """Members of the placeholder's pid namespace that were not there before CRIU."""
+    found = []
+    for inside, pid in proc.members(facts["namespace"]).items():
+        with suppress(DriverError):
+            if facts["present"].get(str(inside)) != proc.start_ticks(pid):
+                found.append(pid)
+    return found
 
 
 @contextmanager

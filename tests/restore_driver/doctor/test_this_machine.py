@@ -16,8 +16,9 @@ import pytest
 
 from restore_driver.doctor import Finding, Verdict
 from restore_driver.host import proc
-from restore_driver.host.mounts import MS_BIND, MS_PRIVATE, MS_REC, mount, mount_points
+from restore_driver.host.mounts import MS_BIND, MS_PRIVATE, MS_REC, mount
 from restore_driver.host.namespaces import KINDS, unshare
+from tests.restore_driver.containers import mounts_near
 from tests.restore_driver.doctor.conftest import ROOT, Examination, doctor, program, read
 from tests.restore_driver.real.conftest import criu, eventually
 
@@ -109,17 +110,13 @@ def test_a_criu_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     """Neither mounts, nor files where CRIU keeps its cache, nor processes, orphans included."""
-    before = mount_points(), sorted(os.listdir("/run")), Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
+    before = mounts_near(tmp_path), sorted(Path("/run").glob("criu*"))
     with orphans_become_ours() as ours:
         seen = doctor("--state", tmp_path / "state", "--artifacts", tmp_path, environment={"TMPDIR": tmp_path})
         assert eventually(lambda: not ours(), "the end of what was started")
 
     assert seen.exit_code == 0
-    assert before == (
-        mount_points(),
-        sorted(os.listdir("/run")),
-        Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(),
-    )
+    assert before == (mounts_near(tmp_path), sorted(Path("/run").glob("criu*")))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,48 +15,9 @@ from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError
 from restore_driver.files import place
 from restore_driver.files.capture import capture, upper_layer
-from restore_driver.host.mounts import MS_BIND, mount, unmount
+from restore_driver.host.mounts import mount, unmount
 from restore_driver.placeholder.create import Placeholder, create
-
-Tree = dict[str, str]
-
-
-def tree(root: Path) -> Tree:
-    """Everything below a directory: path -> what it is."""
-    found = {}
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root).as_posix()
-        if path.is_symlink():
-            found[name] = f"-> {os.readlink(path)}"
-        elif path.is_dir():
-            found[name] = "directory"
-        else:
-            found[name] = path.read_text()
-    return found
-
-
-class Container:
-    """A placeholder whose root is an overlay of `image` and an upper layer of its own."""
-
-    def __init__(self, directory: Path, image: Path) -> None:
-        self.upper, self.root = directory / "upper", directory / "root"
-        for path in (self.upper, self.root, directory / "work"):
-            path.mkdir(parents=True)
-        options = f"lowerdir={image}:/,upperdir={self.upper},workdir={directory / 'work'}"
-        mount("overlay", self.root, "overlay", options=options)
-        mount("/dev", self.root / "dev", flags=MS_BIND)
-        self.placeholder = create(network="private", root=self.root)
-
-    def end(self) -> None:
-        """Its processes, then its mounts."""
-        self.placeholder.end()
-        unmount(self.root / "dev")
-        unmount(self.root)
-
-    @property
-    def seen(self) -> Path:
-        """Its root as its own processes see it."""
-        return Path(f"/proc/{self.placeholder.pid}/root")
+from tests.restore_driver.containers import Container, tree
 
 
 @pytest.fixture

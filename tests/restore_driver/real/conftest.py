@@ -41,7 +41,7 @@ def criu() -> None:
     home = Path(os.environ.get("FORETHAW_CRIU", ROOT / ".criu"))
     with (ROOT / ".criu.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (home / "criu").exists() and home == ROOT / ".criu":
+        if home == ROOT / ".criu":  # at once done when it is there, and of this install.sh
             subprocess.run([ROOT / "restore_driver/criu/install.sh", home], check=True, capture_output=True)
     os.environ["FORETHAW_CRIU"] = str(home)
 

@@ -1,0 +1,233 @@
+"""Compaction drops zeros and nothing else: what a restore would put into memory is the same before and after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from restore_driver.criu import compact as compacting
+from restore_driver.criu.compact import Compaction, compact, split
+from restore_driver.criu.images import IN_PARENT, LAZY, PAGE_BYTES, PRESENT, Run, read_pagemap
+from restore_driver.errors import DriverError, Reason
+from tests.restore_driver.criu.wire import mm, pagemap
+
+BASE = 0x7F0000000000
+KINDS = {"private": (0x22, 1 | 1 << 9), "stack": (0x122, 3 | 1 << 9), "file": (0x02, 1 | 1 << 6)}
+KINDS |= {"shared": (0x21, 1 | 1 << 8), "shared file": (0x01, 1 | 1 << 7)}
+CONTENTS = {"z": bytes(PAGE_BYTES), "d": b"data" * 1024, "l": bytes(PAGE_BYTES - 1) + b"\1", "f": b"\1" + bytes(4095)}
+"""Zeros, data, and two pages that are almost zero; a page that is marked `.` is not stored."""
+Memory = dict[int, str | bytes]
+
+
+@dataclass(frozen=True)
+class Area:
+    """One mapping: its kind and, a letter a page, what is stored of it."""
+
+    kind: str
+    pages: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """A process's mappings, with gaps of some pages after each, and where CRIU happened to end its runs."""
+
+    areas: list[tuple[Area, int]]
+    cuts: frozenset[int]
+    lazy: bool
+
+    def write(self, images: Path, pid: int) -> None:
+        """Its three images; the pages file has another number than the task."""
+        vmas, stored, at = [], list[tuple[int, str, int]](), BASE
+        for area, gap in self.areas:
+            end = at + len(area.pages) * PAGE_BYTES
+            vmas.append((at, end, *KINDS[area.kind]))
+            flags = PRESENT | (LAZY if self.lazy and area.kind in ("private", "stack") else 0)
+            stored += [(at + n * PAGE_BYTES, what, flags) for n, what in enumerate(area.pages) if what != "."]
+            at = end + gap * PAGE_BYTES
+        runs: list[Run] = []
+        for number, (address, _, flags) in enumerate(stored):
+            last = runs[-1] if runs else Run(0, 0, 0)
+            touches = (last.address + last.pages * PAGE_BYTES, last.flags) == (address, flags)
+            if touches and number not in self.cuts:
+                runs[-1] = Run(last.address, last.pages + 1, flags)
+            else:
+                runs.append(Run(address, 1, flags))
+        (images / f"pagemap-{pid}.img").write_bytes(pagemap(pid + 100, runs, (30, b"a field of tomorrow's")))
+        (images / f"pages-{pid + 100}.img").write_bytes(b"".join(CONTENTS[what] for _, what, _ in stored))
+        (images / f"mm-{pid}.img").write_bytes(mm(vmas))
+
+    def restored(self, images: Path, pid: int) -> Memory:
+        """What a restore of the images makes of every page: stored content, zeros, or what the file has there."""
+        stored = stored_pages(images, pid)
+        memory: Memory = {}
+        at = BASE
+        for area, gap in self.areas:
+            absent = bytes(PAGE_BYTES) if area.kind in ("private", "stack") else f"as the {area.kind} has it"
+            for address in range(at, at + len(area.pages) * PAGE_BYTES, PAGE_BYTES):
+                memory[address] = stored.pop(address, absent)
+            at += (len(area.pages) + gap) * PAGE_BYTES
+        assert not stored, "pages outside of every mapping"
+        return memory
+
+    def droppable(self) -> int:
+        return sum(area.pages.count("z") for area, _ in self.areas if area.kind in ("private", "stack"))
+
+    def count(self) -> int:
+        return sum(len(area.pages) - area.pages.count(".") for area, _ in self.areas)
+
+
+def stored_pages(images: Path, pid: int) -> dict[int, bytes]:
+    found = read_pagemap(images / f"pagemap-{pid}.img")
+    content = (images / f"pages-{found.pages_id}.img").read_bytes()
+    addresses = [run.address + n * PAGE_BYTES for run in found.runs if run.stored for n in range(run.pages)]
+    assert len(content) == len(addresses) * PAGE_BYTES
+    return {address: content[n * PAGE_BYTES : (n + 1) * PAGE_BYTES] for n, address in enumerate(addresses)}
+
+
+STRETCH = st.tuples(st.sampled_from("..zzzdlf"), st.integers(1, 5)).map(lambda drawn: drawn[0] * drawn[1])
+AREAS = st.builds(Area, st.sampled_from(sorted(KINDS)), st.lists(STRETCH, min_size=1, max_size=5).map("".join))
+TASKS = st.builds(
+    Task,
+    areas=st.lists(st.tuples(AREAS, st.integers(0, 2)), max_size=5),
+    cuts=st.frozensets(st.integers(0, 40), max_size=6),
+    lazy=st.booleans(),
+)
+
+
+def everything(images: Path) -> dict[str, tuple[bytes, int]]:
+    return {path.name: (path.read_bytes(), path.stat().st_mode) for path in images.iterdir()}
+
+
+@settings(deadline=None)
+@given(tasks=st.lists(TASKS, min_size=1, max_size=3), chunk_pages=st.integers(1, 12))
+def test_restored_memory_is_the_same_and_only_zeros_are_gone(
+    tasks: list[Task], chunk_pages: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Drawn tasks, cut into pieces of drawn size: equal memory, exact numbers, files' and shared pages as they were."""
+    images = tmp_path_factory.mktemp("images")
+    for pid, task in enumerate(tasks, 1):
+        task.write(images, pid)
+    before = everything(images)
+    memory = [task.restored(images, pid) for pid, task in enumerate(tasks, 1)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compacting, "_CHUNK_PAGES", chunk_pages)
+        done = compact(images, workers=2)
+        after = everything(images)
+        again = compact(images, workers=2)
+
+    pages, zeros = sum(task.count() for task in tasks), sum(task.droppable() for task in tasks)
+    assert [task.restored(images, pid) for pid, task in enumerate(tasks, 1)] == memory
+    assert done == Compaction(pages * PAGE_BYTES, (pages - zeros) * PAGE_BYTES, pages, zeros)
+    assert again == Compaction(done.after_bytes, done.after_bytes, pages - zeros, 0)
+    assert everything(images) == after
+    assert {name: mode for name, (_, mode) in after.items()} == {name: mode for name, (_, mode) in before.items()}
+    assert all(after[name] == before[name] for name in before if name.startswith("mm-"))
+    heads = [read_pagemap(images / f"pagemap-{pid}.img").head for pid in range(1, len(tasks) + 1)]
+    assert all(b"a field of tomorrow's" in head for head in heads)
+
+
+@given(
+    pages=st.integers(1, 40),
+    zeros=st.sets(st.integers(0, 39)),
+    ranges=st.lists(st.tuples(st.integers(-5, 45), st.integers(1, 9)), max_size=5),
+)
+def test_a_run_is_cut_into_pieces_that_are_it(pages: int, zeros: set[int], ranges: list[tuple[int, int]]) -> None:
+    """End to end they are the run; dropped is each page that is zero and within a range, and no other; none is cut in
+    vain."""
+    run, disjoint, end = Run(BASE, pages, PRESENT), [], -10
+    for begin, size in sorted(ranges):
+        if begin > end:
+            disjoint.append((BASE + begin * PAGE_BYTES, BASE + (begin + size) * PAGE_BYTES))
+            end = begin + size
+    zero = np.array([page in zeros for page in range(pages)])
+    pieces = list(split(run, tuple(disjoint), zero))
+    at = [BASE + page * PAGE_BYTES for page in range(pages)]
+    wanted = [bool(zero[n]) and any(low <= at[n] < high for low, high in disjoint) for n in range(pages)]
+
+    assert [piece.address + n * PAGE_BYTES for piece, _ in pieces for n in range(piece.pages)] == at
+    assert [dropped for piece, dropped in pieces for _ in range(piece.pages)] == wanted
+    assert all(one[1] != other[1] for one, other in pairwise(pieces))
+    assert {piece.flags for piece, _ in pieces} == {PRESENT}
+
+
+TASK = Task([(Area("private", "zzdz"), 1), (Area("file", "zd"), 0)], frozenset(), lazy=False)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    TASK.write(tmp_path, 1)
+    return tmp_path
+
+
+def test_an_incremental_dump_is_left_as_it_is(images: Path) -> None:
+    """There an absent page is the parent's, not zero."""
+    (images / "pagemap-1.img").write_bytes(pagemap(101, [Run(BASE, 6, PRESENT), Run(BASE + 1 << 20, 1, IN_PARENT)]))
+    before = everything(images)
+
+    assert compact(images).zero_pages == 0
+    assert everything(images) == before
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_owner_and_mode_stay(mode: int, images: Path) -> None:
+    """CRIU may have run as another user."""
+    for path in images.iterdir():
+        path.chmod(mode)
+    (images / "pages-101.img").chmod(0o640)
+    compact(images)
+
+    assert (images / "pages-101.img").stat().st_mode & 0o777 == 0o640
+    assert (images / "pagemap-1.img").stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize("name", ["pagemap-1.img", "pages-101.img", "mm-1.img"])
+@pytest.mark.parametrize("lost_bytes", [1, 7, 4096])
+def test_a_torn_image_is_refused_by_name_and_nothing_is_touched(name: str, lost_bytes: int, images: Path) -> None:
+    content = (images / name).read_bytes()
+    (images / name).write_bytes(content[: max(len(content) - lost_bytes, 0)])
+    before = everything(images)
+    with pytest.raises(DriverError) as caught:
+        compact(images)
+
+    named = "pages-101.img" if name == "pages-101.img" else name
+    assert (caught.value.reason, named in caught.value.detail) == (Reason.MANIFEST_INVALID, True), caught.value
+    assert everything(images) == before
+
+
+@pytest.mark.parametrize("name", ["pages-101.img", "mm-1.img"])
+def test_a_missing_image_is_refused_by_name(name: str, images: Path) -> None:
+    (images / name).unlink()
+    with pytest.raises(DriverError) as caught:
+        compact(images)
+
+    assert (caught.value.reason, name in caught.value.detail) == (Reason.MANIFEST_INVALID, True)
+
+
+@given(calls=st.integers(1, 6))
+def test_a_missed_deadline_leaves_the_images_as_they_were(calls: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """At whichever look it is missed; half-written files lie beside the images and are nobody's."""
+    images = tmp_path_factory.mktemp("images")
+    TASK.write(images, 1)
+    before, left = everything(images), [calls]
+
+    def look() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise DriverError(Reason.DEADLINE_EXCEEDED, "too late")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compacting, "_CHUNK_PAGES", 1)
+        with pytest.raises(DriverError, match="too late"):
+            compact(images, look=look)
+
+    assert {name: what for name, what in everything(images).items() if name.endswith(".img")} == before
+
+
+def test_a_dump_without_tasks_is_no_dump_and_costs_nothing(tmp_path: Path) -> None:
+    assert compact(tmp_path) == Compaction(0, 0, 0, 0)

@@ -1,0 +1,92 @@
+"""A dump that has begun goes to its end though its driver is killed, and the replica goes on after it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from restore_driver.criu import guard
+from restore_driver.errors import DriverError, Reason
+from restore_driver.host import proc
+from restore_driver.host.process import run
+
+ROOT = Path(__file__).parents[3]
+DRIVER = """
+import sys
+from restore_driver.criu import guard
+from restore_driver.host.process import run
+replica, deadline_s, script = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+run(["sh", "-c", script], deadline_s=deadline_s, enter=lambda: guard.begin(replica, deadline_s))
+"""
+
+
+def eventually(true: Callable[[], Any], what: str) -> None:
+    ends_s = time.monotonic() + 20.0
+    while not true():
+        assert time.monotonic() < ends_s, what
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def replica() -> Iterator[int]:
+    child = subprocess.Popen(["sh", "-c", "sleep 1000 & wait"], start_new_session=True)
+    eventually(lambda: proc.children(child.pid), "its child")
+    yield child.pid
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def killed_driver(replica: int, deadline_s: float, script: str, begun: Path) -> None:
+    """Of a driver whose dump has begun."""
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(replica), str(deadline_s), script], cwd=ROOT)
+    eventually(lambda: begun.exists() and begun.read_text(), "the dump")
+    driver.kill()
+    driver.wait()
+
+
+def test_it_goes_on_and_leaves_nobody_stopped(replica: int, tmp_path: Path) -> None:
+    """The next driver was there before the dump's end: its SIGCONT came too early."""
+    begun, go, ended = tmp_path / "begun", tmp_path / "go", tmp_path / "ended"
+    os.mkfifo(go)
+    members = " ".join(map(str, proc.tree(replica)))
+    killed_driver(replica, 60.0, f"echo $$ >{begun}; read line <{go}; kill -STOP {members}; echo yes >{ended}", begun)
+    assert proc.is_alive(int(begun.read_text()))
+    go.write_text("now\n")
+    eventually(ended.exists, "its end")
+
+    eventually(lambda: all(state(pid) == "S" for pid in proc.tree(replica)), "the replica runs")
+
+
+def test_it_does_not_outlive_its_deadline(replica: int, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    killed_driver(replica, 1.0, f"echo $$ >{begun}; exec sleep 1000", begun)
+
+    eventually(lambda: not proc.is_alive(int(begun.read_text())), "its end")
+
+
+def test_a_driver_that_lives_is_told_all_as_ever(replica: int) -> None:
+    def begin() -> None:
+        guard.begin(replica, 20.0)
+
+    done = run(["sh", "-c", "echo out; exit 7"], deadline_s=20.0, enter=begin)
+    assert (done.exit_code, done.output) == (7, "out\n")
+    with pytest.raises(DriverError) as caught:
+        run(["sleep", "1000"], deadline_s=0.2, enter=begin)
+
+    assert caught.value.reason is Reason.DEADLINE_EXCEEDED
+    os.kill(replica, signal.SIGSTOP)
+    eventually(lambda: state(replica) == "T", "the stop")
+    assert run(["true"], deadline_s=20.0, enter=begin).exit_code == 0
+    assert state(replica) == "T"
