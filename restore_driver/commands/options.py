@@ -16,7 +16,12 @@ Deadlines = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.", rich_help_panel=OUTPUT)]
 StateDirectory = Annotated[
     Path,
-    typer.Option("--state", help="Journals and logs; only root's, best on tmpfs.", rich_help_panel=MACHINE),
+    typer.Option(
+        "--state",
+        help="Journals and logs; only root's, best on tmpfs.",
+        rich_help_panel=MACHINE,
+        readable=False,  # who may not enter it is told by the command itself, and why
+    ),
 ]
 AgentSocket = Annotated[
     Path | None,
