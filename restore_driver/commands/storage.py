@@ -111,7 +111,7 @@ def stage(
 
         forethaw stage /mnt/snapshots/llama/0f3a52c1d2e4b687 /run/forethaw/staged/llama --in-memory
     """
-    from restore_driver.steps.restoring import available_memory_bytes
+    from restore_driver.host.meminfo import available_memory_bytes
     from restore_driver.store.address import open_store, split_snapshot
     from restore_driver.store.progress import Bar
     from restore_driver.store.stage import Stage

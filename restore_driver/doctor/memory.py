@@ -11,8 +11,8 @@ from restore_driver.doctor.probe import SCRATCH, in_child, own_mounts
 from restore_driver.doctor.space import LEAST_BYTES
 from restore_driver.host.capabilities import effective
 from restore_driver.host.hugepages import SWITCH, read_switch
+from restore_driver.host.meminfo import available_memory_bytes
 from restore_driver.host.mounts import mount
-from restore_driver.weights.holder import available_memory_bytes
 
 CAP_IPC_LOCK = 14
 

@@ -23,6 +23,7 @@ from restore_driver.files.capture import NAME
 from restore_driver.fingerprint import Gpu
 from restore_driver.host import proc
 from restore_driver.host.hugepages import transparent_huge_pages
+from restore_driver.host.meminfo import available_memory_bytes
 from restore_driver.host.namespaces import keep_open, open_entry
 from restore_driver.host.trusted import require_trusted
 from restore_driver.journal import Journal, path_of, read
@@ -255,11 +256,3 @@ def restored_before(tools: Tools, request: RestoreRequest) -> dict[str, Any] | N
     if outcome.get("reason") is not None or not proc.is_same(answer.get("host_pid", 0), answer.get("start_ticks", -1)):
         return None
     return answer
-
-
-def available_memory_bytes() -> int:
-    """MemAvailable of this machine."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0

@@ -24,6 +24,7 @@ from typing import Any
 
 from restore_driver.agent.protocol import peer
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.meminfo import available_memory_bytes
 from restore_driver.host.trusted import require_trusted
 from restore_driver.weights.device import CudaDevice, Device, HostDevice, measure_pinned_rate
 from restore_driver.weights.leases import Leases
@@ -199,14 +200,6 @@ def is_ours(connection: socket.socket) -> bool:
         )
     except OSError:
         return False
-
-
-def available_memory_bytes() -> int:
-    """MemAvailable of this machine."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def _told(error: DriverError) -> dict[str, Any]:

@@ -6,7 +6,11 @@ import hashlib
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+
+import pytest
 
 from restore_driver.host.mounts import MS_BIND, mount, mount_points, unmount
 from restore_driver.placeholder.create import create
@@ -73,3 +77,17 @@ class Container:
     def seen(self) -> Path:
         """Its root as its own processes see it."""
         return Path(f"/proc/{self.placeholder.pid}/root")
+
+
+@pytest.fixture
+def containers(tmp_path: Path, image: Path) -> Iterator[tuple[Container, Container]]:
+    """Two of one image (the test's own fixture): where a replica comes from, and where it goes."""
+    made: list[Container] = []
+    try:
+        for name in ("source", "target"):
+            made.append(Container(tmp_path / name, image))
+        yield made[0], made[1]
+    finally:
+        for container in made:
+            with suppress(OSError):
+                container.end()

@@ -17,7 +17,9 @@ from restore_driver.files import place
 from restore_driver.files.capture import capture, upper_layer
 from restore_driver.host.mounts import mount, unmount
 from restore_driver.placeholder.create import Placeholder, create
-from tests.restore_driver.containers import Container, tree
+from tests.restore_driver.containers import Container, containers, tree
+
+__all__ = ["containers"]
 
 
 @pytest.fixture
@@ -34,19 +36,6 @@ def image(tmp_path: Path) -> Iterator[Path]:
     (srv / "doomed").write_text("to be deleted")
     yield image
     unmount(image)
-
-
-@pytest.fixture
-def containers(tmp_path: Path, image: Path) -> Iterator[tuple[Container, Container]]:
-    made: list[Container] = []
-    try:
-        for name in ("source", "target"):
-            made.append(Container(tmp_path / name, image))
-        yield made[0], made[1]
-    finally:
-        for container in made:
-            with suppress(OSError):
-                container.end()
 
 
 def write_over(app: Path) -> None:

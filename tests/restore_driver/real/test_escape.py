@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -24,8 +24,10 @@ from restore_driver.host.namespaces import open_entry
 from restore_driver.replica_spec import ReplicaSpec
 from restore_driver.requests import CheckpointRequest, RestoreRequest
 from restore_driver.tools import open_tools
-from tests.restore_driver.containers import Container
+from tests.restore_driver.containers import Container, containers
 from tests.restore_driver.real.conftest import SERVER, Replica, eventually
+
+__all__ = ["containers"]
 
 TRAP = """
 #include <fcntl.h>
@@ -65,19 +67,6 @@ def image(tmp_path: Path) -> Iterator[Path]:
     shutil.copy(SERVER, image / "srv" / "server.py")
     yield image
     unmount(image)
-
-
-@pytest.fixture
-def containers(tmp_path: Path, image: Path) -> Iterator[tuple[Container, Container]]:
-    made: list[Container] = []
-    try:
-        for name in ("source", "target"):
-            made.append(Container(tmp_path / name, image))
-        yield made[0], made[1]
-    finally:
-        for container in made:
-            with suppress(OSError):
-                container.end()
 
 
 def serve(container: Container) -> Replica:
