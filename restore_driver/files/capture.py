@@ -9,13 +9,15 @@ The replica is stopped; others in its container are not, so all is read by descr
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from restore_driver.files.in_root import open_in_root
 from restore_driver.files.nodes import Node, node
@@ -34,8 +36,24 @@ _KINDS = {
 }
 
 
-def capture(pids: Iterable[int], root_pid: int, target: Path) -> dict[str, object]:
+class _Watched(io.FileIO):
+    """A file that looks at a deadline before each write."""
+
+    def __init__(self, path: Path, look: Callable[[], object]) -> None:
+        super().__init__(path, "wb")
+        self._look = look
+
+    def write(self, content: Any) -> int:
+        self._look()
+        return super().write(content)
+
+
+def capture(
+    pids: Iterable[int], root_pid: int, target: Path, look: Callable[[], object] = lambda: None
+) -> dict[str, object]:
     """Writes `files.tar` for a stopped tree; an empty one is not written.
+
+    `look` is called before each write; what it raises (a deadline's miss) ends the work.
 
     Returns:
         What was saved: counts and bytes, why there is no root diff if there is none, and what was left out.
@@ -45,7 +63,10 @@ def capture(pids: Iterable[int], root_pid: int, target: Path) -> dict[str, objec
     details: dict[str, object] = {"shared_memory_files": 0, "root_diff_files": 0}
     if upper is None:
         details["root_diff"] = "the root is no overlay: nothing to carry"
-    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT, encoding="utf-8") as tar:
+    with (
+        _Watched(target, look) as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8") as tar,
+    ):
         layer = _Layer(tar)
         if upper is not None:
             layer.add(upper)

@@ -125,7 +125,7 @@ class Dumping(Freezing):
 
     def capture(self, attempt: Attempt, deadline: Deadline) -> Details:
         """The container's own files and its named shared memory."""
-        return capture(attempt.live["pids"], self.pid, attempt.live["draft"].path / NAME)
+        return capture(attempt.live["pids"], self.pid, attempt.live["draft"].path / NAME, deadline.left_s)
 
     def go_on(self, attempt: Attempt, deadline: Deadline) -> Details:
         """The replica runs, its CUDA state is back, its engine awake: the pause ends here."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from restore_driver.deadline import Deadline
-from restore_driver.errors import DriverError
+from restore_driver.errors import DriverError, Reason
 from restore_driver.files import place
 from restore_driver.files.capture import capture, upper_layer
 from restore_driver.host.mounts import mount, unmount
@@ -125,3 +125,23 @@ def test_ending_a_placeholder_twice_is_no_error(tmp_path: Path) -> None:
     while Path(f"/proc/{placeholder.pid}/exe").exists() and time.monotonic() < ends_s:
         os.sched_yield()
     placeholder.end()
+
+
+def test_a_capture_that_takes_too_long_is_ended_in_the_middle(
+    containers: tuple[Container, Container], tmp_path: Path
+) -> None:
+    """Looked at before each write, not only once all is done."""
+    source, _ = containers
+    (source.root / "srv/app/large").write_bytes(bytes(4 << 20))
+    writes: list[None] = []
+
+    def look() -> None:
+        writes.append(None)
+        if len(writes) > 20:
+            raise DriverError(Reason.DEADLINE_EXCEEDED, "phase capture-files took longer than 1 s")
+
+    pid = source.placeholder.pid
+    with pytest.raises(DriverError, match="DeadlineExceeded"):
+        capture((pid,), pid, tmp_path / "files.tar", look)
+
+    assert (tmp_path / "files.tar").stat().st_size < 4 << 20

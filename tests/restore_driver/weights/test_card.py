@@ -1,6 +1,6 @@
 """The holder's card and the replica's ranges, through the real bindings, over a stand-in for the driver's memory calls.
 
-The stand-in answers wrong arguments as the driver does; what a card adds is measured on one (benchmarks/gpu_restore.py).
+The stand-in answers wrong arguments as the driver does; what a card adds is measured on one.
 """
 
 from __future__ import annotations
