@@ -104,8 +104,10 @@ class Tools:
     """CRIU's look at the kernel (`criu/kerndat.py`)."""
 
 
-def open_tools(state: Path = STATE, *, with_criu: bool = True) -> Tools:
+def open_tools(state: Path = STATE, *, with_criu: bool = True, resident: bool = False) -> Tools:
     """Looks for CRIU and the GPUs, starts the CUDA helper where there are any.
+
+    Who is `resident` also has CRIU look at the kernel once: that costs three times what it saves a restore.
 
     Raises:
         DriverError: CRIU_MISSING; NOT_TRUSTED for the state directory.
@@ -115,5 +117,5 @@ def open_tools(state: Path = STATE, *, with_criu: bool = True) -> Tools:
     machine = here()
     cuda, why_not = open_cuda() if machine.gpus else (None, "this machine shows no NVIDIA GPU")
     criu = find_criu() if with_criu else None
-    cache = kerndat.make(criu, state) if criu is not None else None
+    cache = kerndat.make(criu, state) if criu is not None and resident else None
     return Tools(directories, criu, cuda, why_not, machine.gpus, machine, cache)

@@ -56,13 +56,18 @@ def tell_recovered(recovered: Iterable[Any]) -> None:
             typer.echo(f"  undo failed: {sentence}", err=True)
 
 
-def open_driver(state: Path) -> Any:
+def open_driver(state: Path, *, resident: bool = False) -> Any:
+    """A driver of this process's own.
+
+    Raises:
+        DriverError: REQUEST_INVALID for who is not root; CRIU_MISSING; NOT_TRUSTED.
+    """
     from restore_driver.driver import Driver
     from restore_driver.tools import open_tools
 
     if os.geteuid() != 0:
         raise DriverError(Reason.REQUEST_INVALID, "checkpoint and restore need root", "run it as root")
-    return Driver(open_tools(state))
+    return Driver(open_tools(state, resident=resident))
 
 
 def refuse(error: DriverError, as_json: bool = False) -> NoReturn:

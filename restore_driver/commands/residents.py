@@ -21,7 +21,7 @@ def serve_agent(
     from restore_driver.agent.server import Agent
 
     try:
-        driver = open_driver(state)
+        driver = open_driver(state, resident=True)
         tell_recovered(driver.recover())
         agent = Agent(driver, socket or state / "agent.sock")
         agent.listen()

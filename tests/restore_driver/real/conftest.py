@@ -76,7 +76,7 @@ class Replica:
 
     def answers(self) -> bool:
         """Whether it does."""
-        with suppress(OSError, DriverError):
+        with suppress(OSError, DriverError, http.client.HTTPException):  # the last: it ended in the middle of one
             return bool(self.ask("GET", "/count"))
         return False
 
