@@ -40,7 +40,7 @@ def resume(spec: InProcessEngine, target: Target, deadline_s: float, waking: Wak
 
 def digest(spec: InProcessEngine, target: Target, deadline_s: float) -> str:
     """The digest of the weights as they lie on the card now."""
-    answer = ask(spec, {"op": "digest"}, target, deadline_s, Reason.PROOF_FAILED)
+    answer = ask(spec, {"op": "digest", "deadline_s": deadline_s * _SHARE}, target, deadline_s, Reason.PROOF_FAILED)
     found = answer.get("digest")
     if not isinstance(found, str) or not found:
         raise DriverError(Reason.PROOF_FAILED, f"the helper at {spec.socket} gave no digest: {answer}")

@@ -12,7 +12,7 @@ What is relied on, from SGLang's own pages and the sources of 0.5.23:
   holds newcomers in the tokenizer manager after that, and ends the few that slipped between. Modes `retract` and
   `in_place` keep requests in the scheduler, where the assertion sees them.
 - A resume of what was not released kills the scheduler too (`offload_tags.remove`, weight_updater.py),
-  and no endpoint tells the state: hence `Note` and `Waking.released`.
+  and no endpoint tells the state: hence `Note`, `Waking.released` and `Waking.memory_back`.
 - Servers without `/pause_generation` answer 404; they are quiesced without it.
 """
 
@@ -45,10 +45,12 @@ def resume(spec: SglangEngine, target: Target, deadline_s: float, waking: Waking
     """Takes the memory back, and the weights where the server kept no copy; then generation goes on."""
     sglang = _Sglang(spec, target, Deadline.after("SGLang's waking", deadline_s), Reason.RESUME_FAILED)
     if waking.released:
-        sglang.post("/resume_memory_occupation", {"tags": list(spec.tags)})
-        note({"released": False})  # asked for once more, by an undo, the scheduler would die of it
+        if not waking.memory_back:
+            sglang.post("/resume_memory_occupation", {"tags": list(spec.tags)})
         if spec.reload_from is not None and "weights" in spec.tags:
+            note({"memory_back": True})  # nor taken back once more by an undo, nor left without its content
             sglang.post("/update_weights_from_disk", {"model_path": spec.reload_from})
+        note({"released": False})  # asked for once more, by an undo, the scheduler would die of it
     continued = sglang.post_where_there("/continue_generation", {})
     return {"tags": list(spec.tags), "released": waking.released, "continued": continued}
 

@@ -35,3 +35,5 @@ class Waking:
     released: bool = True
     """Whether the engine was told to give up its memory (SGLang can't be asked, and dies when told to take back what
     it has). Untrue only for an undo: its quiesce's `Note` never said `released`."""
+    memory_back: bool = False
+    """Whether a waking that failed later took that memory back, by its `Note`; what the memory holds is lost still."""

@@ -7,8 +7,11 @@
 
 Each may bring {"deadline_s": seconds}. Answers are {"ok": true, ...timings} or {"ok": false, "detail": ...}. Both ways
 may be repeated, also after one that failed half-way. A step that comes while the replica is quiet waits, however long
-that is; it does not fail. A quiesce whose steps do not end in time changes nothing, and a resume calls off one that
-still waits: whoever asked has given up by then, and nobody else would wake the replica.
+that is; it does not fail.
+
+All that may take long comes before the first range is unmapped: until then a quiesce that is late, or fails, leaves a
+replica that runs as before. A resume calls off every quiesce that was asked for before it: whoever asked for that has
+given up by then, and nobody else would wake the replica.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from restore_driver.replica.ranges import ScratchRange, WeightsRange
@@ -47,20 +51,27 @@ class ReplicaControl:
         on_resume: Callable[[], None] = lambda: None,
         ordinal: int = 0,
     ) -> None:
+        """`on_quiesce` is called when no step runs any more; `on_resume` before steps go on, and only after that one,
+        though it may have failed half-way. Either may be repeated."""
         self.path, self.weights, self.scratch = path, dict(weights or {}), list(scratch)
         self.on_quiesce, self.on_resume, self.ordinal = on_quiesce, on_resume, ordinal
         self._steps = threading.Condition()
-        self._running, self._quiet, self._called_off = 0, False, False
+        self._running, self._quiet, self._workers_end = 0, False, False
+        self._resumes = 0
+        """How many were asked for."""
         self._moving = threading.Lock()
         """Held by whoever maps, unmaps or reads the ranges."""
-        self._ending_workers = threading.Thread(target=end_compile_workers, name="replica-workers", daemon=True)
+        self._rests = False
+        """Between `on_quiesce` and `on_resume`."""
+        self._torn: set[str] = set()
+        """Models that are mapped, but perhaps not whole."""
 
     def start(self) -> None:
         """Begins to listen, in a thread of its own; all is compiled by now, so the compile workers end meanwhile.
 
         Ending them takes seconds, which would else be part of the first checkpoint's pause.
         """
-        self._ending_workers.start()
+        self._begin_ending_workers()
         with suppress(FileNotFoundError):
             os.unlink(self.path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -89,38 +100,41 @@ class ReplicaControl:
         """Brings the replica to rest; what took how long, in seconds.
 
         Raises:
-            TimeoutError: compile workers or a step did not end in time, or a resume called it off; nothing was touched.
+            TimeoutError: workers, steps or the card were not at rest in time, or a resume called it off; the replica
+                is as it was.
         """
-        import torch
-
-        times, ends_s = _Times(), time.monotonic() + deadline_s
-        with self._alone(ends_s):
-            if self._ending_workers.is_alive():  # steps go on meanwhile; a worker must not end under a dump
-                self._ending_workers.join(max(0.0, ends_s - time.monotonic()))
-                if self._ending_workers.is_alive():
-                    raise TimeoutError("the compile workers did not end in time")
+        times, freed = _Times(), 0
+        with self._steps:
+            wanted = _Wanted(time.monotonic() + deadline_s, self._resumes)
+        with self._alone(wanted.ends_s):
+            self._end_workers(wanted)  # steps go on meanwhile
             times.lap("workers_s")
-            self._drain(ends_s)
-            self._enter()
-            self.on_quiesce()
-            torch.cuda.synchronize(self.ordinal)
-            times.lap("drain_s")
-            freed = 0
+            with self._steps:
+                was_quiet, self._quiet = self._quiet, True
+            try:
+                self._come_to_rest(wanted, times)
+            except BaseException:
+                if not was_quiet:
+                    self._go_on()
+                raise
             for piece in self._ranges():
                 freed += piece.size_bytes if piece.mapped else 0
                 piece.unmap()
             times.lap("unmap_s")
-            _empty_caches()
-            times.lap("caches_s")
         return {**times.laps, "released_bytes": freed}
 
     def resume(self, leases: Mapping[str, str], holder: str | None, deadline_s: float = _PATIENCE_S) -> dict[str, Any]:
-        """Maps everything again and lets the steps go on."""
-        times = _Times()
+        """Maps everything again and lets the steps go on.
+
+        Raises:
+            RuntimeError: weights are gone and nobody was named who has them; what failed stays unmapped.
+            TimeoutError, DriverError: the holder, or another request, was not done in time.
+        """
+        times, ends_s = _Times(), time.monotonic() + deadline_s
         with self._steps:
-            self._called_off = True
+            self._resumes += 1
             self._steps.notify_all()
-        with self._alone(time.monotonic() + deadline_s):
+        with self._alone(ends_s):
             self._enter()
             for scratch in self.scratch:
                 if not scratch.range.mapped:
@@ -128,13 +142,12 @@ class ReplicaControl:
             times.lap("scratch_s")
             facts = {}
             for name, weights in self.weights.items():
+                if name in self._torn:
+                    weights.range.unmap()
                 if not weights.range.mapped:
-                    facts[name] = self._take(weights, name, leases, holder)
+                    facts[name] = self._take(weights, name, leases, holder, ends_s)
             times.lap("weights_s")
-            self.on_resume()
-            with self._steps:
-                self._quiet = False
-                self._steps.notify_all()
+            self._go_on()
         return {**times.laps, **({"weights": facts} if facts else {})}
 
     def digest(self, deadline_s: float = _PATIENCE_S) -> str:
@@ -144,7 +157,7 @@ class ReplicaControl:
             RuntimeError: some are not on the card now; reading there would cost the replica its context.
         """
         with self._alone(time.monotonic() + deadline_s):
-            gone = [name for name, weights in self.weights.items() if not weights.range.mapped]
+            gone = [name for name, held in self.weights.items() if not held.range.mapped or name in self._torn]
             if gone:
                 raise RuntimeError(f"the weights of {gone[0]} are not on the card")
             self._enter()
@@ -152,49 +165,89 @@ class ReplicaControl:
 
     @contextmanager
     def _alone(self, ends_s: float) -> Iterator[None]:
-        if not self._moving.acquire(timeout=max(0.0, ends_s - time.monotonic())):
+        if not self._moving.acquire(timeout=_left_s(ends_s)):
             raise TimeoutError("another request is at work on this replica")
         try:
             yield
         finally:
             self._moving.release()
 
-    def _drain(self, ends_s: float) -> None:
-        """New steps wait from here on, and those that run end; or all is as before."""
-        with self._steps:
-            was_quiet, self._quiet, self._called_off = self._quiet, True, False
-            drained = self._steps.wait_for(
-                lambda: self._running == 0 or self._called_off, max(0.0, ends_s - time.monotonic())
-            )
-            if not drained or self._running:
-                self._quiet = was_quiet
-                self._steps.notify_all()
-                raise TimeoutError(
-                    "it was called off by a resume" if self._called_off else "a step did not end in time"
-                )
+    def _come_to_rest(self, wanted: _Wanted, times: _Times) -> None:
+        """New steps wait by now; those that run end, and all that needs not be in an image goes."""
+        self._await(lambda: not self._running, wanted, "a step did not end in time")
+        self._end_workers(wanted)  # of what the last steps compiled; a worker must not end under a dump
+        self._enter()
+        self._synchronize()
+        self._await(wanted.in_time, wanted, "the card was not at rest in time")
+        self._rests = True
+        self.on_quiesce()
+        self._synchronize()
+        times.lap("drain_s")
+        _empty_caches()
+        self._await(wanted.in_time, wanted, "the replica was not at rest in time")
+        times.lap("caches_s")
 
-    def _take(self, weights: WeightsRange, name: str, leases: Mapping[str, str], holder: str | None) -> dict[str, Any]:
+    def _go_on(self) -> None:
+        if self._rests:
+            self.on_resume()
+            self._rests = False
+        with self._steps:
+            self._quiet = False
+            self._steps.notify_all()
+
+    def _await(self, done: Callable[[], bool], wanted: _Wanted, late: str) -> None:
+        with self._steps:
+            self._steps.wait_for(lambda: done() or self._resumes != wanted.resumes, _left_s(wanted.ends_s))
+            if self._resumes != wanted.resumes:
+                raise TimeoutError("it was called off by a resume")
+            if not done():
+                raise TimeoutError(late)
+
+    def _end_workers(self, wanted: _Wanted) -> None:
+        self._begin_ending_workers()
+        self._await(lambda: not self._workers_end, wanted, "the compile workers did not end in time")
+
+    def _begin_ending_workers(self) -> None:
+        """In a thread: torch waits for them as long as it likes."""
+        with self._steps:
+            if not self._workers_end:
+                threading.Thread(target=self._let_workers_end, name="replica-workers", daemon=True).start()
+                self._workers_end = True
+
+    def _let_workers_end(self) -> None:
+        try:
+            end_compile_workers()
+        finally:
+            with self._steps:
+                self._workers_end = False
+                self._steps.notify_all()
+
+    def _take(
+        self, weights: WeightsRange, name: str, leases: Mapping[str, str], holder: str | None, ends_s: float
+    ) -> dict[str, Any]:
         """Mapped while the holder still copies; waited for after. Half a model is none: it is unmapped again."""
         if name not in leases or holder is None:
             raise RuntimeError(f"the weights of {name} are gone and no holder was named")
         times = _Times()
         client = HolderClient(holder)
+        self._torn.add(name)
         try:
-            fd, size = client.take(leases[name], 30.0)
+            fd, size = client.take(leases[name], _left_s(ends_s))
             if size != weights.range.size_bytes:
                 os.close(fd)
                 raise RuntimeError(f"the holder's {name} has {size:,} bytes, the range {weights.range.size_bytes:,}")
             times.lap("take_s")
             weights.range.map_imported(fd)
             times.lap("map_s")
-            facts = client.wait(leases[name], 30.0)
+            facts = client.wait(leases[name], _left_s(ends_s))
             times.lap("wait_s")
-            client.done(leases[name], 30.0)
+            client.done(leases[name], _left_s(ends_s))
         except BaseException:
             weights.range.unmap()
             raise
         finally:
             client.close()
+        self._torn.discard(name)
         return {**facts, **times.laps}
 
     def _ranges(self) -> Iterator[Any]:
@@ -207,6 +260,13 @@ class ReplicaControl:
 
         torch.cuda.set_device(self.ordinal)
 
+    def _synchronize(self) -> None:
+        """torch waits for one device at a time."""
+        import torch
+
+        for ordinal in sorted({self.ordinal, *(piece.ordinal for piece in self._ranges())}):
+            torch.cuda.synchronize(ordinal)
+
     def _listen(self, listener: socket.socket) -> None:
         while True:
             try:
@@ -214,7 +274,10 @@ class ReplicaControl:
             except OSError:
                 time.sleep(_PAUSE_S)
                 continue
-            threading.Thread(target=self._converse, args=(connection,), name="replica-asker", daemon=True).start()
+            try:
+                threading.Thread(target=self._converse, args=(connection,), name="replica-asker", daemon=True).start()
+            except RuntimeError:  # no more threads can be had: this one is hung up on, the next may be served
+                connection.close()
 
     def _converse(self, connection: socket.socket) -> None:
         with connection, suppress(OSError), connection.makefile("rb") as lines:
@@ -244,6 +307,18 @@ class ReplicaControl:
             return {"ok": False, "detail": f"{type(error).__name__}: {error}"}
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """Until when a quiesce is wanted."""
+
+    ends_s: float
+    resumes: int
+    """That had been asked for before it."""
+
+    def in_time(self) -> bool:
+        return time.monotonic() < self.ends_s
+
+
 class _Times:
     """Laps of a stopwatch."""
 
@@ -258,10 +333,9 @@ class _Times:
 
 
 def _empty_caches() -> None:
-    """What needs not be in an image: torch's caches on card and host, compile workers, malloc's free lists."""
+    """What needs not be in an image: torch's caches on card and host, malloc's free lists."""
     import torch
 
-    end_compile_workers()
     gc.collect()
     torch.cuda.empty_cache()
     for name in ("_host_emptyCache", "_accelerator_emptyHostCache"):
@@ -278,6 +352,10 @@ def end_compile_workers() -> None:
         from torch._inductor import async_compile
 
         async_compile.shutdown_compile_workers()
+
+
+def _left_s(ends_s: float) -> float:
+    return max(0.0, ends_s - time.monotonic())
 
 
 def _peer(connection: socket.socket) -> int:

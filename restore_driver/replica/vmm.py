@@ -46,6 +46,7 @@ class Range:
         self._access.flags = driver.CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
         flag = driver.CUmemAllocationGranularity_flags.CU_MEM_ALLOC_GRANULARITY_MINIMUM
         granularity = int(call("cuMemGetAllocationGranularity", self._properties, flag))
+        self.ordinal = ordinal
         self.size_bytes = -(-size_bytes // granularity) * granularity
         self._pointer = call("cuMemAddressReserve", self.size_bytes, 0, 0, 0)
         self.address = int(self._pointer)

@@ -58,7 +58,15 @@ class _Undoing:
         loading = begin_loading(replica, Path(facts["holder"]) if facts.get("holder") else None, deadline)
         try:
             target = Target(pid, Path(f"/proc/{pid}/root"))
-            wake(replica, target, loading, deadline, note=facts.update, released=facts.get("released", False))
+            wake(
+                replica,
+                target,
+                loading,
+                deadline,
+                note=facts.update,
+                released=facts.get("released", False),
+                memory_back=facts.get("memory_back", False),
+            )
         finally:
             loading.close()
 

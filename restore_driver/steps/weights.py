@@ -107,9 +107,10 @@ def wake(
     *,
     note: Note,
     released: bool = True,
+    memory_back: bool = False,
 ) -> Mapping[str, Any]:
     """Resumes the engine; what it mapped stays its own when the leases end."""
-    waking = engines.Waking(leases=loading.leases, released=released)
+    waking = engines.Waking(leases=loading.leases, released=released, memory_back=memory_back)
     details = engines.resume(replica.engine, target, deadline.left_s(), waking, note)
     if loading.client is not None:
         for token in loading.leases.values():

@@ -75,7 +75,7 @@ class HolderClient:
             connection = self._connection(deadline)
             connection.settimeout(deadline.left_s())
             send(connection, dict(message))
-            answer, fd = receive(connection, self._buffered)
+            answer, fd = self._receive(connection)
         except TimeoutError:
             self.close()
             raise DriverError(
@@ -99,6 +99,13 @@ class HolderClient:
             self._socket.close()
         self._socket = None
         self._buffered.clear()
+
+    def _receive(self, connection: socket.socket) -> tuple[dict[str, Any] | None, int | None]:
+        try:
+            return receive(connection, self._buffered)
+        except DriverError:  # whatever comes next would answer another question
+            self.close()
+            raise
 
     def _connection(self, deadline: Deadline) -> socket.socket:
         if self._socket is None:

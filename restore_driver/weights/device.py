@@ -20,6 +20,8 @@ from restore_driver.errors import DriverError, Reason
 
 CONTEXT_MARGIN_BYTES = 512 << 20
 """Left free on a card beside the weights: a restored replica's own context."""
+NO_CARD = "host"
+"""In place of a card's UUID, of memory that takes a card's place."""
 
 
 class DeviceMemory(Protocol):
@@ -42,7 +44,7 @@ class Device(Protocol):
         """Free device memory."""
 
     def uuid(self) -> str | None:
-        """As NVIDIA names it; None where it has no name or does not tell."""
+        """As NVIDIA names it; `NO_CARD` where there is none, None where it does not tell."""
 
     def granularity_bytes(self) -> int:
         """Sizes are multiples of this."""
@@ -67,8 +69,8 @@ class HostDevice:
         return self.total_bytes - self._used_bytes
 
     def uuid(self) -> str | None:
-        """It has none."""
-        return None
+        """It is no card."""
+        return NO_CARD
 
     def granularity_bytes(self) -> int:
         """A page."""
@@ -80,8 +82,12 @@ class HostDevice:
             if size_bytes > self.free_bytes():
                 raise DriverError(Reason.TOO_LITTLE_MEMORY, f"{size_bytes:,} bytes wanted, {self.free_bytes():,} free")
             self._used_bytes += size_bytes
-        fd = os.memfd_create("weights", os.MFD_CLOEXEC)
-        os.ftruncate(fd, size_bytes)
+        with ExitStack() as undo:
+            undo.callback(self.give_back, size_bytes)
+            fd = os.memfd_create("weights", os.MFD_CLOEXEC)
+            undo.callback(os.close, fd)
+            os.ftruncate(fd, size_bytes)
+            undo.pop_all()
         return _HostMemory(self, fd, size_bytes)
 
     def pin(self, buffer: mmap.mmap) -> Callable[[], None]:
@@ -233,9 +239,10 @@ class _CudaMemory:
     def release(self) -> None:
         call = self._device._call
         self._device._enter()
-        call("cuMemUnmap", self._address, self._size_bytes)
-        call("cuMemAddressFree", self._address, self._size_bytes)
-        call("cuMemRelease", self._handle)
+        with ExitStack() as each:  # one that fails keeps none of the others; the last comes first
+            each.callback(call, "cuMemRelease", self._handle)
+            each.callback(call, "cuMemAddressFree", self._address, self._size_bytes)
+            each.callback(call, "cuMemUnmap", self._address, self._size_bytes)
 
 
 def measure_pinned_rate(device: Device, size_bytes: int = 2 << 30, repeats: int = 5) -> float:
@@ -243,15 +250,14 @@ def measure_pinned_rate(device: Device, size_bytes: int = 2 << 30, repeats: int 
     import time
 
     rates = []
-    with mmap.mmap(-1, size_bytes) as buffer:
+    with mmap.mmap(-1, size_bytes) as buffer, ExitStack() as after:
         buffer[:] = bytes(size_bytes) if size_bytes < (1 << 20) else b"\1" * size_bytes
-        unpin = device.pin(buffer)
+        after.callback(device.pin(buffer))
         memory = device.allocate(size_bytes)
+        after.callback(memory.release)
         with memoryview(buffer) as source:
             for _ in range(repeats):
                 began_s = time.perf_counter()
                 memory.copy_from(source)
                 rates.append(size_bytes / (time.perf_counter() - began_s))
-        memory.release()
-        unpin()
     return sorted(rates)[repeats // 2]

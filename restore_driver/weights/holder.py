@@ -3,6 +3,9 @@
     python -m restore_driver.weights.holder --socket PATH --budget-bytes N [--device 0] [--state PATH]
     forethaw holder serve --socket PATH --budget 40G                the same, for people (`commands/holder.py`)
 
+It serves root, and its own user, within its own pid and user namespace: agent and command line belong there, too (on
+Kubernetes: hostPID). Replicas come from anywhere, each with the token of a lease.
+
 Leases that a connection began and nobody finished end with that connection. With `--state`, the models that are held
 are written down, and a holder that comes back after its death reads them again. Its death hurts no running replica:
 device memory that was mapped belongs to whoever mapped it.
@@ -11,14 +14,18 @@ device memory that was mapped belongs to whoever mapped it.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
+import select
 import signal
 import socket
+import struct
 import sys
 import threading
+import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +33,16 @@ from restore_driver.agent.protocol import peer
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.meminfo import available_memory_bytes
 from restore_driver.host.trusted import require_trusted
-from restore_driver.weights.device import CudaDevice, Device, HostDevice, measure_pinned_rate
+from restore_driver.weights.device import NO_CARD, CudaDevice, Device, HostDevice, measure_pinned_rate
 from restore_driver.weights.leases import Leases
-from restore_driver.weights.protocol import FOR_TAKERS, receive, send
+from restore_driver.weights.protocol import FOR_TAKERS, hung_up, receive, send, size, sizes, text, texts
 from restore_driver.weights.safetensors import Layout
 from restore_driver.weights.store import Store
+
+_PAUSE_S = 0.1
+"""After a connection could not be accepted (no descriptors are left, say)."""
+_SO_PEERPIDFD = 77
+"""unix(7), from Linux 6.5 on; Python has no name for it yet."""
 
 
 class Holder:
@@ -50,11 +62,13 @@ class Holder:
         require_trusted(self.state, owner=os.geteuid())
         try:
             for about in json.loads(self.state.read_text()):
+                if not isinstance(about, dict):
+                    raise ValueError(f"{about!r:.100} is no model")
                 try:
                     self._preload(about)
-                except DriverError as error:
+                except (DriverError, OSError) as error:
                     failed.append(str(error))
-        except (ValueError, KeyError, TypeError) as error:  # cut off or edited: the models can be preloaded again
+        except (ValueError, TypeError, RecursionError) as error:  # cut off or edited: the models can be preloaded again
             failed.append(f"{self.state} is no list of models: {error}")
         return failed
 
@@ -68,8 +82,19 @@ class Holder:
             listener.listen(64)
             ready()
             while True:
-                connection, _ = listener.accept()
-                threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+                self._accept(listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        """Whatever there is too little of now, the models are kept for when there is enough."""
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            time.sleep(_PAUSE_S)
+            return
+        try:
+            threading.Thread(target=self._converse, args=(connection,), name="holder-asker", daemon=True).start()
+        except RuntimeError:  # no more threads can be had: this one is hung up on, the next may be served
+            connection.close()
 
     def _converse(self, connection: socket.socket) -> None:
         begun: set[str] = set()
@@ -87,50 +112,58 @@ class Holder:
             except DriverError as error:
                 send(connection, _told(error))
             finally:
-                for token in begun:
-                    self.leases.release(token)
+                self._end(begun)
+
+    def _end(self, begun: set[str]) -> None:
+        """Nobody is there to be told any more, so copies that still run are not waited for."""
+        with ExitStack() as all_of_them:  # one that fails keeps none of the others
+            for token in begun:
+                all_of_them.callback(self.leases.release, token, patience_s=0.0)
 
     def _answer(self, connection: socket.socket, message: dict[str, Any], ours: bool, begun: set[str]) -> None:
         what = str(message.get("do"))
         try:
             if not ours and what not in FOR_TAKERS:
-                raise DriverError(Reason.NOT_TRUSTED, f"{what} is for root alone")
+                raise DriverError(
+                    Reason.NOT_TRUSTED,
+                    f"{what} is for root alone",
+                    "ask as root, from the holder's own pid and user namespace (on Kubernetes: hostPID)",
+                )
             if what == "take":
-                fd, size = self.leases.export(str(message["token"]))
+                fd, size_bytes = self.leases.export(text(message, "token"), lambda: hung_up(connection))
                 try:
-                    send(connection, {"size_bytes": size}, fd)
+                    send(connection, {"size_bytes": size_bytes}, fd)
                 finally:
                     os.close(fd)
                 return
-            answer = self._do(what, message, begun)
+            if what == "wait":
+                answer = self.leases.wait(text(message, "token"), lambda: hung_up(connection)).timings()
+            else:
+                answer = self._do(what, message, begun)
         except DriverError as error:
             answer = _told(error)
-        except KeyError as error:
-            answer = _told(DriverError(Reason.REQUEST_INVALID, f"{what} lacks {error}"))
-        except (TypeError, ValueError, AttributeError) as error:
-            answer = _told(DriverError(Reason.REQUEST_INVALID, f"{what}: {error}"))
         except OSError as error:  # a file that is gone, a disk that is full; where the asker is gone, so is this answer
             answer = _told(DriverError(Reason.WEIGHTS_FAILED, f"{what}: {error}"))
+        except Exception as error:  # no memory, no thread, or a defect of ours: told, and the next request is served
+            answer = _told(DriverError(Reason.WEIGHTS_FAILED, f"{what}: {type(error).__name__}: {error}"))
         send(connection, answer)
 
     def _do(self, what: str, message: dict[str, Any], begun: set[str]) -> dict[str, Any]:
         if what == "load":
-            self._refuse_other_card(message.get("gpu"))
-            lease = self.leases.load(str(message["model"]))
+            self._refuse_other_card(None if message.get("gpu") is None else text(message, "gpu"))
+            lease = self.leases.load(text(message, "model"))
             begun.add(lease.token)
-            return {"token": lease.token}
-        if what == "wait":
-            return self.leases.wait(str(message["token"])).timings()
+            return {"token": lease.token, "gpu": self.device.uuid()}
         if what in ("done", "release"):
-            begun.discard(str(message["token"]))
-            self.leases.release(str(message["token"]))
+            begun.discard(text(message, "token"))
+            self.leases.release(text(message, "token"))
             return {}
         if what == "preload":
             answer = self._preload(message)
             self._write_state()
             return answer
         if what == "drop":
-            self.store.drop(str(message["model"]))
+            self.store.drop(text(message, "model"))
             self._write_state()
             return {}
         if what == "measure":
@@ -141,7 +174,7 @@ class Holder:
 
     def _refuse_other_card(self, wanted: str | None) -> None:
         own = self.device.uuid()
-        if wanted is not None and own is not None and wanted != own:
+        if wanted is not None and own not in (None, NO_CARD) and wanted != own:
             raise DriverError(
                 Reason.WEIGHTS_FAILED,
                 f"the replica is on GPU {wanted}, this holder's card is {own}",
@@ -149,10 +182,10 @@ class Holder:
             )
 
     def _preload(self, about: dict[str, Any]) -> dict[str, Any]:
-        files = tuple(Path(file) for file in about["files"])
-        layout = Layout(int(about["total_bytes"]), dict(about["offsets_bytes"]))
-        before = self.store.models.get(str(about["model"]))
-        model = self.store.preload(str(about["model"]), files, layout, available_memory_bytes())
+        name, files = text(about, "model"), tuple(Path(file) for file in texts(about, "files"))
+        layout = Layout(size(about, "total_bytes"), sizes(about, "offsets_bytes"))
+        before = self.store.models.get(name)
+        model = self.store.preload(name, files, layout, available_memory_bytes())
         held = {"held_bytes": len(model.buffer), "was_held": model is before}
         return {**held, "read_s": model.read_s, "pin_s": model.pin_s}
 
@@ -162,7 +195,8 @@ class Holder:
             "budget_bytes": self.store.budget_bytes,
             "held_bytes": self.store.held_bytes,
             "free_device_bytes": self.device.free_bytes(),
-            "models": {name: len(model.buffer) for name, model in sorted(self.store.models.items())},
+            "gpu": self.device.uuid(),
+            "models": {model.name: len(model.buffer) for model in self.store.held()},
             "leases": len(self.leases.leases),
         }
 
@@ -177,7 +211,7 @@ class Holder:
                     "total_bytes": model.layout.total_bytes,
                     "offsets_bytes": dict(model.layout.offsets_bytes),
                 }
-                for model in self.store.models.values()
+                for model in self.store.held()
             ]
             new = self.state.with_name(self.state.name + ".new")
             new.write_text(json.dumps(held))
@@ -188,18 +222,33 @@ def is_ours(connection: socket.socket) -> bool:
     """Whether whoever connected may do more than take what he has a token for.
 
     User 0 of a container that sees the socket is user 0 to the kernel, too: the peer must besides be in our own pid and
-    user namespaces. So holder, agent and command line belong into the same ones (on Kubernetes: hostPID).
+    user namespaces. So holder, agent and command line belong into the same ones (on Kubernetes: hostPID). It must live
+    still, once that was looked at: it can leave its connection to others, and its PID to a process of the host.
     """
     pid, user_id = peer(connection)
     if user_id not in (0, os.geteuid()):
         return False
     try:
-        return all(
+        same = all(
             os.stat(f"/proc/{pid}/ns/{kind}").st_ino == os.stat(f"/proc/self/ns/{kind}").st_ino
             for kind in ("pid", "user")
         )
     except OSError:
         return False
+    return same and _peer_lives(connection)
+
+
+def _peer_lives(connection: socket.socket) -> bool:
+    try:
+        (fd,) = struct.unpack("i", connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, struct.calcsize("i")))
+    except OSError as error:
+        return error.errno == errno.ENOPROTOOPT  # an older kernel can't tell; others say this of a peer that is gone
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return not poll.poll(0)  # readable once its process has ended, pidfd_open(2)
+    finally:
+        os.close(fd)
 
 
 def _told(error: DriverError) -> dict[str, Any]:
@@ -250,7 +299,8 @@ def serve(device: str, path: Path, budget_bytes: int, state: Path | None, huge_p
 def main() -> None:
     """The options."""
     parser = argparse.ArgumentParser(prog="restore_driver.weights.holder", description=__doc__)
-    parser.add_argument("--socket", type=Path, required=True, help="where to listen; its directory is root's")
+    where = "where to listen; only root may write beside it, and only root of this pid namespace may load"
+    parser.add_argument("--socket", type=Path, required=True, help=where)
     parser.add_argument("--budget-bytes", type=int, required=True, help="page-locked host memory for models")
     parser.add_argument("--device", default="0", help="ordinal of the card, or host:BYTES for memfds without a card")
     parser.add_argument("--state", type=Path, help="file that lists the models, read again after a death")

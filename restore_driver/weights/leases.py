@@ -3,6 +3,9 @@
 A lease begins with a promise: refused before anything is touched if the card has too little memory, other promises
 counted. Allocation (tens of milliseconds) and copy are a thread's, so that whoever asked goes on at once; the taker
 gets the descriptor as soon as there is memory, and maps it while the copy runs.
+
+A copy that hangs in the driver can't be ended. So nobody waits for one longer than he likes (`Left`), it holds no lock
+that others need, except those who want memory of the same card, and its own thread gives up its memory when it ends.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +22,11 @@ from restore_driver.weights.device import CONTEXT_MARGIN_BYTES, Device, DeviceMe
 from restore_driver.weights.store import Model, Store
 
 _COPY_PATIENCE_S = 10.0
+"""A copy takes tenths of a second."""
+_LOOK_S = 0.5
+
+Left = Callable[[], bool]
+"""Whether whoever waits has left, and need not be answered."""
 
 
 @dataclass
@@ -33,9 +42,16 @@ class Lease:
     allocate_s: float = 0.0
     copy_s: float = 0.0
     failure: DriverError | None = None
-    released: bool = False
+    given_up: bool = False
     guard: threading.Lock = field(default_factory=threading.Lock)
     """Between handing the memory over and giving it up."""
+
+    def free(self) -> None:
+        """Lets go of memory that was given up; nothing is copied there any more."""
+        with self.guard:
+            if self.given_up and self.memory is not None:
+                memory, self.memory = self.memory, None
+                memory.release()
 
     def timings(self) -> dict[str, Any]:
         """What it took, once copied."""
@@ -59,6 +75,9 @@ class Leases:
     _promised_bytes: int = 0
     """Of leases that are not allocated yet, which the card therefore still counts as free."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    """For the table of leases."""
+    _card: threading.Lock = field(default_factory=threading.Lock)
+    """For what is promised and had of the card."""
 
     def load(self, name: str) -> Lease:
         """Promises memory on the card and begins to copy.
@@ -68,17 +87,19 @@ class Leases:
         """
         model = self.store.borrow(name)
         try:
-            with self._lock:  # one after the other: two can't be promised the same memory
+            with self._card:  # one after the other: two can't be promised the same memory
                 lease = self._promise(model)
-                self.leases[lease.token] = lease
         except BaseException:
             self.store.give_back(model)
             raise
+        with self._lock:
+            self.leases[lease.token] = lease
         try:
             threading.Thread(target=self._copy, args=(lease,), name=f"load-{name}", daemon=True).start()
         except BaseException:
             with self._lock:
                 del self.leases[lease.token]
+            with self._card:
                 self._promised_bytes -= lease.size_bytes
             self.store.give_back(model)
             raise
@@ -96,47 +117,47 @@ class Leases:
             raise DriverError(Reason.WEIGHTS_FAILED, "there is no such lease: it was released, or the holder restarted")
         return lease
 
-    def export(self, token: str) -> tuple[int, int]:
+    def export(self, token: str, left: Left = lambda: False) -> tuple[int, int]:
         """A descriptor of a lease's device memory and its size, as soon as it is allocated; the caller closes it.
 
         Raises:
             DriverError: what the allocation or the copy failed of; WEIGHTS_FAILED for a lease that was given up.
         """
         lease = self.get(token)
-        lease.allocated.wait()
+        _wait(lease.allocated, left)
         with lease.guard:
             if lease.failure is not None:
                 raise lease.failure
-            if lease.memory is None or lease.released:
+            if lease.memory is None or lease.given_up:
                 raise DriverError(Reason.WEIGHTS_FAILED, "the lease was given up", "load the model again")
             return lease.memory.export(), lease.size_bytes
 
-    def wait(self, token: str) -> Lease:
-        """Returns once the copy is done; the caller's connection bounds the wait.
+    def wait(self, token: str, left: Left = lambda: False) -> Lease:
+        """Returns once the copy is done.
 
         Raises:
             DriverError: what the copy failed of.
         """
         lease = self.get(token)
-        lease.copied.wait()
+        _wait(lease.copied, left)
         if lease.failure is not None:
             raise lease.failure
         return lease
 
-    def release(self, token: str) -> None:
+    def release(self, token: str, patience_s: float = _COPY_PATIENCE_S) -> None:
         """Gives up our reference once the copy is done; idempotent.
 
-        A copy takes tenths of a second. One that hangs in the driver must not hold up whoever asks for something else:
-        its memory is given up when it ends, by a thread that waits for it.
+        The copy is waited for, so that the memory is free when this returns, but not for ever: then the copy's own
+        thread gives it up.
         """
         with self._lock:
             lease = self.leases.pop(token, None)
         if lease is None:
             return
-        if lease.copied.wait(_COPY_PATIENCE_S):
-            _give_up(lease)
-        else:
-            threading.Thread(target=_give_up, args=(lease,), name="slow-release", daemon=True).start()
+        with lease.guard:
+            lease.given_up = True
+        if lease.copied.wait(patience_s):
+            lease.free()
 
     def _promise(self, model: Model) -> Lease:
         granularity = self.device.granularity_bytes()
@@ -169,18 +190,17 @@ class Leases:
             self.store.give_back(lease.model)
             lease.allocated.set()
             lease.copied.set()
+            lease.free()
 
     def _allocate(self, lease: Lease) -> DeviceMemory:
-        with self._lock:  # a promise becomes memory in one step, or is off
+        with self._card:  # a promise becomes memory in one step, or is off
             self._promised_bytes -= lease.size_bytes
             lease.memory = self.device.allocate(lease.size_bytes)
         lease.allocated.set()
         return lease.memory
 
 
-def _give_up(lease: Lease) -> None:
-    lease.copied.wait()
-    with lease.guard:
-        if lease.memory is not None and not lease.released:
-            lease.released = True
-            lease.memory.release()
+def _wait(event: threading.Event, left: Left) -> None:
+    while not event.wait(_LOOK_S):
+        if left():
+            raise DriverError(Reason.WEIGHTS_FAILED, "whoever waited for the copy has left")

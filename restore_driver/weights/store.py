@@ -113,23 +113,32 @@ class Store:
     @property
     def held_bytes(self) -> int:
         """Page-locked memory in use and promised."""
+        with self._lock:
+            return self._held_bytes()
+
+    def held(self) -> tuple[Model, ...]:
+        """The models that are there now, by name."""
+        with self._lock:
+            return tuple(model for _, model in sorted(self.models.items()))
+
+    def _held_bytes(self) -> int:
         return self._promised_bytes + sum(len(model.buffer) for model in self.models.values())
 
     def _make_room(self, name: str, size: int, available_bytes: int) -> None:
         idle = sorted((model for model in self.models.values() if not model.users), key=lambda model: model.used_at)
         could_free = sum(len(model.buffer) for model in idle)
-        if self.held_bytes - could_free + size > self.budget_bytes:
+        if self._held_bytes() - could_free + size > self.budget_bytes:
             raise DriverError(
                 Reason.TOO_LITTLE_MEMORY,
                 f"model {name} needs {size:,} bytes, the budget is {self.budget_bytes:,} and "
-                f"{self.held_bytes - could_free:,} of it are in use",
+                f"{self._held_bytes() - could_free:,} of it are in use",
                 "start the holder with a larger budget",
             )
         if size > available_bytes + could_free:
             raise DriverError(
                 Reason.TOO_LITTLE_MEMORY, f"model {name} needs {size:,} bytes, the host has {available_bytes:,} left"
             )
-        while self.held_bytes + size > self.budget_bytes or size > available_bytes:
+        while self._held_bytes() + size > self.budget_bytes or size > available_bytes:
             evicted = idle.pop(0)
             available_bytes += len(evicted.buffer)
             self._evict(evicted)

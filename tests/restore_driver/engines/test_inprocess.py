@@ -26,7 +26,7 @@ def test_what_is_asked(helper: Helper) -> None:
         {"op": "quiesce", "deadline_s": 4.5},
         {"op": "resume", "deadline_s": 4.5},
         {"op": "resume", "deadline_s": 4.5, "leases": {"m": "token"}, "holder_socket": "/run/holder.sock"},
-        {"op": "digest"},
+        {"op": "digest", "deadline_s": 4.5},
     ]
 
 

@@ -81,6 +81,24 @@ def test_waking_that_fails_after_the_memory_was_taken_back_is_repeated_without_t
     assert (noted["released"], sglang.dead) == (False, False)
 
 
+def test_weights_that_could_not_be_loaded_again_are_loaded_by_the_undo(sglang: FakeSglang) -> None:
+    """The memory is back, its content is not: neither is it taken back once more, nor is rubbish served."""
+    sglang.arguments["enable_weights_cpu_backup"] = False
+    replica, noted = spec(sglang, reload_from="/models/m"), dict[str, Any]()
+    quiesce(replica, HERE, 5.0, noted.update)
+    sglang.faults["/update_weights_from_disk"] = (400, "no such file")
+    for _ in range(2):
+        with pytest.raises(DriverError, match="no such file"):
+            resume(replica, HERE, 5.0, Waking(**noted), noted.update)
+    assert (noted, sglang.paused) == ({"released": True, "memory_back": True}, True)
+
+    del sglang.faults["/update_weights_from_disk"]
+    resume(replica, HERE, 5.0, Waking(**noted), noted.update)
+    assert (sglang.weights, sglang.paused, sglang.dead) == ("loaded from /models/m", False, False)
+    resume(replica, HERE, 5.0, Waking(**noted), noted.update)
+    assert (noted["released"], sglang.dead) == (False, False)
+
+
 @pytest.mark.parametrize(
     ("missing", "mend"),
     [

@@ -6,6 +6,7 @@ under it is another: its ranges are memfds instead of device memory, and `torch`
     python replica_process.py --driver libcuda.so.1 --weights FILE --socket PATH --port N
 
 GET /answer       {"sum": of all bytes of the weights, "count": n}
+GET /long         the same, by a step that lasts until POST /enough; a file "long" beside FILE tells that it runs
 POST /increment   {"count": n}
 """
 
@@ -18,6 +19,7 @@ import json
 import mmap
 import os
 import sys
+import threading
 import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -38,7 +40,7 @@ class HostRange:
     """`vmm.Range` over a memfd."""
 
     def __init__(self, size_bytes: int) -> None:
-        self.size_bytes, self.mapped = size_bytes, False
+        self.size_bytes, self.ordinal, self.mapped = size_bytes, 0, False
         self.memory: Any = None
 
     def map_own(self) -> None:
@@ -82,16 +84,23 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     chosen = parser.parse_args()
     ctypes.CDLL(chosen.driver)  # a process that maps libcuda may use CUDA: so the driver finds out
-    weights, counted = HostWeights(chosen.weights.read_bytes()), [0]
+    weights, counted, enough = HostWeights(chosen.weights.read_bytes()), [0], threading.Event()
     control = ReplicaControl(chosen.socket, weights={"m": weights}, scratch=[Scratch(1 << 20)])  # type: ignore[dict-item, list-item]
     control.start()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             with control.step():
+                if self.path == "/long":
+                    chosen.weights.with_name("long").touch()
+                    enough.wait(60.0)
                 self._answer({"sum": sum(weights.range.memory[:4096]), "count": counted[0]})
 
         def do_POST(self) -> None:
+            if self.path == "/enough":
+                enough.set()
+                self._answer({})
+                return
             with control.step():
                 counted[0] += 1
                 self._answer({"count": counted[0]})

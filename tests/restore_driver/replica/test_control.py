@@ -23,10 +23,10 @@ LONG_S = 20.0
 class Range:
     """As `vmm.Range`, with nothing behind it."""
 
-    size_bytes = 4096
+    size_bytes, ordinal = 4096, 0
 
     def __init__(self) -> None:
-        self.mapped = True
+        self.mapped, self.unmapping_fails = True, False
 
     def map_own(self) -> None:
         self.mapped = True
@@ -35,6 +35,8 @@ class Range:
         self.mapped = True
 
     def unmap(self) -> None:
+        if self.unmapping_fails:
+            raise RuntimeError("cuMemUnmap failed")
         self.mapped = False
 
 
@@ -53,21 +55,25 @@ class Holder:
     """As `HolderClient`; each copy ends as the test says."""
 
     ends: ClassVar[list[Exception | None]] = []
+    asked_s: ClassVar[list[float]] = []
+    """Deadlines that it was asked with."""
 
     def __init__(self, path: str) -> None:
         self.path = path
 
     def take(self, token: str, deadline_s: float) -> tuple[int, int]:
+        self.asked_s.append(deadline_s)
         return -1, Range.size_bytes
 
     def wait(self, token: str, deadline_s: float) -> dict[str, Any]:
+        self.asked_s.append(deadline_s)
         end = self.ends.pop(0)
         if end is not None:
             raise end
         return {"bytes": Range.size_bytes}
 
     def done(self, token: str, deadline_s: float) -> None:
-        return
+        self.asked_s.append(deadline_s)
 
     def close(self) -> None:
         return
@@ -79,6 +85,7 @@ def control(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Replica
     torch.cuda = types.SimpleNamespace(
         set_device=lambda ordinal: None, synchronize=lambda ordinal: None, empty_cache=lambda: None
     )
+    Holder.ends, Holder.asked_s = [], []
     torch._C = types.SimpleNamespace()
     monkeypatch.setitem(sys.modules, "torch", torch)
     monkeypatch.setattr(module, "HolderClient", Holder)
@@ -189,16 +196,188 @@ def test_no_digest_of_what_is_not_there(control: ReplicaControl) -> None:
         control.digest()
 
 
-def test_compile_workers_that_do_not_end_in_time_change_nothing(control: ReplicaControl) -> None:
+def test_compile_workers_that_do_not_end_in_time_change_nothing(
+    control: ReplicaControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither those that were there when it began, nor those that the last steps began."""
     ended = threading.Event()
-    control._ending_workers = threading.Thread(target=ended.wait, args=(LONG_S,), daemon=True)
-    control._ending_workers.start()
+    monkeypatch.setattr(module, "end_compile_workers", lambda: ended.wait(LONG_S))
     with pytest.raises(TimeoutError, match="the compile workers did not end in time"):
         control.quiesce(0.05)
+    assert (mapped(control), control._quiet) == ([True] * 3, False)
+    ended.set()
+    assert control.quiesce(LONG_S)["released_bytes"] == 3 * Range.size_bytes
+    Holder.ends = [None, None]
+    control.resume({"a": "t", "b": "t"}, "/holder")
+
+    calls: list[bool] = [False, True]
+    ended.clear()
+    monkeypatch.setattr(module, "end_compile_workers", lambda: ended.wait(LONG_S if calls.pop(0) else 0.0))
+    with pytest.raises(TimeoutError, match="the compile workers did not end in time"):
+        control.quiesce(0.2)
+    assert (mapped(control), control._quiet) == ([True] * 3, False)
     ended.set()
 
-    assert mapped(control) == [True] * 3
-    assert control.quiesce()["released_bytes"] == 3 * Range.size_bytes
+
+def test_a_resume_calls_off_a_quiesce_wherever_it_waits(
+    control: ReplicaControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For workers, for the card, for the replica's own hook: the resume comes too soon for a later look to see it."""
+    torch: Any = sys.modules["torch"]
+    for place in ("workers", "card", "hook"):
+        reached, goes_on, raised = threading.Event(), threading.Event(), list[str]()
+
+        def wait(*_: object, reached: threading.Event = reached, goes_on: threading.Event = goes_on) -> None:
+            reached.set()
+            goes_on.wait(LONG_S)
+
+        with monkeypatch.context() as patch:
+            if place == "workers":
+                patch.setattr(module, "end_compile_workers", wait)
+            elif place == "card":
+                patch.setattr(torch.cuda, "synchronize", wait)
+            else:
+                patch.setattr(control, "on_quiesce", wait)
+            quiescing = threading.Thread(target=quiesce_into, args=(control, raised))
+            quiescing.start()
+            assert reached.wait(LONG_S)
+            with suppress(TimeoutError):  # the undo, whose patience ends before the card's or the hook's work does
+                control.resume({}, None, 0.05)
+            goes_on.set()
+            quiescing.join(LONG_S)
+
+        assert (place, raised) == (place, ["it was called off by a resume"])
+        assert (mapped(control), control._quiet) == ([True] * 3, False)
+
+
+def quiesce_into(control: ReplicaControl, raised: list[str]) -> None:
+    try:
+        control.quiesce(LONG_S)
+    except Exception as error:
+        raised.append(str(error))
+
+
+def test_a_card_that_comes_to_rest_too_late_is_not_unmapped(
+    control: ReplicaControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps end when their kernels are launched; whoever asked has given up by the time the kernels end."""
+    late = threading.Event()
+    monkeypatch.setattr(sys.modules["torch"].cuda, "synchronize", lambda ordinal: late.wait(0.2))
+    with pytest.raises(TimeoutError, match="not at rest in time"):
+        control.quiesce(0.1)
+
+    assert (mapped(control), control._quiet) == ([True] * 3, False)
+
+
+def test_the_replicas_hooks_come_in_pairs(control: ReplicaControl) -> None:
+    """A resume after a quiesce that never began (an undo) must not touch a cache that a step works with."""
+    told: list[str] = []
+    control.on_quiesce, control.on_resume = lambda: told.append("quiet"), lambda: told.append("awake")
+    step = Step(control)
+    assert step.runs.wait(LONG_S)
+    with pytest.raises(TimeoutError):
+        control.quiesce(0.05)
+    control.resume({}, None)
+    step.end()
+    assert told == []
+
+    control.quiesce()
+    Holder.ends = [None, RuntimeError("the holder ended"), None]
+    with pytest.raises(RuntimeError):
+        control.resume({"a": "t", "b": "t"}, "/holder")
+    control.resume({"b": "t"}, "/holder")
+    assert told == ["quiet", "awake"]
+
+
+def test_a_hook_that_fails_leaves_the_replica_running(control: ReplicaControl) -> None:
+    told: list[str] = []
+
+    def fail() -> None:
+        raise ValueError("no rest")
+
+    control.on_quiesce, control.on_resume = fail, lambda: told.append("awake")
+    with pytest.raises(ValueError, match="no rest"):
+        control.quiesce()
+
+    assert (told, mapped(control), control._quiet) == (["awake"], [True] * 3, False)
+
+
+def test_a_quiesce_repeated_while_quiet_stays_quiet_whatever_comes_of_it(
+    control: ReplicaControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control.quiesce()
+    monkeypatch.setattr(sys.modules["torch"].cuda, "synchronize", lambda ordinal: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        control.quiesce()
+
+    assert (mapped(control), control._quiet) == ([False] * 3, True)
+
+
+def test_a_resume_asks_the_holder_for_no_longer_than_it_has_itself(control: ReplicaControl) -> None:
+    """Else the driver's undo would find it still at work."""
+    control.quiesce()
+    Holder.ends = [None, None]
+    control.resume({"a": "t", "b": "t"}, "/holder", 2.0)
+
+    assert len(Holder.asked_s) == 6
+    assert all(0.0 < asked_s <= 2.0 for asked_s in Holder.asked_s)
+    assert Holder.asked_s == sorted(Holder.asked_s, reverse=True)
+
+
+def test_half_a_model_that_can_not_be_unmapped_is_served_to_nobody(control: ReplicaControl) -> None:
+    control.quiesce()
+    half: Any = control.weights["b"].range
+    half.unmapping_fails = True
+    Holder.ends = [None, RuntimeError("the holder ended")]
+    with pytest.raises(RuntimeError, match="cuMemUnmap failed"):
+        control.resume({"a": "t", "b": "t"}, "/holder")
+    with pytest.raises(RuntimeError, match="cuMemUnmap failed"):
+        control.resume({"b": "t"}, "/holder")
+    with pytest.raises(RuntimeError, match="the weights of b are not on the card"):
+        control.digest()
+    assert control._quiet
+
+    half.unmapping_fails, Holder.ends = False, [None]
+    control.resume({"b": "t"}, "/holder")
+    assert (mapped(control), control._quiet, control.digest()) == ([True] * 3, False, "d.d")
+
+
+def test_every_card_of_the_ranges_comes_to_rest(control: ReplicaControl, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(sys.modules["torch"].cuda, "synchronize", asked.append)
+    scratch: Any = control.scratch[0].range
+    scratch.ordinal = 3
+    control.quiesce()
+
+    assert set(asked) == {0, 3}
+
+
+def test_who_can_not_be_served_now_does_not_end_the_control(
+    control: ReplicaControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a connection that can't be accepted (no descriptors are left), nor a thread that can't be had."""
+    accept, start, refusals = socket.socket.accept, threading.Thread.start, ["accept", "thread"]
+
+    def accept_later(listener: socket.socket) -> Any:
+        if refusals and refusals[0] == "accept":
+            refusals.pop(0)
+            raise OSError(24, "Too many open files")
+        return accept(listener)
+
+    def start_later(thread: threading.Thread) -> None:
+        if thread.name == "replica-asker" and refusals and refusals[0] == "thread":
+            refusals.pop(0)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(socket.socket, "accept", accept_later)
+    monkeypatch.setattr(threading.Thread, "start", start_later)
+    control.start()
+    with ask(control, {"op": "state"}) as refused, suppress(ConnectionResetError):
+        assert refused.recv(1) == b""
+
+    assert told(ask(control, {"op": "state"}))["ok"] is True
+    assert refusals == []
 
 
 def test_the_state_is_told_while_a_quiesce_waits(control: ReplicaControl) -> None:

@@ -65,8 +65,11 @@ def holder(library: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Ite
 def test_a_model_comes_to_the_card_and_is_handed_over(holder: Path, tmp_path: Path) -> None:
     expected = Weights(tmp_path, seed=1).expected
     client = ask(holder)
-    free = client.status()["free_device_bytes"]
-    token = client.load("m", 10.0, UUID)
+    before = client.status()
+    free = before["free_device_bytes"]
+    answer, _ = client.ask({"do": "load", "model": "m", "gpu": UUID}, 10.0)
+    token = answer["token"]
+    assert (before["gpu"], answer["gpu"]) == (UUID, UUID)
     fd, size = client.take(token, 10.0)
     client.wait(token, 10.0)
     with mmap.mmap(fd, size) as memory:

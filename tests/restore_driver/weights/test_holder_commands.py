@@ -116,6 +116,7 @@ def test_a_day_of_a_holder(begin: Begin, tmp_path: Path) -> None:
         "budget_bytes": 64 * MIB,
         "held_bytes": held,
         "free_device_bytes": 1 << 30,
+        "gpu": "host",
         "models": {"chat": held},
         "leases": 0,
     }

@@ -1,0 +1,33 @@
+"""A replica whose step outlasts the driver's patience: it is not parked, and serves on as if nobody had asked."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from tests.restore_driver.gpu_sequences import conftest as sequences
+from tests.restore_driver.gpu_sequences.conftest import Ready, answer
+from tests.restore_driver.real.conftest import eventually
+
+begin, built_driver, client = sequences.begin, sequences.built_driver, sequences.client
+criu, ready, stand_in, state = sequences.criu, sequences.ready, sequences.stand_in, sequences.state
+
+
+def test_a_step_longer_than_the_deadline_is_not_unmapped(ready: Ready) -> None:
+    """Neither while it runs nor when it ends, which is after the undo; the next park finds all as ever."""
+    card, served = ready(), list[Any]()
+    before = answer(card.replica)
+    step = threading.Thread(target=lambda: served.append(card.replica.ask("GET", "/long")))
+    step.start()
+    eventually(lambda: (card.replica.directory / "long").exists(), "the step")
+    failed = card.park(quiesce=0.3)
+
+    assert (failed.outcome, failed.phase, failed.undo_errors) == ("failed", "quiesce", ())
+    assert "a step did not end in time" in (failed.detail or "")
+    assert answer(card.replica) == before
+    assert (card.cuda_state(), card.leases()) == ("running", 0)
+
+    card.replica.ask("POST", "/enough")
+    step.join(20.0)
+    assert (served, answer(card.replica)) == ([before], before)
+    assert (card.park().outcome, card.unpark().outcome) == ("parked", "proven")
