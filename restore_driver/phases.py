@@ -24,6 +24,7 @@ What the order guards:
 - CUDA is locked in all processes before it is checkpointed in any: no process may wait for another's GPU work.
 - CUDA's checkpoint comes before CRIU's dump (it moves device memory into the process), its restore after CRIU's.
 - The manifest is written last and the artifact published by one rename; only then may the replica be ended.
+- Between CRIU's restore and the memory's filling the tree is stopped: it never runs without all of its memory.
 - The weights are asked for before CRIU restores and waited for after CUDA is back: the copy to the card runs in
   parallel with everything between.
 
@@ -58,6 +59,7 @@ class Phase(StrEnum):
     WEIGHTS = "weights-load"
     FILES = "place-files"
     RESTORE = "criu-restore"
+    FILL = "fill-memory"
     CUDA_RESTORE = "cuda-restore"
     RESUME = "resume"
     PROVE = "prove"
@@ -127,7 +129,8 @@ RESTORE = (
     Row("trusted", Phase.WEIGHTS, 10.0, Undo.RELEASE_WEIGHTS, "loading"),
     Row("loading", Phase.FILES, 30.0, Undo.TAKE_FILES_BACK, "placed"),
     Row("placed", Phase.RESTORE, 60.0, Undo.KILL_RESTORED, "restored"),
-    Row("restored", Phase.CUDA_RESTORE, 60.0, None, "on-card"),
+    Row("restored", Phase.FILL, 60.0, None, "whole"),
+    Row("whole", Phase.CUDA_RESTORE, 60.0, None, "on-card"),
     Row("on-card", Phase.RESUME, 60.0, None, "awake"),
     Row("awake", Phase.PROVE, 30.0, None, "proven"),
 )

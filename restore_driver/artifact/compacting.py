@@ -1,4 +1,5 @@
-"""Compacting an artifact that stands: a copy without zero pages takes its place, or it stays as it was."""
+"""Compacting an artifact that stands: a copy without zero pages, its large pieces of memory set apart, takes its place,
+or it stays as it was."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from restore_driver.artifact import manifest as manifests
-from restore_driver.artifact.manifest import IMAGES
+from restore_driver.artifact.manifest import IMAGES, MEMORY
 from restore_driver.artifact.publish import Draft
 from restore_driver.artifact.seal import seal_as_it_is, verify
 from restore_driver.criu.compact import Compaction, compact
@@ -30,7 +31,7 @@ class Compacted:
 
 
 def compact_artifact(artifact: Path) -> Compacted:
-    """Verifies an artifact, drops its zero pages, and publishes the result in its place, verified and sealed.
+    """Verifies an artifact, compacts its images, and publishes the result in its place, verified and sealed.
 
     Raises:
         DriverError: NOT_TRUSTED, MANIFEST_INVALID, DIGEST_MISMATCH for the artifact; DISK_FULL with it untouched.
@@ -46,12 +47,12 @@ def compact_artifact(artifact: Path) -> Compacted:
     try:
         for entry in before.files:
             _copy(artifact / entry.path, draft.path / entry.path)
-        compaction = compact(draft.path / IMAGES)
-        saved = compaction.before_bytes - compaction.after_bytes
-        if not saved:
+        apart = None if before.process.shell_job else draft.path / MEMORY
+        compaction = compact(draft.path / IMAGES, apart)
+        if not (compaction.saved_bytes or compaction.apart_bytes):
             return Compacted(manifests.digest(before), compaction, False)
         about = {name: value for name, value in before if name not in _FROM_THE_FILES}
-        after = draft.commit({**about, "compacted_bytes": before.compacted_bytes + saved})
+        after = draft.commit({**about, "compacted_bytes": before.compacted_bytes + compaction.saved_bytes})
         seal_as_it_is(artifact)
     finally:
         draft.close()

@@ -20,6 +20,8 @@ from restore_driver.replica_spec import ReplicaSpec
 NAME = "manifest.json"
 IMAGES = "images"
 """Directory of CRIU's images within an artifact."""
+MEMORY = "memory"
+"""Directory of the memory that a restore fills in beside CRIU; not there when all is CRIU's."""
 LARGEST_BYTES = 16 << 20
 
 
@@ -67,7 +69,8 @@ class CudaTree(_Closed):
 class Manifest(_Closed):
     """All that a restore needs to know before it touches anything."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
+    """Version 1 knows no `memory`."""
     name: str
     created_unix_s: float
     fingerprint: Fingerprint
@@ -80,6 +83,19 @@ class Manifest(_Closed):
     compacted_bytes: int = 0
     """How much of it compaction saved."""
     files: tuple[FileEntry, ...]
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the files below `memory/`: pages, and a little of their maps."""
+        return self._below(MEMORY)
+
+    @property
+    def restored_bytes(self) -> int:
+        """What a restore turns into memory."""
+        return self._below(IMAGES) + self.memory_bytes
+
+    def _below(self, directory: str) -> int:
+        return sum(entry.size_bytes for entry in self.files if entry.path.startswith(f"{directory}/"))
 
 
 def to_bytes(manifest: Manifest) -> bytes:

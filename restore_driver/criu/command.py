@@ -75,10 +75,14 @@ class Restore:
 
     shell_job: bool = False
     inherited: Mapping[str, int] = field(default_factory=dict)
+    stopped: bool = False
+    """Leave the tree stopped: part of its memory is still to come."""
 
     def arguments(self) -> tuple[str, ...]:
         """CRIU's own arguments, the directories excepted."""
         options = ["restore", "--restore-detached", *_COMMON]
+        if self.stopped:
+            options.append("--leave-stopped")
         if self.shell_job:
             options.append("--shell-job")
         for name, fd in self.inherited.items():

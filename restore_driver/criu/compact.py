@@ -5,6 +5,9 @@ In a file's mapping it would read as the file, in shared memory it may be anothe
 Children that share pages with their parent by copy-on-write are safe, too: CRIU drops an inherited page that the
 child's pagemap does not name (`restore_priv_vma_content`).
 
+What is left is cut in two, if a directory for it is named: CRIU's own part, and the large pieces that a restore fills
+in beside CRIU (`apart.py`).
+
 New files are written beside the old ones, pages first, and each pair is renamed in; if that is cut off in between, the
 artifact was not published yet and is dropped with its draft.
 """
@@ -16,11 +19,13 @@ import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from restore_driver.criu.apart import Piece, Ranges, plain_memory, set_apart
 from restore_driver.criu.images import (
     IN_PARENT,
     PAGE_BYTES,
@@ -44,28 +49,43 @@ class Compaction:
     after_bytes: int
     pages: int
     zero_pages: int
+    apart_bytes: int = 0
+    """Of `after_bytes`: moved into the directory for them by this run."""
+
+    @property
+    def saved_bytes(self) -> int:
+        """Of zeros."""
+        return self.before_bytes - self.after_bytes
 
 
-def compact(images: Path, *, workers: int | None = None, look: Callable[[], object] = lambda: None) -> Compaction:
+def compact(
+    images: Path, memory: Path | None = None, *, workers: int | None = None, look: Callable[[], object] = lambda: None
+) -> Compaction:
     """Rewrites the page files of all tasks of a dump; repeating it changes nothing.
 
-    `look` is called every few megabytes; what it raises (a deadline's miss) ends the work.
+    Args:
+        images: CRIU's images.
+        memory: where large pieces go, made if there are any; None leaves all to CRIU.
+        workers: threads; None for one a core.
+        look: called every few megabytes; what it raises (a deadline's miss) ends the work.
 
     Raises:
         DriverError: MANIFEST_INVALID naming the file when an image is none of CRIU's or is cut off.
     """
     tasks = sorted(path.stem.removeprefix("pagemap-") for path in images.glob("pagemap-[0-9]*.img"))
+    plain = plain_memory(images, tasks) if memory is not None else {}
     with ThreadPoolExecutor(max_workers=workers or os.cpu_count()) as pool:
-        done = list(pool.map(lambda task: _compact_task(images, task, look), tasks))
+        done = list(pool.map(lambda task: _compact_task(images, task, memory, plain.get(task, ()), look), tasks))
     return Compaction(
         before_bytes=sum(each.before_bytes for each in done),
         after_bytes=sum(each.after_bytes for each in done),
         pages=sum(each.pages for each in done),
         zero_pages=sum(each.zero_pages for each in done),
+        apart_bytes=sum(each.apart_bytes for each in done),
     )
 
 
-def split(run: Run, ranges: tuple[tuple[int, int], ...], zero: np.ndarray) -> Iterator[tuple[Run, bool]]:
+def split(run: Run, ranges: Ranges, zero: np.ndarray) -> Iterator[tuple[Run, bool]]:
     """Cuts a stored run into runs to keep and runs to drop.
 
     Args:
@@ -83,7 +103,9 @@ def split(run: Run, ranges: tuple[tuple[int, int], ...], zero: np.ndarray) -> It
         yield Run(run.address + begin * PAGE_BYTES, end - begin, run.flags), bool(droppable[begin])
 
 
-def _compact_task(images: Path, task: str, look: Callable[[], object]) -> Compaction:
+def _compact_task(
+    images: Path, task: str, memory: Path | None, plain: Ranges, look: Callable[[], object]
+) -> Compaction:
     source = images / f"pagemap-{task}.img"
     pagemap = read_pagemap(source)
     pages = images / f"pages-{pagemap.pages_id}.img"
@@ -98,61 +120,92 @@ def _compact_task(images: Path, task: str, look: Callable[[], object]) -> Compac
     if any(run.flags & IN_PARENT for run in pagemap.runs):
         return Compaction(size, size, stored, 0)  # an incremental dump: an absent page would be the parent's
     ranges = private_anonymous_ranges(images / f"mm-{task}.img")
-    new_pages, new_map = pages.with_suffix(".new"), source.with_suffix(".new")
-    kept = _copy_kept(pagemap, pages, new_pages, ranges, look)
-    new_map.write_bytes(write_pagemap(Pagemap(pagemap.pages_id, pagemap.head, tuple(kept))))
+    with ExitStack() as stack:
+        content = stack.enter_context(_mapped(pages)) if size else memoryview(b"")
+        kept = _find_kept(pagemap, content, ranges, look)
+        after = sum(piece.run.pages for piece in kept if piece.run.stored)
+        apart: list[Piece] = []
+        if memory is not None and not (memory / source.name).exists():
+            kept, apart = set_apart(kept, plain)
+        if memory is not None and apart:
+            memory.mkdir(mode=0o700, exist_ok=True)
+            _write_pages(apart, content, memory / pages.name, look)
+            (memory / source.name).write_bytes(_as_pagemap(pagemap, apart))
+        new_pages, new_map = pages.with_suffix(".new"), source.with_suffix(".new")
+        _write_pages(kept, content, new_pages, look)
+        new_map.write_bytes(_as_pagemap(pagemap, kept))
     _take_over(source, new_map)
     _take_over(pages, new_pages)
-    after = sum(run.pages for run in kept if run.stored)
-    return Compaction(size, after * PAGE_BYTES, stored, stored - after)
+    moved = sum(piece.run.pages for piece in apart)
+    return Compaction(size, after * PAGE_BYTES, stored, stored - after, moved * PAGE_BYTES)
 
 
-def _copy_kept(
-    pagemap: Pagemap, pages: Path, target: Path, ranges: tuple[tuple[int, int], ...], look: Callable[[], object]
-) -> list[Run]:
-    kept: list[Run] = []
-    with pages.open("rb") as source, target.open("wb") as out:
-        content = mmap.mmap(source.fileno(), 0, prot=mmap.PROT_READ) if pages.stat().st_size else None
-        at = 0
-        for run in pagemap.runs:
-            if not run.stored:
-                kept.append(run)
-                continue
-            for piece in _pieces(run):
-                look()
-                assert content is not None
-                size = piece.pages * PAGE_BYTES
-                words = np.frombuffer(content, dtype=np.uint64, count=size // 8, offset=at)
-                zero = np.asarray(words.reshape(piece.pages, -1).any(axis=1) == 0)
-                for part, dropped in split(piece, ranges, zero):
-                    if not dropped:
-                        begin = at + part.address - piece.address
-                        out.write(memoryview(content)[begin : begin + part.pages * PAGE_BYTES])
-                        _append(kept, part)
-                at += size
-                del words
+@contextmanager
+def _mapped(path: Path) -> Iterator[memoryview]:
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content,
+        memoryview(content) as view,
+    ):
+        yield view
+
+
+def _find_kept(pagemap: Pagemap, content: memoryview, ranges: Ranges, look: Callable[[], object]) -> list[Piece]:
+    """All but zero pages in the ranges, joined where they touch; runs that are not stored as they are."""
+    kept: list[Piece] = []
+    at = 0
+    for run in pagemap.runs:
+        if not run.stored:
+            kept.append(Piece(run, at))
+            continue
+        for part in _parts(run):
+            look()
+            size = part.pages * PAGE_BYTES
+            words = np.frombuffer(content, dtype=np.uint64, count=size // 8, offset=at)
+            zero = np.asarray(words.reshape(part.pages, -1).any(axis=1) == 0)
+            del words  # else the file could not be unmapped
+            for found, dropped in split(part, ranges, zero):
+                if not dropped:
+                    _append(kept, Piece(found, at + found.address - part.address))
+            at += size
     return kept
 
 
-def _pieces(run: Run) -> Iterator[Run]:
+def _write_pages(pieces: list[Piece], content: memoryview, target: Path, look: Callable[[], object]) -> None:
+    with target.open("wb") as out:
+        for piece in pieces:
+            if not piece.run.stored:
+                continue
+            for part in _parts(piece.run):
+                look()
+                begin = piece.at + part.address - piece.run.address
+                out.write(content[begin : begin + part.pages * PAGE_BYTES])
+
+
+def _as_pagemap(pagemap: Pagemap, pieces: list[Piece]) -> bytes:
+    return write_pagemap(Pagemap(pagemap.pages_id, pagemap.head, tuple(piece.run for piece in pieces)))
+
+
+def _parts(run: Run) -> Iterator[Run]:
     for begin in range(0, run.pages, _CHUNK_PAGES):
         yield Run(run.address + begin * PAGE_BYTES, min(_CHUNK_PAGES, run.pages - begin), run.flags)
 
 
-def _append(runs: list[Run], run: Run) -> None:
-    """Joins a run to the last one where they touch."""
-    if runs and runs[-1].flags == run.flags and runs[-1].address + runs[-1].pages * PAGE_BYTES == run.address:
-        runs[-1] = Run(runs[-1].address, runs[-1].pages + run.pages, run.flags)
+def _append(pieces: list[Piece], piece: Piece) -> None:
+    """Joins a piece to the last one where they touch; what touches in memory does so in the file."""
+    if pieces and pieces[-1].run.flags == piece.run.flags and pieces[-1].run.end == piece.run.address:
+        last = pieces[-1]
+        joined = Run(last.run.address, last.run.pages + piece.run.pages, last.run.flags)
+        pieces[-1] = Piece(joined, last.at)
     else:
-        runs.append(run)
+        pieces.append(piece)
 
 
-def _within(run: Run, ranges: tuple[tuple[int, int], ...]) -> np.ndarray:
+def _within(run: Run, ranges: Ranges) -> np.ndarray:
     """Shape (run.pages,): true for pages in one of the ranges."""
     inside = np.zeros(run.pages, dtype=bool)
-    end = run.address + run.pages * PAGE_BYTES
     at = max(bisect_right(ranges, (run.address, 1 << 64)) - 1, 0)
-    while at < len(ranges) and ranges[at][0] < end:
+    while at < len(ranges) and ranges[at][0] < run.end:
         first = max((ranges[at][0] - run.address) // PAGE_BYTES, 0)
         last = max((ranges[at][1] - run.address) // PAGE_BYTES, 0)
         inside[first:last] = True

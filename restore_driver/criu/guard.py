@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import signal
 
-from restore_driver.errors import DriverError
 from restore_driver.host import proc
+from restore_driver.host.continuing import continue_tree
 from restore_driver.host.process import close_all_but, die_with_parent, outlive_parent
 
 _BEHIND_THE_DRIVER_S = 1.0
@@ -34,14 +34,5 @@ def begin(replica_pid: int, deadline_s: float) -> None:
     close_all_but(())
     exit_code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if os.getppid() != driver:
-        _let_go_on(replica_pid, ticks)
+        continue_tree(replica_pid, ticks)
     os._exit(exit_code if exit_code >= 0 else 128 - exit_code)
-
-
-def _let_go_on(replica_pid: int, ticks: int) -> None:
-    for pid in proc.tree(replica_pid):
-        try:
-            if proc.is_same(replica_pid, ticks):
-                os.kill(pid, signal.SIGCONT)
-        except (OSError, DriverError):
-            continue  # it ended meanwhile

@@ -14,12 +14,14 @@ from pathlib import Path
 
 from restore_driver.errors import DriverError, Reason
 
-IMG_COMMON, PAGEMAP_MAGIC, MM_MAGIC = 0x54564319, 0x56084025, 0x57492820
+IMG_COMMON, PAGEMAP_MAGIC, MM_MAGIC, CORE_MAGIC = 0x54564319, 0x56084025, 0x57492820, 0x55053847
 PAGE_BYTES = 4096
 IN_PARENT, LAZY, PRESENT = 1, 2, 4
 """Flags of a pagemap entry (`PE_PARENT`, `PE_LAZY`, `PE_PRESENT`)."""
-_VMA_ANON_PRIVATE = 1 << 9
-_MAP_PRIVATE, _MAP_ANONYMOUS = 0x02, 0x20
+_VMA_REGULAR, _VMA_HEAP, _VMA_ANON_PRIVATE = 1, 1 << 5, 1 << 9
+_MAP_PRIVATE, _MAP_ANONYMOUS, _MAP_GROWSDOWN, _MAP_HUGETLB = 0x02, 0x20, 0x100, 0x40000
+_PROT_WRITE = 2
+_TASK_STOPPED = 3
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _LONGEST_VARINT_BITS = 70
 
@@ -36,6 +38,11 @@ class Run:
     def stored(self) -> bool:
         """Its pages lie in the pages file."""
         return bool(self.flags & PRESENT)
+
+    @property
+    def end(self) -> int:
+        """The address after its last page."""
+        return self.address + self.pages * PAGE_BYTES
 
 
 @dataclass(frozen=True)
@@ -114,17 +121,77 @@ def private_anonymous_ranges(mm: Path) -> tuple[tuple[int, int], ...]:
     Raises:
         DriverError: MANIFEST_INVALID.
     """
-    messages = read_messages(mm, MM_MAGIC)
-    found = []
-    for number, value in fields_of(messages[0], mm) if messages else ():
-        if number != 14 or not isinstance(value, bytes):
+    return tuple(sorted((area.start, area.end) for area in _areas(mm) if area.private_anonymous))
+
+
+def plain_ranges(mm: Path) -> tuple[tuple[int, int], ...]:
+    """Those of `private_anonymous_ranges` that are ordinary memory which the task may write: no stack that grows, no
+    page of the kernel's; joined where they touch.
+
+    Raises:
+        DriverError: MANIFEST_INVALID.
+    """
+    joined: list[tuple[int, int]] = []
+    for area in sorted(_areas(mm), key=lambda area: area.start):
+        if not (area.private_anonymous and area.plain):
             continue
-        vma = dict(_numbers(value, mm))
-        if vma.get(7, 0) & _VMA_ANON_PRIVATE and vma.get(6, 0) & (_MAP_PRIVATE | _MAP_ANONYMOUS) == 0x22:
+        if joined and joined[-1][1] == area.start:
+            joined[-1] = (joined[-1][0], area.end)
+        else:
+            joined.append((area.start, area.end))
+    return tuple(joined)
+
+
+@dataclass(frozen=True)
+class Core:
+    """What a thread's core image says, as far as we ask."""
+
+    stopped: bool
+    """Its task was stopped by a signal of its own before the dump."""
+    rseq_address: int | None
+    """Where the kernel writes the CPU that the thread runs on (rseq(2)), whenever it likes."""
+
+
+def read_core(path: Path) -> Core:
+    """A `core-TID.img`.
+
+    Raises:
+        DriverError: MANIFEST_INVALID.
+    """
+    messages = read_messages(path, CORE_MAGIC)
+    parts = {number: value for number, value in fields_of(messages[0], path) if isinstance(value, bytes)}
+    task = dict(_numbers(parts.get(3, b""), path))
+    thread = {number: value for number, value in fields_of(parts.get(5, b""), path) if isinstance(value, bytes)}
+    rseq = dict(_numbers(thread.get(15, b""), path))
+    return Core(task.get(1) == _TASK_STOPPED, rseq.get(1))
+
+
+@dataclass(frozen=True)
+class _Area:
+    start: int
+    end: int
+    prot: int
+    flags: int
+    status: int
+
+    @property
+    def private_anonymous(self) -> bool:
+        return bool(self.status & _VMA_ANON_PRIVATE) and self.flags & (_MAP_PRIVATE | _MAP_ANONYMOUS) == 0x22
+
+    @property
+    def plain(self) -> bool:
+        special = self.status & ~(_VMA_REGULAR | _VMA_HEAP | _VMA_ANON_PRIVATE)
+        return not special and not self.flags & (_MAP_GROWSDOWN | _MAP_HUGETLB) and bool(self.prot & _PROT_WRITE)
+
+
+def _areas(mm: Path) -> Iterator[_Area]:
+    messages = read_messages(mm, MM_MAGIC)
+    for number, value in fields_of(messages[0], mm) if messages else ():
+        if number == 14 and isinstance(value, bytes):
+            vma = dict(_numbers(value, mm))
             if not 0 <= vma.get(1, -1) < vma.get(2, -1):
                 raise _broken(mm, "an area has no addresses")
-            found.append((vma[1], vma[2]))
-    return tuple(sorted(found))
+            yield _Area(vma[1], vma[2], vma.get(5, 0), vma.get(6, 0), vma.get(7, 0))
 
 
 def fields_of(message: bytes, path: Path) -> Iterator[tuple[int, int | bytes]]:

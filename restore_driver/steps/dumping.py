@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import re
-import signal
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from restore_driver.artifact import manifest as manifests
-from restore_driver.artifact.manifest import IMAGES, CudaTree, ProcessTree
+from restore_driver.artifact.manifest import IMAGES, MEMORY, CudaTree, ProcessTree
 from restore_driver.artifact.publish import Draft, refuse_what_is_no_artifact
 from restore_driver.artifact.seal import seal_as_it_is
 from restore_driver.criu import command
@@ -24,6 +23,7 @@ from restore_driver.files.capture import NAME, capture
 from restore_driver.fingerprint import Gpu
 from restore_driver.host import proc
 from restore_driver.host.capabilities import CAP_SYS_RESOURCE, effective
+from restore_driver.host.continuing import continue_tree
 from restore_driver.host.ending import end_processes
 from restore_driver.host.namespaces import open_entry
 from restore_driver.host.trusted import require_trusted
@@ -129,7 +129,7 @@ class Dumping(Freezing):
 
     def go_on(self, attempt: Attempt, deadline: Deadline) -> Details:
         """The replica runs, its CUDA state is back, its engine awake: the pause ends here."""
-        continue_tree(self.pid)
+        continue_tree(self.pid, attempt.facts["start_ticks"])
         loading = begin_loading(self.replica, self.holder, deadline)
         attempt.stack.callback(loading.close)
         try:
@@ -145,23 +145,25 @@ class Dumping(Freezing):
         return dict(details)
 
     def compact(self, attempt: Attempt, deadline: Deadline) -> Details:
-        """Drops zero pages of private anonymous memory."""
+        """Drops zero pages of private anonymous memory, and sets apart what a restore fills in beside CRIU."""
         if not self.request.compact:
             return {"compacted": False}
-        images = attempt.live["draft"].path / IMAGES
+        images, memory = (attempt.live["draft"].path / name for name in (IMAGES, MEMORY))
+        apart = None if attempt.live["process"].shell_job else memory  # see apart.py
         try:
-            saved = compact(images, look=deadline.left_s)
+            saved = compact(images, apart, look=deadline.left_s)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             for half in images.glob("*.new"):
                 half.unlink()
             return {"compacted": False, "why": "the disk is full"}  # a large image is better than none
-        attempt.live["compacted_bytes"] = saved.before_bytes - saved.after_bytes
+        attempt.live["compacted_bytes"] = saved.saved_bytes
         return {
             "before_bytes": saved.before_bytes,
             "after_bytes": saved.after_bytes,
-            "saved_bytes": saved.before_bytes - saved.after_bytes,
+            "saved_bytes": saved.saved_bytes,
+            "apart_bytes": saved.apart_bytes,
         }
 
     def publish(self, attempt: Attempt, deadline: Deadline) -> Details:
@@ -204,13 +206,6 @@ class Dumping(Freezing):
             "image_bytes": attempt.live["image_bytes"],
             "compacted_bytes": attempt.live.get("compacted_bytes", 0),
         }
-
-
-def continue_tree(root_pid: int) -> None:
-    """SIGCONT to a process and all its descendants, as they are now."""
-    for pid in proc.tree(root_pid):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
 
 
 def _describe(root_pid: int, pids: tuple[int, ...], shell_job: bool) -> ProcessTree:

@@ -11,10 +11,11 @@ from typing import Any
 
 from restore_driver.artifact import manifest as manifests
 from restore_driver.artifact.hold import reading
-from restore_driver.artifact.manifest import IMAGES
+from restore_driver.artifact.manifest import IMAGES, MEMORY
 from restore_driver.artifact.seal import check_seal, reverify
 from restore_driver.compatibility import incompatibilities
 from restore_driver.criu import command
+from restore_driver.criu.fill import fill
 from restore_driver.cuda import device_map
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
@@ -22,6 +23,7 @@ from restore_driver.files import place
 from restore_driver.files.capture import NAME
 from restore_driver.fingerprint import Gpu
 from restore_driver.host import proc
+from restore_driver.host.continuing import continue_all
 from restore_driver.host.hugepages import transparent_huge_pages
 from restore_driver.host.meminfo import available_memory_bytes
 from restore_driver.host.namespaces import keep_open, open_entry
@@ -54,6 +56,7 @@ class Restoring(Waking):
             Phase.SEAL: self.seal,
             Phase.FILES: self.place_files,
             Phase.RESTORE: self.restore,
+            Phase.FILL: self.fill,
         }
 
     def gate(self, attempt: Attempt, deadline: Deadline) -> Details:
@@ -126,7 +129,7 @@ class Restoring(Waking):
         return {"files": place.place(archive, root, attempt.key, deadline)}
 
     def restore(self, attempt: Attempt, deadline: Deadline) -> Details:
-        """CRIU, within the placeholder's namespaces and cgroups."""
+        """CRIU, within the placeholder's namespaces and cgroups; the tree is left stopped if it lacks memory."""
         manifest, criu = attempt.live["manifest"], self.tools.criu
         assert criu is not None
         work = self.tools.state.work(attempt.key)
@@ -138,7 +141,9 @@ class Restoring(Waking):
             entry = open_entry(
                 self.request.placeholder_pid, stack, cgroups=True, above_pid=max(manifest.process.pids) + _HELPERS
             )
-            task = command.Restore(manifest.process.shell_job, self._streams(manifest, stack))
+            task = command.Restore(
+                manifest.process.shell_job, self._streams(manifest, stack), stopped=manifest.memory_bytes > 0
+            )
             if huge:  # until the attempt's end: CUDA's restore reads, and so faults in, what compaction dropped
                 pages = transparent_huge_pages("always", self.tools.state.huge_pages, warn=attempt.warnings.append)
                 huge = attempt.stack.enter_context(pages)
@@ -149,6 +154,15 @@ class Restoring(Waking):
         self._find_restored(attempt)
         said = {name: int(value) / 1e6 for name, value in re.findall(r"^(\w+) time: (\d+) us", done.output, re.M)}
         return {"criu_s": done.took_s, "huge_pages": huge, **{f"criu_{name.lower()}_s": s for name, s in said.items()}}
+
+    def fill(self, attempt: Attempt, deadline: Deadline) -> Details:
+        """The memory that was set apart from CRIU's images; then the tree goes on."""
+        if not attempt.live["manifest"].memory_bytes:
+            return {"bytes": 0}
+        pids = attempt.live["restored"]
+        filled = fill(attempt.live["artifact"] / MEMORY, pids, deadline)
+        continue_all(pids.values())
+        return {"bytes": filled.bytes, "pieces": filled.pieces, "threads": filled.threads}
 
     def prove(self, attempt: Attempt, deadline: Deadline) -> Details:
         """Besides: what was moved aside is not needed any more."""
@@ -199,7 +213,7 @@ class Restoring(Waking):
             )
 
     def _refuse_too_little_memory(self, attempt: Attempt) -> None:
-        needed = sum(entry.size_bytes for entry in attempt.live["manifest"].files if entry.path.startswith(IMAGES))
+        needed = attempt.live["manifest"].restored_bytes
         free = available_memory_bytes()
         if free < needed:
             raise DriverError(
@@ -228,6 +242,7 @@ class Restoring(Waking):
         missing = set(manifest.cuda.pids) - set(members)
         if missing:
             raise DriverError(Reason.CRIU_RESTORE_FAILED, f"CUDA process {min(missing)} is not there any more")
+        attempt.live["restored"] = {pid: members[pid] for pid in manifest.process.pids if pid in members}
         attempt.live["cuda_host_pids"] = [members[pid] for pid in manifest.cuda.pids]
 
 

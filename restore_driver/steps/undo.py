@@ -18,12 +18,12 @@ from restore_driver.engines import Target
 from restore_driver.errors import DriverError, Reason
 from restore_driver.files import place
 from restore_driver.host import proc
+from restore_driver.host.continuing import continue_tree
 from restore_driver.host.ending import end_processes
 from restore_driver.journal import Facts
 from restore_driver.phases import Undo
 from restore_driver.replica_spec import ReplicaSpec
 from restore_driver.sequence import UndoStep
-from restore_driver.steps.dumping import continue_tree
 from restore_driver.steps.records import forget_record
 from restore_driver.steps.weights import begin_loading, wake
 from restore_driver.tools import Tools
@@ -84,7 +84,7 @@ class _Undoing:
         if facts.get("went_on"):
             return
         if facts.get("stopped"):
-            continue_tree(_still_the_same(facts))
+            continue_tree(_still_the_same(facts), facts["start_ticks"])
 
     def drop_draft(self, facts: Facts, deadline: Deadline) -> None:
         if "draft" in facts:  # once it was published, an old artifact may stand under this name, held by a reader

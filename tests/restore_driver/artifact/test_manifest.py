@@ -101,7 +101,7 @@ def test_a_missing_field_is_named(name: str) -> None:
 @pytest.mark.parametrize(
     ("where", "value"),
     [
-        (("schema_version",), 2),
+        (("schema_version",), 3),
         (("schema_version",), 0),
         (("files", 0, "size_bytes"), -1),
         (("files", 0, "digest"), "0" * 63),

@@ -274,7 +274,7 @@ def test_a_process_that_lives_and_is_wrong_is_killed(
     assert driver.carry_out(made).outcome == "ended"
 
     def count_on(event: str, phase: str) -> None:
-        if (event, phase) == ("end", "criu-restore"):
+        if (event, phase) == ("end", "fill-memory"):
             pid = next(pid for inside, pid in placeholder.members().items() if inside != 1)
             Replica(pid, server.port, server.directory).ask("POST", "/increment")
 

@@ -1,0 +1,160 @@
+"""Writes the memory that was set apart (`apart.py`) into a restored, stopped tree: all cores at once.
+
+process_vm_writev(2) faults the pages in and copies, without the task's help; with transparent huge pages `always` a
+fault brings 2 MiB.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from restore_driver.criu.images import PAGE_BYTES, Run, read_pagemap
+from restore_driver.deadline import Deadline
+from restore_driver.errors import DriverError, Reason
+
+_BLOCK_BYTES = 4 << 20
+"""Written in one call at most, and cut at multiples of it: no two threads fault the same huge page."""
+_MOST_PIECES = 256
+"""In one call; the kernel takes 1,024 (IOV_MAX)."""
+_MOST_THREADS = 16
+_PROT_READ, _MAP_SHARED = 1, 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.process_vm_writev.restype = ctypes.c_ssize_t
+_libc.process_vm_writev.argtypes = (
+    ctypes.c_int,
+    ctypes.c_void_p,
+    ctypes.c_ulong,
+    ctypes.c_void_p,
+    ctypes.c_ulong,
+    ctypes.c_ulong,
+)
+
+
+class _Vector(ctypes.Structure):
+    _fields_ = (("address", ctypes.c_void_p), ("size", ctypes.c_size_t))
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What was written."""
+
+    bytes: int
+    pieces: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class _Write:
+    """One call: pieces of a task's memory, each (address there, address here, bytes)."""
+
+    pid: int
+    pieces: tuple[tuple[int, int, int], ...]
+
+
+def fill(memory: Path, pids: Mapping[int, int], deadline: Deadline, *, threads: int | None = None) -> Filled:
+    """Writes every piece of a directory into the tasks that it is of; they must be stopped.
+
+    Args:
+        memory: pagemaps and pages, as `compact` made them.
+        pids: the tasks' PIDs in the dump -> here.
+        deadline: looked at before each call.
+        threads: None for one a core, 16 at most.
+
+    Raises:
+        DriverError: MANIFEST_INVALID for what is no pagemap, or a pages file of another size; CRIU_RESTORE_FAILED for a
+            task that can't be written; DEADLINE_EXCEEDED.
+    """
+    with ExitStack() as stack:
+        writes: list[_Write] = []
+        for pagemap in sorted(memory.glob("pagemap-[0-9]*.img")):
+            task = int(pagemap.stem.removeprefix("pagemap-"))
+            if task not in pids:
+                raise DriverError(Reason.CRIU_RESTORE_FAILED, f"process {task} is not there any more")
+            writes += _plan(pagemap, pids[task], stack)
+
+        def write(each: _Write) -> None:
+            deadline.left_s()
+            _write(each)
+
+        count = min(threads or len(os.sched_getaffinity(0)), _MOST_THREADS, max(len(writes), 1))
+        with ThreadPoolExecutor(count, thread_name_prefix="fill") as pool:
+            try:
+                list(pool.map(write, writes))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    sizes = [size for each in writes for _, _, size in each.pieces]
+    return Filled(sum(sizes), len(sizes), count)
+
+
+def _plan(pagemap: Path, pid: int, stack: ExitStack) -> Iterator[_Write]:
+    found = read_pagemap(pagemap)
+    pages = pagemap.with_name(f"pages-{found.pages_id}.img")
+    stored = sum(run.pages for run in found.runs) * PAGE_BYTES
+    size = pages.stat().st_size if pages.exists() else 0
+    if size != stored or not size:
+        raise DriverError(
+            Reason.MANIFEST_INVALID, f"{pages.name} holds {size:,} bytes, its pagemap says {stored:,}", "stage it again"
+        )
+    begin = stack.enter_context(_mapped(pages, size))
+    pieces: list[tuple[int, int, int]] = []
+    for address, at, length in _blocks(found.runs):
+        full = sum(piece[2] for piece in pieces) + length > _BLOCK_BYTES or len(pieces) == _MOST_PIECES
+        if pieces and full:
+            yield _Write(pid, tuple(pieces))
+            pieces = []
+        pieces.append((address, begin + at, length))
+    if pieces:
+        yield _Write(pid, tuple(pieces))
+
+
+def _blocks(runs: tuple[Run, ...]) -> Iterator[tuple[int, int, int]]:
+    """Runs cut at multiples of a block: address, place in the pages file, bytes."""
+    at = 0
+    for run in runs:
+        address = run.address
+        while address < run.end:
+            end = min(run.end, (address // _BLOCK_BYTES + 1) * _BLOCK_BYTES)
+            yield address, at, end - address
+            at += end - address
+            address = end
+
+
+@contextmanager
+def _mapped(path: Path, size: int) -> Iterator[int]:
+    """Where a file begins in our memory."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        begin = _libc.mmap(None, size, _PROT_READ, _MAP_SHARED, fd, 0)
+    finally:
+        os.close(fd)
+    if begin == ctypes.c_void_p(-1).value:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(path))
+    try:
+        yield begin
+    finally:
+        _libc.munmap(begin, size)
+
+
+def _write(each: _Write) -> None:
+    count = len(each.pieces)
+    here = (_Vector * count)(*(_Vector(source, size) for _, source, size in each.pieces))
+    there = (_Vector * count)(*(_Vector(address, size) for address, _, size in each.pieces))
+    wanted = sum(size for _, _, size in each.pieces)
+    written = _libc.process_vm_writev(each.pid, here, count, there, count, 0)
+    if written != wanted:
+        why = os.strerror(ctypes.get_errno()) if written < 0 else f"{written:,} of {wanted:,} bytes were taken"
+        raise DriverError(
+            Reason.CRIU_RESTORE_FAILED, f"process {each.pid}'s memory at {each.pieces[0][0]:#x} can't be written: {why}"
+        )
