@@ -122,6 +122,7 @@ def restore(machine: Machine, repeats: int) -> Row:
         "weights_bytes": copies[0]["bytes"],
         "weights_copy_s": statistics.median(copy["copy_s"] for copy in copies),
         "weights_bytes_per_s": rate,
+        "fill": next(phase.details for phase in results[-1].phases if phase.phase == "fill-memory"),
         "resume": next(phase.details for phase in results[-1].phases if phase.phase == "resume"),
         "checkpoint_phases_s": phases([made]),
     }
@@ -175,12 +176,12 @@ def disk(machine: Machine, repeats: int) -> Row:
 
 def unpark(machine: Machine, repeats: int, *, huge_pages: bool = False) -> Row:
     """Park and unpark one replica, weights by the holder."""
-    replica = machine.start("ours", cache=machine.scratch / "fresh-cache")
+    replica = machine.start("parked", cache=machine.scratch / "fresh-cache")
     tokens = replica.answer["tokens"]
-    times_s, parks_s, results, freed = [], [], [], []
+    times_s, parks, results, freed = [], [], [], []
     for _ in range(repeats):
         parked = machine.park(replica, huge_pages=huge_pages)
-        parks_s.append(parked.total_s)
+        parks.append(parked)
         freed.append(next(phase.details for phase in parked.phases if phase.phase == "memory-free"))
         result, took_s = machine.unpark(replica)
         assert replica.generate()["tokens"] == tokens
@@ -190,9 +191,10 @@ def unpark(machine: Machine, repeats: int, *, huge_pages: bool = False) -> Row:
         "total_s": statistics.median(times_s),
         "all_s": times_s,
         "phases_s": phases(results),
-        "park_s": statistics.median(parks_s),
-        "park_all_s": parks_s,
-        "park_phases_s": phases([parked]),
+        "park_s": statistics.median(park.total_s for park in parks),
+        "park_all_s": [park.total_s for park in parks],
+        "park_phases_s": phases(parks),
+        "first_park_phases_s": phases(parks[:1]),
         "memory_proof": freed[-1],
     }
 
@@ -204,7 +206,7 @@ def unpark_huge(machine: Machine, repeats: int) -> Row:
 
 def pause(machine: Machine, repeats: int) -> Row:
     """How long a live replica does not answer while it is checkpointed."""
-    replica = machine.start("ours", cache=machine.scratch / "fresh-cache")
+    replica = machine.start("live", cache=machine.scratch / "fresh-cache")
     tokens = replica.answer["tokens"]
     gaps_s, results = [], []
     for number in range(3):

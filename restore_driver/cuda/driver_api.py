@@ -14,6 +14,7 @@ from restore_driver.cuda.gpu_map import uuid_to_bytes
 from restore_driver.cuda.ports import DeviceMap, NotCuda
 from restore_driver.cuda.states import Action, CudaState, Order
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host import proc
 
 _NOT_CUDA = ("CUDA_ERROR_INVALID_VALUE", "CUDA_ERROR_NOT_INITIALIZED", "CUDA_ERROR_NOT_FOUND")
 """What the driver answers of a process without CUDA. `not initialized` is that process's state and not ours: an
@@ -139,7 +140,8 @@ class Api:
 
 def _failed(call: str, code: str, pid: int | None) -> DriverError:
     what = call if pid is None else f"{call} of process {pid}"
-    if code in _NOT_CUDA and call.startswith("cuCheckpointProcessGet"):
+    nobody = code == "CUDA_ERROR_OPERATING_SYSTEM" and pid is not None and not proc.is_alive(pid)
+    if (code in _NOT_CUDA or nobody) and call.startswith("cuCheckpointProcessGet"):
         return NotCuda(Reason.CUDA_FAILED, f"{what}: {code}", "name a process that uses CUDA")
     if code == "CUDA_ERROR_NOT_READY" and call == "cuCheckpointProcessLock":
         return DriverError(

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from restore_driver.replica.ranges import ScratchRange, WeightsRange
+from restore_driver.replica.stacks import Stacks
 from restore_driver.weights.client import HolderClient
 
 _PATIENCE_S = 600.0
@@ -63,6 +64,7 @@ class ReplicaControl:
         """Held by whoever maps, unmaps or reads the ranges."""
         self._rests = False
         """Between `on_quiesce` and `on_resume`."""
+        self._stacks = Stacks()
         self._torn: set[str] = set()
         """Models that are mapped, but perhaps not whole."""
 
@@ -135,6 +137,8 @@ class ReplicaControl:
             self._resumes += 1
             self._steps.notify_all()
         with self._alone(ends_s):
+            self._take_stacks_back()
+            times.lap("stacks_s")
             self._enter()
             for scratch in self.scratch:
                 if not scratch.range.mapped:
@@ -184,10 +188,13 @@ class ReplicaControl:
         self._synchronize()
         times.lap("drain_s")
         _empty_caches()
+        for ordinal in self._devices():
+            self._stacks.give_up(ordinal)
         self._await(wanted.in_time, wanted, "the replica was not at rest in time")
         times.lap("caches_s")
 
     def _go_on(self) -> None:
+        self._take_stacks_back()
         if self._rests:
             self.on_resume()
             self._rests = False
@@ -264,8 +271,21 @@ class ReplicaControl:
         """torch waits for one device at a time."""
         import torch
 
-        for ordinal in sorted({self.ordinal, *(piece.ordinal for piece in self._ranges())}):
+        for ordinal in self._devices():
             torch.cuda.synchronize(ordinal)
+
+    def _take_stacks_back(self) -> None:
+        for ordinal in self._devices():
+            self._stacks.take_back(ordinal)
+
+    def _devices(self) -> Iterator[int]:
+        """Each in turn, its context current meanwhile; ours is at the end."""
+        import torch
+
+        for ordinal in sorted({self.ordinal, *(piece.ordinal for piece in self._ranges())}):
+            torch.cuda.set_device(ordinal)
+            yield ordinal
+        self._enter()
 
     def _listen(self, listener: socket.socket) -> None:
         while True:

@@ -56,6 +56,13 @@ class Device(Protocol):
         """Page-locks host memory; the function returned takes that back."""
 
 
+_COPY_BYTES = 16 << 20
+"""One copy to the card, the next only once it is there. A copy engine serves whoever waits when a copy ends and none of
+the same process is queued behind it: with two or more queued, a CUDA restore beside them waits for the last (0.61 s
+instead of 0.30 on an H100, whatever their size). Waiting costs 7% of the rate at this size (49 instead of 53 GB/s), 20%
+at a quarter of it."""
+
+
 @dataclass
 class HostDevice:
     """Memfds of a given total size in place of a card."""
@@ -226,9 +233,11 @@ class _CudaMemory:
         self._device._enter()
         stream = call("cuStreamCreate", self._device._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)
         try:
-            address = ctypes.addressof(ctypes.c_char.from_buffer(source))
-            call("cuMemcpyHtoDAsync", self._address, address, len(source), stream)
-            call("cuStreamSynchronize", stream)
+            address, target = ctypes.addressof(ctypes.c_char.from_buffer(source)), int(self._address)
+            for at in range(0, len(source), _COPY_BYTES):
+                size = min(_COPY_BYTES, len(source) - at)
+                call("cuMemcpyHtoDAsync", target + at, address + at, size, stream)
+                call("cuStreamSynchronize", stream)
         finally:
             call("cuStreamDestroy", stream)
 

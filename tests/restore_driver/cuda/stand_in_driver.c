@@ -9,7 +9,9 @@
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +19,7 @@
 #include <unistd.h>
 #include <dirent.h>
 
-enum { SUCCESS = 0, INVALID_VALUE = 1, NOT_INITIALIZED = 3, ILLEGAL_STATE = 401, NOT_FOUND = 500, NOT_READY = 600 };
+enum { SUCCESS = 0, INVALID_VALUE = 1, NOT_INITIALIZED = 3, OPERATING_SYSTEM = 304, ILLEGAL_STATE = 401, NOT_FOUND = 500, NOT_READY = 600 };
 enum { RUNNING, LOCKED, CHECKPOINTED, FAILED };
 enum { CARD_BYTES = 1 << 30, PROCESS_BYTES = 64 << 20 };
 static const char *const NAMES[] = {"running", "locked", "checkpointed", "failed"};
@@ -51,6 +53,9 @@ static int state_of(int pid) {
         if (!strcmp(word, NAMES[state])) return state;
     return -1;
 }
+
+/* Of a process without CUDA, and of one that is not there, as driver 580 answers. */
+static int of_none(int pid) { return kill(pid, 0) && errno == ESRCH ? OPERATING_SYSTEM : INVALID_VALUE; }
 
 static void set_state(int pid, int state) {
     char path[PATH_MAX];
@@ -98,14 +103,14 @@ int cuCheckpointProcessGetState(int pid, int *state) {
     int code = begin("state", pid, "");
     if (code) return code;
     int found = state_of(pid);
-    if (found < 0) return INVALID_VALUE;
+    if (found < 0) return of_none(pid);
     *state = found;
     return SUCCESS;
 }
 
 int cuCheckpointProcessGetRestoreThreadId(int pid, int *tid) {
     if (!initialized) return NOT_INITIALIZED;
-    if (state_of(pid) < 0) return INVALID_VALUE;
+    if (state_of(pid) < 0) return of_none(pid);
     *tid = pid;
     return SUCCESS;
 }

@@ -99,6 +99,21 @@ def mapped(control: ReplicaControl) -> list[bool]:
     return [piece.mapped for piece in control._ranges()]
 
 
+class Stacks:
+    """As `stacks.Stacks`; `there` tells whether a kernel would find them."""
+
+    def __init__(self) -> None:
+        self.there, self.none_left = True, False
+
+    def give_up(self, ordinal: int) -> None:
+        self.there = False
+
+    def take_back(self, ordinal: int) -> None:
+        if self.none_left:
+            raise RuntimeError("cuCtxSetLimit: CUDA_ERROR_OUT_OF_MEMORY")
+        self.there = True
+
+
 class Step:
     """A step that lasts until it is told to end."""
 
@@ -128,6 +143,44 @@ def test_a_timeline(control: ReplicaControl) -> None:
     assert (mapped(control), control.digest()) == ([True] * 3, "d.d")
     assert waiting.runs.wait(LONG_S)
     waiting.end()
+
+
+def test_no_step_runs_without_its_stacks(control: ReplicaControl) -> None:
+    """They are gone while the replica is quiet, and back before a step or `on_resume` may need them; a resume that
+    finds no room for them fails, and can be asked again."""
+    stacks: Any = Stacks()
+    control._stacks, seen = stacks, []
+    control.on_quiesce, control.on_resume = lambda: seen.append(stacks.there), lambda: seen.append(stacks.there)
+    control.quiesce()
+    assert not stacks.there
+    waiting = Step(control)
+
+    stacks.none_left = True
+    with pytest.raises(RuntimeError, match="OUT_OF_MEMORY"):
+        control.resume({"a": "t", "b": "t"}, "/holder")
+    assert not waiting.runs.wait(0.1)
+    stacks.none_left, Holder.ends = False, [None, None]
+    control.resume({"a": "t", "b": "t"}, "/holder")
+    assert waiting.runs.wait(LONG_S) and stacks.there
+    assert seen == [True, True]
+    waiting.end()
+
+
+def test_a_quiesce_that_fails_after_them_gives_the_stacks_back(control: ReplicaControl) -> None:
+    stacks: Any = Stacks()
+    control._stacks = stacks
+    original = control._await
+
+    def await_(done: Any, wanted: Any, late: str) -> None:
+        if not stacks.there:
+            raise TimeoutError(late)
+        original(done, wanted, late)
+
+    control._await = await_  # type: ignore[method-assign]
+    with pytest.raises(TimeoutError, match="at rest in time"):
+        control.quiesce()
+
+    assert stacks.there and mapped(control) == [True] * 3
 
 
 def test_a_step_that_runs_too_long_leaves_all_as_it_was(control: ReplicaControl) -> None:

@@ -3,7 +3,8 @@
  * Device memory is a memfd, device addresses are addresses of the process (reserved without access, mapped by
  * MAP_FIXED), a shareable handle is the memfd itself. So what the real driver promises of virtual memory management
  * holds here, too: addresses stay when memory goes, a mapping outlives its handle, an import is the same memory. Wrong
- * arguments are answered as the driver answers them; `FAIL=name` in the environment has a call say out of memory.
+ * arguments are answered as the driver answers them; `FAIL=name` in the environment has a call say out of memory;
+ * `COPIES=path` names a file that is told of each copy and each wait. A context's stacks are 1 MiB for each 4 bytes.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -27,7 +28,7 @@ struct uuid { unsigned char bytes[16]; };
 
 static int initialized;
 static __thread void *context;
-static size_t used;
+static size_t used, stack_size = 1024;
 
 static int called(const char *name) {
     const char *failing = getenv("FAIL");
@@ -44,6 +45,24 @@ int cuDeviceGetUuid(struct uuid *uuid, int device) { CALLED; (void)device; memcp
 int cuDevicePrimaryCtxRetain(void **made, int device) { CALLED; (void)device; *made = (void *)UUID; return SUCCESS; }
 int cuCtxSetCurrent(void *wanted) { CALLED; context = wanted; return SUCCESS; }
 int cuMemGetInfo(size_t *free, size_t *total) { IN_CONTEXT; *free = CARD_BYTES - used; *total = CARD_BYTES; return SUCCESS; }
+
+int cuCtxGetLimit(size_t *value, int limit) { IN_CONTEXT; if (limit) return INVALID_VALUE; *value = stack_size; return SUCCESS; }
+
+int cuCtxSetLimit(int limit, size_t value) {
+    IN_CONTEXT;
+    if (limit) return INVALID_VALUE;
+    used = used + (value - stack_size) / 4 * (1 << 20);
+    stack_size = value;
+    return SUCCESS;
+}
+
+static void tell(const char *what, size_t size) {
+    const char *path = getenv("COPIES");
+    FILE *copies = path ? fopen(path, "a") : NULL;
+    if (!copies) return;
+    fprintf(copies, "%s %zu\n", what, size);
+    fclose(copies);
+}
 
 int cuMemGetAllocationGranularity(size_t *size, const struct properties *properties, int option) {
     CALLED;
@@ -124,12 +143,13 @@ int cuMemImportFromShareableHandle(struct block **made, void *handle, int kind) 
 int cuMemHostRegister(void *address, size_t size, unsigned flags) { IN_CONTEXT; (void)address; return size && flags == 1 ? SUCCESS : INVALID_VALUE; }
 int cuMemHostUnregister(void *address) { IN_CONTEXT; return address ? SUCCESS : INVALID_VALUE; }
 int cuStreamCreate(void **stream, unsigned flags) { IN_CONTEXT; *stream = malloc(1); return flags == 1 ? SUCCESS : INVALID_VALUE; }
-int cuStreamSynchronize(void *stream) { IN_CONTEXT; return stream ? SUCCESS : INVALID_VALUE; }
+int cuStreamSynchronize(void *stream) { IN_CONTEXT; tell("wait", 0); return stream ? SUCCESS : INVALID_VALUE; }
 int cuStreamDestroy(void *stream) { IN_CONTEXT; free(stream); return SUCCESS; }
 
 int cuMemcpyHtoDAsync(uint64_t target, const void *source, size_t size, void *stream) {
     IN_CONTEXT;
     if (!stream) return INVALID_VALUE;
+    tell("copy", size);
     memcpy((void *)target, source, size);
     return SUCCESS;
 }

@@ -173,3 +173,67 @@ def test_a_range_that_can_not_be_mapped_stays_unmapped(library: Path) -> None:
             [sys.executable, "-c", program], cwd=ROOT, env=environment(library, name), capture_output=True, text=True
         )
         assert done.stdout == f"{name}: CUDA_ERROR_OUT_OF_MEMORY False True\n", done.stderr
+
+
+COPY = """
+import ctypes, mmap, os, sys
+from restore_driver.weights.device import CudaDevice
+
+device = CudaDevice()
+size = 40 << 20
+source = mmap.mmap(-1, size)
+source[:] = bytes(range(1, 251)) * (size // 250) + bytes(size % 250)
+memory = device.allocate(size)
+with memoryview(source) as view:
+    memory.copy_from(view)
+assert ctypes.string_at(int(memory._address), size) == source[:]
+"""
+
+
+def test_a_copy_leaves_the_copy_engine_to_others_in_between(library: Path, tmp_path: Path) -> None:
+    """Never two copies queued: whatever else the card has to copy would wait for the last of them."""
+    subprocess.run(
+        [sys.executable, "-c", COPY],
+        cwd=ROOT,
+        env={**environment(library), "COPIES": str(tmp_path / "copies")},
+        check=True,
+        timeout=60,
+    )
+    told = (tmp_path / "copies").read_text().split("\n")[:-1]
+
+    assert told == [f"copy {16 * MIB}", "wait 0", f"copy {16 * MIB}", "wait 0", f"copy {8 * MIB}", "wait 0"]
+
+
+STACKS = """
+from restore_driver.replica.stacks import Stacks
+from restore_driver.replica.vmm import VmmError, call
+
+call("cuInit", 0)
+call("cuCtxSetCurrent", call("cuDevicePrimaryCtxRetain", 0))
+free, stacks = lambda: call("cuMemGetInfo")[0] >> 20, Stacks()
+before = free()
+stacks.take_back(0)
+for _ in range(2):
+    for _ in range(2):
+        stacks.give_up(0)
+    print(free() - before, end=" ")
+    for _ in range(2):
+        stacks.take_back(0)
+    print(free() - before, end=" ")
+"""
+
+
+@pytest.mark.parametrize(
+    ("fail", "freed_mib"), [("", "256 0 256 0 "), ("cuCtxGetLimit", "0 0 0 0 "), ("cuCtxSetLimit", "0 0 0 0 ")]
+)
+def test_stacks_go_and_come_back_and_stay_where_the_driver_keeps_them(library: Path, fail: str, freed_mib: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STACKS],
+        cwd=ROOT,
+        env=environment(library, fail),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert (done.returncode, done.stdout) == (0, freed_mib), done.stderr
