@@ -17,7 +17,7 @@ from restore_driver.cuda.readings import MemoryReading
 from restore_driver.cuda.states import Action, CudaState, Order, carry_out
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
-from restore_driver.host import process
+from restore_driver.host import proc, process
 
 _LOCK_SHARE = 0.9
 """As with the helper: the program should give up before it is killed."""
@@ -75,7 +75,12 @@ class _Call:
     deadline: Deadline
 
     def state(self, pid: int) -> CudaState:
-        words = self._run("--get-state", "--pid", str(pid)).split()
+        try:
+            words = self._run("--get-state", "--pid", str(pid)).split()
+        except DriverError as error:
+            if isinstance(error, NotCuda) or error.reason is not Reason.CUDA_FAILED or proc.is_alive(pid):
+                raise
+            raise NotCuda(Reason.CUDA_FAILED, error.detail, "name a process that uses CUDA") from error
         if len(words) != 1 or words[0] not in list(CudaState):
             raise DriverError(Reason.CUDA_FAILED, f"{self.program}: process {pid} is {' '.join(words)!r}")
         return CudaState(words[0])

@@ -8,6 +8,7 @@ TEXTS = {
     1: "invalid argument",
     2: "out of memory",
     3: "initialization error",
+    304: "OS call failed or operation not supported on this OS",
     401: "the operation cannot be performed in the present state",
     600: "device not ready",
 }
