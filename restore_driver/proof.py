@@ -83,20 +83,23 @@ def prove(spec: ReplicaSpec, target: Target, before: ProofRecord, deadline_s: fl
     began_s = time.monotonic()
     checks = _Checks(Deadline.after("the proof", deadline_s))
     checks.note("alive", partial(_alive, target))
-    checks.note("listeners", partial(_listens, target, before.listeners))
     if len(spec.proof.requests) != len(before.answers):
         raise DriverError(
             Reason.PROOF_FAILED,
             f"the spec has {len(spec.proof.requests)} known requests, the record {len(before.answers)} answers",
             "restore with the spec of the checkpoint",
         )
-    with ThreadPoolExecutor(1, thread_name_prefix="digest") as aside:  # it reads every byte of the weights: tens of ms
+    with ThreadPoolExecutor(2, thread_name_prefix="proof") as aside:  # both take as long as a request: tens of ms
         digest = None
+        listening = aside.submit(checks.timed, "listeners", partial(_listens, target, before.listeners))
         if before.weights_digest is not None or _wants_digest(spec):
             look = partial(_same_digest, spec, target, before, checks.deadline)
             digest = aside.submit(checks.timed, "weights' digest", look)
-        for known, recorded in zip(spec.proof.requests, before.answers, strict=True):
-            checks.note(_name(known), partial(_prove_one, known, recorded, target, checks.deadline))
+        try:
+            for known, recorded in zip(spec.proof.requests, before.answers, strict=True):
+                checks.note(_name(known), partial(_prove_one, known, recorded, target, checks.deadline))
+        finally:  # that nobody listens says more than that nobody answers
+            checks.held.insert(1, listening.result())
         if digest is not None:
             checks.held.append(digest.result())
     if not spec.proof.requests:

@@ -56,10 +56,19 @@ def set_apart(pieces: Sequence[Piece], plain: Ranges) -> tuple[list[Piece], list
     apart: list[Piece] = []
     for piece in pieces:
         for part, inside in _cut(piece, plain):
-            (apart if inside and part.run.pages >= LEAST_PAGES and part.run.stored else stay).append(part)
+            append(apart if inside and part.run.pages >= LEAST_PAGES and part.run.stored else stay, part)
     if sum(part.run.pages for part in apart) * PAGE_BYTES < LEAST_BYTES:
         return list(pieces), []
     return stay, apart
+
+
+def append(pieces: list[Piece], piece: Piece) -> None:
+    """Joins a piece to the last one where they touch; what touches in memory does so in the file."""
+    if pieces and pieces[-1].run.flags == piece.run.flags and pieces[-1].run.end == piece.run.address:
+        last = pieces[-1]
+        pieces[-1] = Piece(Run(last.run.address, last.run.pages + piece.run.pages, last.run.flags), last.at)
+    else:
+        pieces.append(piece)
 
 
 def _cut(piece: Piece, ranges: Ranges) -> Iterator[tuple[Piece, bool]]:

@@ -1,7 +1,8 @@
 """Drops zero pages from a dump: half of an engine's image is memory that was allocated and never written.
 
-Safe in private anonymous memory alone: a page that the pagemap does not name is not restored there, and reads as zero.
-In a file's mapping it would read as the file, in shared memory it may be another's, so those are left as they are.
+Safe where a page that the pagemap does not name reads as zero: in private anonymous memory, and in shared memory, which
+CRIU keeps in images of its own and restores into a new, empty file. In a file's private mapping it would read as the
+file, so those are left as they are.
 Children that share pages with their parent by copy-on-write are safe, too: CRIU drops an inherited page that the
 child's pagemap does not name (`restore_priv_vma_content`).
 
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from restore_driver.criu.apart import Piece, Ranges, plain_memory, set_apart
+from restore_driver.criu.apart import Piece, Ranges, append, plain_memory, set_apart
 from restore_driver.criu.images import (
     IN_PARENT,
     PAGE_BYTES,
@@ -39,6 +40,9 @@ from restore_driver.errors import DriverError, Reason
 
 _CHUNK_PAGES = 4096
 """Pages looked at together: 16 MiB stay in a core's cache and keep numpy's overhead small."""
+_SHARED = "shmem-"
+"""In the names of pagemaps of shared memory, whose addresses are places in it."""
+_EVERYWHERE: Ranges = ((0, 1 << 64),)
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,15 @@ def compact(
     Raises:
         DriverError: MANIFEST_INVALID naming the file when an image is none of CRIU's or is cut off.
     """
-    tasks = sorted(path.stem.removeprefix("pagemap-") for path in images.glob("pagemap-[0-9]*.img"))
+    tasks, shared = (
+        sorted(path.stem.removeprefix("pagemap-") for path in images.glob(f"pagemap-{kind}[0-9]*.img"))
+        for kind in ("", _SHARED)
+    )
     plain = plain_memory(images, tasks) if memory is not None else {}
     with ThreadPoolExecutor(max_workers=workers or os.cpu_count()) as pool:
-        done = list(pool.map(lambda task: _compact_task(images, task, memory, plain.get(task, ()), look), tasks))
+        done = list(
+            pool.map(lambda task: _compact_task(images, task, memory, plain.get(task, ()), look), [*tasks, *shared])
+        )
     return Compaction(
         before_bytes=sum(each.before_bytes for each in done),
         after_bytes=sum(each.after_bytes for each in done),
@@ -119,7 +128,7 @@ def _compact_task(
         )
     if any(run.flags & IN_PARENT for run in pagemap.runs):
         return Compaction(size, size, stored, 0)  # an incremental dump: an absent page would be the parent's
-    ranges = private_anonymous_ranges(images / f"mm-{task}.img")
+    ranges = _EVERYWHERE if task.startswith(_SHARED) else private_anonymous_ranges(images / f"mm-{task}.img")
     with ExitStack() as stack:
         content = stack.enter_context(_mapped(pages)) if size else memoryview(b"")
         kept = _find_kept(pagemap, content, ranges, look)
@@ -166,7 +175,7 @@ def _find_kept(pagemap: Pagemap, content: memoryview, ranges: Ranges, look: Call
             del words  # else the file could not be unmapped
             for found, dropped in split(part, ranges, zero):
                 if not dropped:
-                    _append(kept, Piece(found, at + found.address - part.address))
+                    append(kept, Piece(found, at + found.address - part.address))
             at += size
     return kept
 
@@ -189,16 +198,6 @@ def _as_pagemap(pagemap: Pagemap, pieces: list[Piece]) -> bytes:
 def _parts(run: Run) -> Iterator[Run]:
     for begin in range(0, run.pages, _CHUNK_PAGES):
         yield Run(run.address + begin * PAGE_BYTES, min(_CHUNK_PAGES, run.pages - begin), run.flags)
-
-
-def _append(pieces: list[Piece], piece: Piece) -> None:
-    """Joins a piece to the last one where they touch; what touches in memory does so in the file."""
-    if pieces and pieces[-1].run.flags == piece.run.flags and pieces[-1].run.end == piece.run.address:
-        last = pieces[-1]
-        joined = Run(last.run.address, last.run.pages + piece.run.pages, last.run.flags)
-        pieces[-1] = Piece(joined, last.at)
-    else:
-        pieces.append(piece)
 
 
 def _within(run: Run, ranges: Ranges) -> np.ndarray:

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from restore_driver.criu import apart as setting_apart
 from restore_driver.criu import compact as compacting
 from restore_driver.criu.compact import Compaction, compact, split
 from restore_driver.criu.images import IN_PARENT, LAZY, PAGE_BYTES, PRESENT, Run, read_pagemap
 from restore_driver.errors import DriverError, Reason
-from tests.restore_driver.criu.wire import mm, pagemap
+from tests.restore_driver.criu.wire import core, mm, pagemap
 
 BASE = 0x7F0000000000
 KINDS = {"private": (0x22, 1 | 1 << 9), "stack": (0x122, 3 | 1 << 9), "file": (0x02, 1 | 1 << 6)}
@@ -40,6 +41,8 @@ class Task:
     areas: list[tuple[Area, int]]
     cuts: frozenset[int]
     lazy: bool
+    rseq_page: int = 0
+    """Where the kernel writes by itself."""
 
     def write(self, images: Path, pid: int) -> None:
         """Its three images; the pages file has another number than the task."""
@@ -61,10 +64,15 @@ class Task:
         (images / f"pagemap-{pid}.img").write_bytes(pagemap(pid + 100, runs, (30, b"a field of tomorrow's")))
         (images / f"pages-{pid + 100}.img").write_bytes(b"".join(CONTENTS[what] for _, what, _ in stored))
         (images / f"mm-{pid}.img").write_bytes(mm(vmas))
+        (images / f"core-{pid}.img").write_bytes(core(rseq=BASE + self.rseq_page * PAGE_BYTES + 160))
 
-    def restored(self, images: Path, pid: int) -> Memory:
+    def restored(self, images: Path, pid: int, apart: Path | None = None) -> Memory:
         """What a restore of the images makes of every page: stored content, zeros, or what the file has there."""
         stored = stored_pages(images, pid)
+        if apart is not None and (apart / f"pagemap-{pid}.img").exists():
+            filled_in = stored_pages(apart, pid)
+            assert not set(filled_in) & {*stored, BASE + self.rseq_page * PAGE_BYTES}
+            stored |= filled_in
         memory: Memory = {}
         at = BASE
         for area, gap in self.areas:
@@ -82,7 +90,7 @@ class Task:
         return sum(len(area.pages) - area.pages.count(".") for area, _ in self.areas)
 
 
-def stored_pages(images: Path, pid: int) -> dict[int, bytes]:
+def stored_pages(images: Path, pid: int | str) -> dict[int, bytes]:
     found = read_pagemap(images / f"pagemap-{pid}.img")
     content = (images / f"pages-{found.pages_id}.img").read_bytes()
     addresses = [run.address + n * PAGE_BYTES for run in found.runs if run.stored for n in range(run.pages)]
@@ -97,34 +105,41 @@ TASKS = st.builds(
     areas=st.lists(st.tuples(AREAS, st.integers(0, 2)), max_size=5),
     cuts=st.frozensets(st.integers(0, 40), max_size=6),
     lazy=st.booleans(),
+    rseq_page=st.integers(0, 20),
 )
 
 
 def everything(images: Path) -> dict[str, tuple[bytes, int]]:
-    return {path.name: (path.read_bytes(), path.stat().st_mode) for path in images.iterdir()}
+    return {path.name: (path.read_bytes(), path.stat().st_mode) for path in images.iterdir() if path.is_file()}
 
 
 @settings(deadline=None)
-@given(tasks=st.lists(TASKS, min_size=1, max_size=3), chunk_pages=st.integers(1, 12))
+@given(tasks=st.lists(TASKS, min_size=1, max_size=3), chunk_pages=st.integers(1, 12), least_pages=st.integers(1, 6))
 def test_restored_memory_is_the_same_and_only_zeros_are_gone(
-    tasks: list[Task], chunk_pages: int, tmp_path_factory: pytest.TempPathFactory
+    tasks: list[Task], chunk_pages: int, least_pages: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Drawn tasks, cut into pieces of drawn size: equal memory, exact numbers, files' and shared pages as they were."""
+    """Drawn tasks, cut into pieces of drawn size, some of them set apart: equal memory, exact numbers, files' and
+    shared pages as they were."""
     images = tmp_path_factory.mktemp("images")
+    apart = images / "apart"
     for pid, task in enumerate(tasks, 1):
         task.write(images, pid)
     before = everything(images)
     memory = [task.restored(images, pid) for pid, task in enumerate(tasks, 1)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compacting, "_CHUNK_PAGES", chunk_pages)
-        done = compact(images, workers=2)
+        patch.setattr(setting_apart, "LEAST_PAGES", least_pages)
+        patch.setattr(setting_apart, "LEAST_BYTES", 2 * PAGE_BYTES)
+        done = compact(images, apart, workers=2)
         after = everything(images)
-        again = compact(images, workers=2)
+        again = compact(images, apart, workers=2)
 
     pages, zeros = sum(task.count() for task in tasks), sum(task.droppable() for task in tasks)
-    assert [task.restored(images, pid) for pid, task in enumerate(tasks, 1)] == memory
-    assert done == Compaction(pages * PAGE_BYTES, (pages - zeros) * PAGE_BYTES, pages, zeros)
-    assert again == Compaction(done.after_bytes, done.after_bytes, pages - zeros, 0)
+    moved = [len(stored_pages(apart, pid)) for pid in range(1, 4) if (apart / f"pagemap-{pid}.img").exists()]
+    assert [task.restored(images, pid, apart) for pid, task in enumerate(tasks, 1)] == memory
+    assert done == Compaction(pages * PAGE_BYTES, (pages - zeros) * PAGE_BYTES, pages, zeros, sum(moved) * PAGE_BYTES)
+    assert all(each >= 2 for each in moved)
+    assert again.zero_pages == again.saved_bytes == again.apart_bytes == 0
     assert everything(images) == after
     assert {name: mode for name, (_, mode) in after.items()} == {name: mode for name, (_, mode) in before.items()}
     assert all(after[name] == before[name] for name in before if name.startswith("mm-"))
@@ -231,3 +246,15 @@ def test_a_missed_deadline_leaves_the_images_as_they_were(calls: int, tmp_path_f
 
 def test_a_dump_without_tasks_is_no_dump_and_costs_nothing(tmp_path: Path) -> None:
     assert compact(tmp_path) == Compaction(0, 0, 0, 0)
+
+
+def test_zeros_of_shared_memory_go_too(tmp_path: Path) -> None:
+    """It has a pagemap of its own, in places and not in addresses, and comes back in a file that is new and empty."""
+    content = CONTENTS["z"] + CONTENTS["d"] + CONTENTS["z"]
+    (tmp_path / "pagemap-shmem-77.img").write_bytes(pagemap(5, [Run(0, 2, PRESENT), Run(5 * PAGE_BYTES, 1, PRESENT)]))
+    (tmp_path / "pages-5.img").write_bytes(content)
+    done = compact(tmp_path, tmp_path / "apart")
+
+    assert done == Compaction(3 * PAGE_BYTES, PAGE_BYTES, 3, 2)
+    assert stored_pages(tmp_path, "shmem-77") == {PAGE_BYTES: CONTENTS["d"]}
+    assert not (tmp_path / "apart").exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from restore_driver.criu.images import IMG_COMMON, MM_MAGIC, PAGEMAP_MAGIC, Run
+from restore_driver.criu.images import CORE_MAGIC, IMG_COMMON, MM_MAGIC, PAGEMAP_MAGIC, Run
 
 Field = tuple[int, int | bytes | float]
 """Number and value: an integer is a varint, a float a fixed64, bytes are length-delimited."""
@@ -41,10 +41,18 @@ def pagemap(pages_id: int, runs: list[Run], *more: Field) -> bytes:
     return image(PAGEMAP_MAGIC, message((1, pages_id), *more), *entries)
 
 
-def mm(vmas: list[tuple[int, int, int, int]], *more: Field) -> bytes:
+def core(task_state: int = 1, rseq: int | None = None, *more: Field) -> bytes:
+    """A thread's registers and the like: the task's state (3 is stopped), and where its rseq area is."""
+    thread = [(1, 0x7F00), (13, b"python")] + ([(15, message((1, rseq), (2, 32), (3, 7)))] if rseq is not None else [])
+    return image(
+        CORE_MAGIC, message((1, 1), (3, message((1, task_state), (6, b"python"))), (5, message(*thread)), *more)
+    )
+
+
+def mm(vmas: list[tuple[int, int, int, int]], *more: Field, prot: int = 3) -> bytes:
     """A task's memory map: (start, end, flags, status) of each area, and fields that we do not know."""
     areas = [
-        (14, message((1, start), (2, end), (3, 0), (4, 0), (5, 3), (6, flags), (7, status), (8, -1 & 2**64 - 1)))
+        (14, message((1, start), (2, end), (3, 0), (4, 0), (5, prot), (6, flags), (7, status), (8, -1 & 2**64 - 1)))
         for start, end, flags, status in vmas
     ]
     return image(MM_MAGIC, message((1, 0x1000), (13, 7), *more, *areas))

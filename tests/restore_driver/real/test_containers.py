@@ -302,11 +302,11 @@ def test_a_user_with_few_rights_has_them_and_no_more_after(capabilities: str, wo
 
 
 def damage(world: World, kind: str) -> Callable[[str, str], None]:
-    """Once the seal was looked at: pages that end too early, on which CRIU spins, or a task that is none."""
+    """Once the seal was looked at: pages that end too early, on which CRIU spins, a task that is none, or memory."""
+    name = {"pages": "images/pages-*.img", "task": "images/core-*.img", "memory": "memory/pages-*.img"}[kind]
 
     def observe(event: str, phase: str) -> None:
         if (event, phase) == ("begin", "criu-restore"):
-            name = "images/pages-*.img" if kind == "pages" else "images/core-*.img"
             image = max(world.artifact.glob(name), key=lambda path: path.stat().st_size)
             image.parent.chmod(0o700)
             image.chmod(0o600)
@@ -321,6 +321,8 @@ def damage(world: World, kind: str) -> Callable[[str, str], None]:
         ("deadline", "criu-restore", "DeadlineExceeded"),
         ("pages", "criu-restore", "DeadlineExceeded"),
         ("task", "criu-restore", "CriuRestoreFailed"),
+        ("memory", "fill-memory", "ManifestInvalid"),
+        ("late", "fill-memory", "DeadlineExceeded"),
         ("proof", "prove", "DeadlineExceeded"),
     ],
 )
@@ -334,7 +336,7 @@ def test_a_failed_restore_takes_all_files_back(failure: str, phase: str, reason:
     (world.target.seen / SHARED).write_text("the target's own, too")
     (world.target.seen / "run/criu.kdat").write_text("a cache of the target's own")
     before, layer = seen(world.target), files_of(world.target.upper)
-    if failure in ("pages", "task"):
+    if failure in ("pages", "task", "memory"):
         result = world.restore(damage(world, failure), criu_restore=2.0)
     else:
         result = world.restore(**{phase.replace("-", "_"): 0.000001})

@@ -287,6 +287,43 @@ def test_a_process_that_lives_and_is_wrong_is_killed(
     clean(placeholder)
 
 
+def test_a_replica_never_runs_without_all_of_its_memory(snapshot: Path, place: Place, state: Path) -> None:
+    """CRIU leaves every thread of the tree stopped, with the large pieces missing; whole, and not before, it goes on."""
+    placeholder, driver, threads = place(), Driver(open_tools(state)), dict[str, list[str]]()
+
+    def look(event: str, phase: str) -> None:
+        if phase == "fill-memory":
+            tasks = [task for pid in placeholder.members().values() for task in Path(f"/proc/{pid}/task").iterdir()]
+            states = [(task / "stat").read_text().rsplit(")", 1)[1].split()[0] for task in tasks]
+            threads[event] = sorted(states)
+
+    result = driver.carry_out(RestoreRequest(artifact=snapshot, placeholder_pid=placeholder.pid), look)
+    filled = next(phase.details for phase in result.phases if phase.phase == "fill-memory")
+
+    assert (result.outcome, filled["bytes"] > 8 << 20) == ("proven", True), result
+    assert len(threads["begin"]) > 3
+    assert threads["begin"].count("T") == len(threads["begin"]) - 1, "all but the placeholder's own"
+    assert "T" not in threads["end"]
+
+
+def test_a_replica_that_ends_before_it_is_whole_is_a_failed_restore(
+    snapshot: Path, place: Place, state: Path, clean: Callable[[Placeholder], None]
+) -> None:
+    placeholder, driver = place(), Driver(open_tools(state))
+
+    def kill(event: str, phase: str) -> None:
+        if (event, phase) == ("begin", "fill-memory"):
+            pids = [pid for inside, pid in placeholder.members().items() if inside != 1]
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            eventually(lambda: not any(proc.is_alive(pid) for pid in pids), "their end")
+
+    result = driver.carry_out(RestoreRequest(artifact=snapshot, placeholder_pid=placeholder.pid), kill)
+
+    assert (result.phase, result.reason, result.fallback) == ("fill-memory", "CriuRestoreFailed", "cold-start"), result
+    clean(placeholder)
+
+
 def test_the_same_pod_never_tries_the_same_snapshot_twice(
     snapshot: Path, place: Place, state: Path, clean: Callable[[Placeholder], None]
 ) -> None:
