@@ -54,7 +54,7 @@ def main() -> int:
     work = Path(tempfile.mkdtemp(prefix="forethaw-benchmark-"))
     agent = subprocess.Popen([sys.executable, "-m", "restore_driver", "agent", "--state", str(work / "state")])
     try:
-        measure(work, chosen.megabytes, chosen.repeats)
+        measure(work, agent, chosen.megabytes, chosen.repeats)
     finally:
         agent.terminate()
         agent.wait()
@@ -62,9 +62,11 @@ def main() -> int:
     return 0
 
 
-def measure(work: Path, megabytes: int, repeats: int) -> None:
+def measure(work: Path, agent: subprocess.Popen[bytes], megabytes: int, repeats: int) -> None:
     socket = work / "state" / "agent.sock"
     while not socket.exists() or not status(socket):
+        if agent.poll() is not None:
+            sys.exit("the agent did not come up")  # and has said why
         time.sleep(0.05)
     artifacts = {compact: work / ("compacted" if compact else "whole") for compact in (True, False)}
     for compact, artifact in artifacts.items():

@@ -30,7 +30,7 @@ def test_the_headline_of_each_result_follows_from_its_rows(path: Path) -> None:
     assert results["ratio_cold_over_restore"] == pytest.approx(rows["cold"]["cold_cache_s"] / results["restore_s"])
     assert results["ratio_warm_over_restore"] == pytest.approx(rows["cold"]["warm_cache_s"] / results["restore_s"])
     assert results["pinned_h2d_share"] == pytest.approx(
-        rows["holder"]["bytes_per_s"] / rows["holder"]["yardstick_bytes_per_s"]
+        rows["restore"]["weights_bytes_per_s"] / rows["holder"]["yardstick_bytes_per_s"]
     )
 
 

@@ -33,12 +33,10 @@ def table(results: dict[str, Any]) -> str:
     def measured(row: str, what: str, note: str = "", key: str = "total_s", all_key: str = "all_s") -> str:
         return line(what, of(row, key), rows.get(row, {}).get(all_key), note)
 
-    copy = rows.get("holder", {})
-    rate = (
-        f"holder {copy['bytes_per_s'] / 1e9:.1f} GB/s, torch beside it {copy['yardstick_bytes_per_s'] / 1e9:.1f} GB/s"
-    )
-    image = (
-        f"image {rows['restore']['image_bytes'] / 1e9:.2f} GB, weights {rows['restore']['weights_bytes'] / 1e9:.1f} GB"
+    restored = rows["restore"]
+    copied = (
+        f"image {restored['image_bytes'] / 1e9:.2f} GB; weights {restored['weights_bytes'] / 1e9:.1f} GB at "
+        f"{restored['weights_bytes_per_s'] / 1e9:.1f} GB/s, {results['pinned_h2d_share']:.2f} of torch's pinned rate"
     )
     lines = [
         "| what | seconds | spread | against restore | |",
@@ -48,15 +46,16 @@ def table(results: dict[str, Any]) -> str:
         ),
         measured("cold", "cold start, warm compile cache", "", "warm_cache_s", "warm_all_s"),
         measured("naive", "CRIU and CUDA alone, all memory in the image"),
-        measured("restore", "**restore**, image in memory", image),
+        measured("restore", "**restore**, image in memory", copied),
         measured("plain", "the same without huge pages for restored memory"),
         measured("small_pages", "the same, image on a tmpfs of small pages"),
         measured("disk", "the same, image on disk, page cache dropped"),
-        measured("unpark", "**unpark**", rate),
+        measured("unpark", "**unpark**", "the same weights"),
         measured("unpark_huge", "unpark, parked on huge pages"),
         measured("unpark", "park", "with the proof that its memory is free", "park_s", "park_all_s"),
         measured("in_turn", "unpark of three smaller models in turn, one card"),
-        measured("clones", "four clones of a smaller model at once, one card", "", "four_at_once_s"),
+        measured("clones", "a smaller model, restored", "", "one_s"),
+        measured("clones", "four clones of it at once, one card", "the last of them", "four_at_once_s"),
         measured("transformers", "a Llama of transformers over HTTP, restored"),
         measured("pause", "pause of a live replica that is checkpointed", "", "pause_s"),
     ]
