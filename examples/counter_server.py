@@ -4,8 +4,8 @@
     python examples/counter_server.py --port 8080 --directory /tmp/counter
 
 It has threads (one ticks), a child process behind two pipes that keeps its own count, a TCP listener with HTTP, a unix
-socket, a piece of shared memory in /dev/shm, and an open file that it appends to. None of that is on disk alone, so a
-restored server that counts on has really been restored. Only the standard library is used.
+socket, a piece of shared memory in /dev/shm, an open file that it appends to, and 12 MiB of memory of its own. None of
+that is on disk alone, so a restored server that counts on has really been restored. Only the standard library is used.
 
     GET /count        {"count": 3}
     POST /increment   {"count": 4}
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import hashlib
 import json
 import mmap
 import os
@@ -30,6 +31,7 @@ from typing import Any
 
 TICK_S = 0.05
 SHARED_BYTES = 4096
+MEMORY_BYTES = 12 << 20
 PATIENCE_S = 5.0
 PR_SET_DUMPABLE = 4
 
@@ -84,6 +86,22 @@ class Child:
         return int.from_bytes(os.read(self._answers, 8), "little")
 
 
+class Memory:
+    """Private memory without a page of zeros; each count is written into one."""
+
+    def __init__(self) -> None:
+        self._pages = mmap.mmap(-1, MEMORY_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        for at in range(0, MEMORY_BYTES, mmap.PAGESIZE):
+            self._pages[at : at + 4] = (at + 1).to_bytes(4, "little")
+
+    def note(self, count: int) -> None:
+        at = count * mmap.PAGESIZE % MEMORY_BYTES
+        self._pages[at : at + 8] = count.to_bytes(8, "big")
+
+    def digest(self) -> str:
+        return hashlib.sha256(self._pages).hexdigest()[:16]
+
+
 class Counter:
     """All that the server holds; one lock for it."""
 
@@ -120,8 +138,10 @@ class Counter:
             os.chown(path, user_id, user_id)
 
     def start(self) -> None:
-        """The child, as the user that the server runs as by now, and then the threads, which no fork takes along."""
+        """The child, as the user that the server runs as by now, and then what no fork takes along: threads, and memory
+        that the two would share."""
         self.child = Child()
+        self._memory = Memory()
         self._ticker = Ticker()
         threading.Thread(target=self._answer_unix, name="unix socket", daemon=True).start()
 
@@ -140,6 +160,7 @@ class Counter:
             self._count += 1
             self.child.add(1)
             os.write(self._file, f"count {self._count}\n".encode())
+            self._memory.note(self._count)
             self._shared[:] = f"count {self._count}".encode().ljust(SHARED_BYTES, b"\0")
             return self._count
 
@@ -154,6 +175,7 @@ class Counter:
                 "threads": sorted(t.name for t in threading.enumerate() if not t.name.startswith("Thread-")),
                 "ticking": self._ticker.is_ticking(),
                 "child": {"pid": self.child.pid, "count": self.child.add(0)},
+                "memory": {"bytes": MEMORY_BYTES, "digest": self._memory.digest()},
                 "shared_memory": {"path": str(self._shared_path), "text": bytes(self._shared).rstrip(b"\0").decode()},
                 "unix_socket": {"path": self._socket_name, "answer": asked},
                 "file": {

@@ -6,18 +6,23 @@ own, in the same format. CRIU restores the tree without them and leaves it stopp
 cores; then the tree goes on.
 
 Left to CRIU is what it or the kernel touches between: pages where the kernel writes a thread's CPU (rseq(2)), read-only
-memory, stacks, files, everything that is shared. A tree of which a task was stopped by itself, or that shares its
-caller's session, is left to CRIU whole: nobody could tell, after, whom to wake, or whether the kernel would (a stopped
-process group that loses its last outside parent is sent SIGHUP and SIGCONT, POSIX's orphaned process groups).
+memory, stacks, files, everything that is shared. So is an area that two tasks have from and to the same addresses: one
+forked the other, CRIU keeps the pages that they still share (in such areas alone), and we would make two of each.
+
+A tree of which a task was stopped by itself, or that shares its caller's session, is left to CRIU whole: nobody could
+tell, after, whom to wake, or whether the kernel would (a stopped process group that loses its last outside parent is
+sent SIGHUP and SIGCONT: POSIX's orphaned process groups).
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from restore_driver.criu.images import PAGE_BYTES, Run, plain_ranges, read_core
+from restore_driver.criu.images import PAGE_BYTES, Run, plain_ranges, private_anonymous_ranges, read_core
 
 LEAST_PAGES = 16
 """Shorter runs stay: of an engine's memory they are 4%, and nine of ten runs."""
@@ -46,8 +51,11 @@ def plain_memory(images: Path, tasks: Sequence[str]) -> dict[str, Ranges]:
     if not cores or any(core.stopped for core in cores):
         return {}
     written = tuple(sorted({core.rseq_address // PAGE_BYTES for core in cores if core.rseq_address is not None}))
-    kernels = tuple((page * PAGE_BYTES, (page + 1) * PAGE_BYTES) for page in written)
-    return {task: tuple(_without(plain_ranges(images / f"mm-{task}.img"), kernels)) for task in tasks}
+    kernels = [(page * PAGE_BYTES, (page + 1) * PAGE_BYTES) for page in written]
+    areas = Counter(area for task in tasks for area in private_anonymous_ranges(images / f"mm-{task}.img"))
+    forked = [area for area, count in areas.items() if count > 1]
+    holes = _merged([*kernels, *forked])
+    return {task: tuple(_without(plain_ranges(images / f"mm-{task}.img"), holes)) for task in tasks}
 
 
 def set_apart(pieces: Sequence[Piece], plain: Ranges) -> tuple[list[Piece], list[Piece]]:
@@ -92,12 +100,27 @@ def _cut(piece: Piece, ranges: Ranges) -> Iterator[tuple[Piece, bool]]:
         yield part(run.end), False
 
 
+def _merged(ranges: list[tuple[int, int]]) -> Ranges:
+    """Those that touch or overlap become one."""
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((start, end))
+    return tuple(found)
+
+
 def _without(ranges: Ranges, holes: Ranges) -> Iterator[tuple[int, int]]:
+    """What the holes leave of the ranges."""
     for start, end in ranges:
-        for low, high in holes:
-            if low < end and high > start:
-                if start < low:
-                    yield start, low
-                start = high
-        if start < end:
-            yield start, end
+        at = start
+        for low, high in holes[max(bisect_right(holes, (start, start)) - 1, 0) :]:
+            if low >= end:
+                break
+            if high > at:
+                if at < low:
+                    yield at, low
+                at = high
+        if at < end:
+            yield at, end

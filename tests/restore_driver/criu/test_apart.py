@@ -107,3 +107,31 @@ def test_a_core_that_is_torn_is_named(images: Path) -> None:
         plain_memory(images, ["7"])
 
     assert (caught.value.reason, "core-7.img" in caught.value.detail) == (Reason.MANIFEST_INVALID, True)
+
+
+AREAS = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 12)), max_size=6)
+
+
+@given(tasks=st.lists(AREAS, min_size=1, max_size=4), rseq=st.lists(st.integers(0, 60), max_size=3))
+def test_areas_that_two_tasks_have_alike_are_left_to_criu(
+    tasks: list[list[tuple[int, int]]], rseq: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """They may share its pages since a fork, and would have two copies after; each other page is set apart for one."""
+    images, all_of = tmp_path_factory.mktemp("images"), list[list[tuple[int, int]]]()
+    for number, areas in enumerate(tasks):
+        page, found = 0, []
+        for gap, length in areas:
+            found.append((page + gap, page + gap + length))
+            page += gap + length
+        (images / f"mm-{number}.img").write_bytes(mm([(at(first), at(end), *PLAIN) for first, end in found]))
+        all_of.append(found)
+    (images / "core-0.img").write_bytes(core())
+    for number, page in enumerate(rseq, 1):
+        (images / f"core-{number}.img").write_bytes(core(rseq=at(page) + 8))
+    plain = plain_memory(images, [str(number) for number in range(len(tasks))])
+
+    twice = {area for areas in all_of for area in areas if sum(area in others for others in all_of) > 1}
+    left = {page for first, end in twice for page in range(first, end)} | set(rseq)
+    for number, areas in enumerate(all_of):
+        seen = [page for low, high in plain[str(number)] for page in range((low - BASE) >> 12, (high - BASE) >> 12)]
+        assert seen == [page for first, end in areas for page in range(first, end) if page not in left]

@@ -63,18 +63,26 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def test_the_sample_server_holds_a_bit_of_everything(server: Server, tmp_path: Path) -> None:
     for _ in range(2):
         server.ask("POST", "/increment")
+    memory = server.ask("GET", "/state")["memory"]
+    server.ask("POST", "/increment")
     state = server.ask("GET", "/state")
 
+    assert memory["digest"] != state["memory"]["digest"]
     assert state == {
-        "count": 2,
+        "count": 3,
         "pid": server.child.pid,
         "user_id": os.getuid(),
         "threads": ["MainThread", "ticker", "unix socket"],
         "ticking": True,
-        "child": {"pid": proc.children(server.child.pid)[0], "count": 2},
-        "shared_memory": {"path": f"/dev/shm/forethaw-counter-{server.port}", "text": "count 2"},
-        "unix_socket": {"path": "counter.sock", "answer": "2"},
-        "file": {"path": str(tmp_path / "directory" / "counter.log"), "offset": 16, "text": "count 1\ncount 2\n"},
+        "child": {"pid": proc.children(server.child.pid)[0], "count": 3},
+        "shared_memory": {"path": f"/dev/shm/forethaw-counter-{server.port}", "text": "count 3"},
+        "memory": {"bytes": 12 << 20, "digest": state["memory"]["digest"]},
+        "unix_socket": {"path": "counter.sock", "answer": "3"},
+        "file": {
+            "path": str(tmp_path / "directory" / "counter.log"),
+            "offset": 24,
+            "text": "count 1\ncount 2\ncount 3\n",
+        },
     }
     assert server.ask("GET", "/state") == state
 

@@ -158,3 +158,13 @@ def forethaw(*words: str | Path, state: Path, ok: tuple[int, ...] = (0,)) -> dic
     assert done.returncode in ok, f"exit code {done.returncode}: {done.stdout}{done.stderr}"
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
+
+
+@pytest.fixture
+def snapshot(start: Start, state: Path, tmp_path: Path) -> Path:
+    """An artifact of a server that counted to three; the server has ended."""
+    server = start()
+    for _ in range(3):
+        server.ask("POST", "/increment")
+    forethaw("checkpoint", str(server.pid), tmp_path / "artifacts" / "snapshot", "--end", state=state)
+    return tmp_path / "artifacts" / "snapshot"

@@ -33,16 +33,6 @@ from tests.restore_driver.real.conftest import ROOT, Place, Replica, Start, even
 
 
 @pytest.fixture
-def snapshot(start: Start, state: Path, tmp_path: Path) -> Path:
-    """An artifact of a server that counted to three; the server has ended."""
-    server = start()
-    for _ in range(3):
-        server.ask("POST", "/increment")
-    forethaw("checkpoint", str(server.pid), tmp_path / "artifacts" / "snapshot", "--end", state=state)
-    return tmp_path / "artifacts" / "snapshot"
-
-
-@pytest.fixture
 def clean(tmp_path: Path) -> Iterator[Callable[[Placeholder], None]]:
     """Asserts that a failed restore left nothing; the machine's mounts are compared at the test's end, too."""
     before = mounts(tmp_path)
@@ -284,43 +274,6 @@ def test_a_process_that_lives_and_is_wrong_is_killed(
     assert (
         (result.detail or "").replace("\\", "").endswith('answered "{"count": 1}", expected "{"count": 0}" as before')
     )
-    clean(placeholder)
-
-
-def test_a_replica_never_runs_without_all_of_its_memory(snapshot: Path, place: Place, state: Path) -> None:
-    """CRIU leaves every thread of the tree stopped, with the large pieces missing; whole, and not before, it goes on."""
-    placeholder, driver, threads = place(), Driver(open_tools(state)), dict[str, list[str]]()
-
-    def look(event: str, phase: str) -> None:
-        if phase == "fill-memory":
-            tasks = [task for pid in placeholder.members().values() for task in Path(f"/proc/{pid}/task").iterdir()]
-            states = [(task / "stat").read_text().rsplit(")", 1)[1].split()[0] for task in tasks]
-            threads[event] = sorted(states)
-
-    result = driver.carry_out(RestoreRequest(artifact=snapshot, placeholder_pid=placeholder.pid), look)
-    filled = next(phase.details for phase in result.phases if phase.phase == "fill-memory")
-
-    assert (result.outcome, filled["bytes"] > 8 << 20) == ("proven", True), result
-    assert len(threads["begin"]) > 3
-    assert threads["begin"].count("T") == len(threads["begin"]) - 1, "all but the placeholder's own"
-    assert "T" not in threads["end"]
-
-
-def test_a_replica_that_ends_before_it_is_whole_is_a_failed_restore(
-    snapshot: Path, place: Place, state: Path, clean: Callable[[Placeholder], None]
-) -> None:
-    placeholder, driver = place(), Driver(open_tools(state))
-
-    def kill(event: str, phase: str) -> None:
-        if (event, phase) == ("begin", "fill-memory"):
-            pids = [pid for inside, pid in placeholder.members().items() if inside != 1]
-            for pid in pids:
-                os.kill(pid, signal.SIGKILL)
-            eventually(lambda: not any(proc.is_alive(pid) for pid in pids), "their end")
-
-    result = driver.carry_out(RestoreRequest(artifact=snapshot, placeholder_pid=placeholder.pid), kill)
-
-    assert (result.phase, result.reason, result.fallback) == ("fill-memory", "CriuRestoreFailed", "cold-start"), result
     clean(placeholder)
 
 

@@ -1,0 +1,166 @@
+"""Memory that a restore fills in beside CRIU: whole before anybody runs, and none of it twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from restore_driver.artifact import manifest as manifests
+from restore_driver.artifact.compacting import compact_artifact
+from restore_driver.driver import Driver
+from restore_driver.host import proc
+from restore_driver.placeholder.create import Placeholder
+from restore_driver.replica_spec import ReplicaSpec
+from restore_driver.requests import CheckpointRequest, RestoreRequest
+from restore_driver.sequence import Result
+from restore_driver.tools import open_tools
+from tests.restore_driver.real.conftest import Place, eventually
+
+MIB = 1 << 20
+FAMILY = f"""
+import mmap, os, time
+
+def memory(size):
+    made = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    made[:] = b"not zero" * (size // 8)
+    return made
+
+before = memory(48 * {MIB})
+before.madvise(mmap.MADV_DONTDUMP)  # a flag of its own, else the kernel makes one area of it and the next
+if os.fork():
+    after = memory(32 * {MIB})
+    print("ready", flush=True)
+while True:
+    time.sleep(0.01)
+"""
+
+
+@contextmanager
+def family(*, session: bool = True) -> Iterator[int]:
+    """A process and its forked child: 48 MiB are both's, 32 MiB the parent's own; the parent's PID."""
+    argv = [os.path.realpath(sys.executable), "-c", FAMILY]
+    child = subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=session
+    )
+    assert child.stdout is not None
+    try:
+        assert child.stdout.readline() == b"ready\n"
+        yield child.pid
+    finally:
+        for pid in proc.tree(child.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+
+
+def moved(driver: Driver, pid: int, artifact: Path, placeholder: Placeholder) -> tuple[Result, dict[int, int]]:
+    """Checkpointed, ended and restored; the restore's result, and the PIDs by those that they had."""
+    inside = {proc.pid_chain(each)[-1]: each for each in proc.tree(pid)}
+    made = driver.carry_out(CheckpointRequest(pid=pid, artifact=artifact, replica=ReplicaSpec(), leave_running=False))
+    assert made.outcome == "ended", made
+    result = driver.carry_out(RestoreRequest(artifact=artifact, placeholder_pid=placeholder.pid))
+    assert result.outcome == "proven", result
+    members = placeholder.members()
+    return result, {pid: members[number] for number, pid in inside.items()}
+
+
+def rollup_mib(pid: int) -> dict[str, int]:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    return {line.split(":")[0]: int(line.split()[1]) >> 10 for line in lines}
+
+
+def states(pid: int) -> str:
+    """A letter a thread, as /proc tells them."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return "".join(sorted((task / "stat").read_text().rsplit(")", 1)[1].split()[0] for task in tasks))
+
+
+def filled_mib(result: Result) -> int:
+    return int(next(phase.details for phase in result.phases if phase.phase == "fill-memory")["bytes"]) >> 20
+
+
+def test_pages_that_a_fork_shares_stay_one(state: Path, place: Place, tmp_path: Path) -> None:
+    """Set apart and filled in for each, they would take their room twice; the parent's own are filled in."""
+    with family() as parent:
+        child = next(iter(proc.children(parent)))
+        result, now = moved(Driver(open_tools(state)), parent, tmp_path / "a" / "snapshot", place())
+
+    assert 32 <= filled_mib(result) < 48
+    assert min(rollup_mib(now[pid])["Shared_Dirty"] for pid in (parent, child)) >= 48
+    assert rollup_mib(now[parent])["Private_Dirty"] >= 32
+    assert rollup_mib(now[child])["Private_Dirty"] < 16
+
+
+def test_a_task_that_was_stopped_stays_so_and_the_others_run(state: Path, place: Place, tmp_path: Path) -> None:
+    """Filling memory in ends by waking the tree: so such a tree is left to CRIU, which knows who was stopped."""
+    with family() as parent:
+        child = next(iter(proc.children(parent)))
+        os.kill(child, signal.SIGSTOP)
+        eventually(lambda: states(child) == "T", "its stop")
+        result, now = moved(Driver(open_tools(state)), parent, tmp_path / "a" / "snapshot", place())
+
+    assert (filled_mib(result), (tmp_path / "a" / "snapshot" / manifests.MEMORY).exists()) == (0, False)
+    assert (states(now[child]), "T" in states(now[parent])) == ("T", False)
+
+
+def test_a_tree_in_its_callers_session_is_left_to_criu(state: Path, place: Place, tmp_path: Path) -> None:
+    """Stopped when CRIU ends, its process group would be orphaned, and the kernel would hang up on it."""
+    with family(session=False) as parent:
+        result, now = moved(Driver(open_tools(state)), parent, tmp_path / "a" / "snapshot", place())
+
+    assert manifests.load(tmp_path / "a" / "snapshot").process.shell_job
+    assert filled_mib(result) == 0
+    assert all(proc.is_alive(pid) for pid in now.values())
+
+
+def test_an_artifact_that_was_left_whole_is_set_apart_later(state: Path, place: Place, tmp_path: Path) -> None:
+    """`forethaw compact` on what `--no-compact` made."""
+    driver, artifact = Driver(open_tools(state)), tmp_path / "a" / "snapshot"
+    with family() as parent:
+        request = CheckpointRequest(pid=parent, artifact=artifact, replica=ReplicaSpec(), compact=False)
+        assert driver.carry_out(request).outcome == "published"
+    first, second = compact_artifact(artifact), compact_artifact(artifact)
+    result = driver.carry_out(RestoreRequest(artifact=artifact, placeholder_pid=place().pid))
+
+    assert first.compaction.apart_bytes >= 32 * MIB
+    assert (second.replaced, second.digest) == (False, first.digest)
+    assert (result.outcome, filled_mib(result) >= 32) == ("proven", True)
+
+
+def test_a_replica_never_runs_without_all_of_its_memory(snapshot: Path, place: Place, state: Path) -> None:
+    """CRIU leaves every thread of the tree stopped, the large pieces missing; whole, and not before, it goes on."""
+    placeholder, driver, threads = place(), Driver(open_tools(state)), dict[str, str]()
+
+    def look(event: str, phase: str) -> None:
+        if phase == "fill-memory":
+            threads[event] = "".join(states(pid) for pid in placeholder.members().values())
+
+    result = driver.carry_out(RestoreRequest(artifact=snapshot, placeholder_pid=placeholder.pid), look)
+    filled = next(phase.details for phase in result.phases if phase.phase == "fill-memory")
+
+    assert (result.outcome, filled["bytes"] > 8 << 20) == ("proven", True), result
+    assert len(threads["begin"]) > 3
+    assert threads["begin"].count("T") == len(threads["begin"]) - 1, "all but the placeholder's own"
+    assert "T" not in threads["end"]
+
+
+def test_a_replica_that_ends_before_it_is_whole_is_a_failed_restore(snapshot: Path, place: Place, state: Path) -> None:
+    placeholder, driver = place(), Driver(open_tools(state))
+
+    def kill(event: str, phase: str) -> None:
+        if (event, phase) == ("begin", "fill-memory"):
+            pids = [pid for inside, pid in placeholder.members().items() if inside != 1]
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            eventually(lambda: not any(proc.is_alive(pid) for pid in pids), "their end")
+
+    result = driver.carry_out(RestoreRequest(artifact=snapshot, placeholder_pid=placeholder.pid), kill)
+
+    assert (result.phase, result.reason, result.fallback) == ("fill-memory", "CriuRestoreFailed", "cold-start"), result
+    assert set(placeholder.members()) == {1}
