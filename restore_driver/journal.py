@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.disk import write_all
 
 Facts = dict[str, Any]
 """JSON values by name: all that an undo may know."""
@@ -88,9 +89,7 @@ class Journal:
         os.close(self.fd)
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        rest = memoryview((json.dumps(line) + "\n").encode())
-        while rest:
-            rest = rest[os.write(self.fd, rest) :]
+        write_all(self.fd, (json.dumps(line) + "\n").encode())
 
 
 def path_of(directory: Path, key: str) -> Path:

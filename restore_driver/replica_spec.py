@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from restore_driver.errors import DriverError, Reason
+from restore_driver.wrong import shown_value, where_and_why
 
 Url = Annotated[str, Field(pattern=r"^http://[^/\s?#@]+(/[^\s#]*)?$")]
 """Plain HTTP with a host: the replica answers within its own network namespace."""
@@ -232,14 +233,9 @@ def load_replica_spec(path: Path) -> ReplicaSpec:
     try:
         return ReplicaSpec.model_validate(content)
     except ValidationError as error:
+        where, why = where_and_why(error, "the spec")
         raise DriverError(
-            Reason.REQUEST_INVALID, f"{path}: {_first(error)}", "examples/counter_server.toml shows a whole one"
+            Reason.REQUEST_INVALID,
+            f"{path}: {where} is {shown_value(error)}: {why}",
+            "examples/counter_server.toml shows a whole one",
         ) from error
-
-
-def _first(error: ValidationError) -> str:
-    """Field, value and rule of the first thing that is wrong."""
-    first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the spec"
-    value = repr(first["input"])
-    return f"{where} is {value if len(value) <= 80 else value[:77] + '...'}: {first['msg']}"

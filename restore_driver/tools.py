@@ -104,7 +104,7 @@ class Tools:
     """CRIU's look at the kernel (`criu/kerndat.py`)."""
 
 
-def open_tools(state: Path = STATE, *, with_criu: bool = True, resident: bool = False) -> Tools:
+def open_tools(state: Path = STATE, *, resident: bool = False) -> Tools:
     """Looks for CRIU and the GPUs, starts the CUDA helper where there are any.
 
     Who is `resident` also has CRIU look at the kernel once: that costs three times what it saves a restore.
@@ -116,6 +116,6 @@ def open_tools(state: Path = STATE, *, with_criu: bool = True, resident: bool = 
     directories.make()
     machine = here()
     cuda, why_not = open_cuda() if machine.gpus else (None, "this machine shows no NVIDIA GPU")
-    criu = find_criu() if with_criu else None
+    criu = find_criu()
     cache = kerndat.make(criu, state) if criu is not None and resident else None
     return Tools(directories, criu, cuda, why_not, machine.gpus, machine, cache)

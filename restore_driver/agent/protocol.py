@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import json
 import socket
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from restore_driver.errors import DriverError, Reason
-from restore_driver.tools import STATE
 
-SOCKET = STATE / "agent.sock"
 LONGEST_LINE_BYTES = 1 << 20
 
 
@@ -46,19 +43,6 @@ def lines(connection: socket.socket) -> Iterator[dict[str, Any]]:
         if not more:
             return
         buffered += more
-
-
-def peer_user_id(connection: socket.socket) -> int:
-    """User id of the process that connected."""
-    return peer(connection)[1]
-
-
-def peer(connection: socket.socket) -> tuple[int, int]:
-    """PID, as this pid namespace numbers it, and user id of the process that connected, as the kernel vouches for them
-    (SO_PEERCRED, unix(7))."""
-    packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid, user_id, _ = struct.unpack("3i", packed)
-    return int(pid), int(user_id)
 
 
 def connect(path: Path, deadline_s: float) -> socket.socket:

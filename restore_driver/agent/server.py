@@ -19,11 +19,13 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from restore_driver.agent.protocol import lines, peer_user_id, send
+from restore_driver.agent.protocol import lines, send
 from restore_driver.driver import Driver
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.trusted import require_trusted
+from restore_driver.host.unix_sockets import listen, peer
 from restore_driver.requests import AnyRequest
+from restore_driver.wrong import refused_request
 
 _REQUEST: TypeAdapter[AnyRequest] = TypeAdapter(AnyRequest)
 _PATIENCE_S = 30.0
@@ -52,14 +54,7 @@ class Agent:
             raise DriverError(Reason.REQUEST_INVALID, f"{self.path} is there and is no socket", "give another --socket")
         if self._answers():
             raise DriverError(Reason.BUSY, f"an agent serves {self.path} already", "stop it, or give another --socket")
-        self.path.unlink(missing_ok=True)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o177)
-        try:
-            self._listener.bind(str(self.path))
-        finally:
-            os.umask(before)
-        self._listener.listen(16)
+        self._listener = listen(str(self.path), 16)
 
     def serve(self, ready: Callable[[], None] = lambda: None) -> None:
         """Answers until `stop`, then waits for the attempts at work."""
@@ -100,7 +95,7 @@ class Agent:
         with connection, suppress(ConnectionError, TimeoutError):
             connection.settimeout(_PATIENCE_S)
             try:
-                if peer_user_id(connection) not in (0, os.geteuid()):
+                if peer(connection)[1] not in (0, os.geteuid()):
                     raise DriverError(Reason.NOT_TRUSTED, "only root may ask this agent")
                 message = next(lines(connection), None)
                 if message is not None:
@@ -115,9 +110,7 @@ class Agent:
         try:
             request = _REQUEST.validate_python(message, strict=False)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "do"
-            raise DriverError(Reason.REQUEST_INVALID, f"{where}: {first['msg']}, got {first['input']!r}") from error
+            raise refused_request(error) from error
 
         def observe(event: str, phase: str) -> None:
             with suppress(OSError):  # a caller that went away doesn't end the attempt

@@ -14,7 +14,7 @@ from restore_driver.artifact.manifest import IMAGES, MEMORY
 from restore_driver.artifact.publish import Draft
 from restore_driver.artifact.seal import seal_as_it_is, verify
 from restore_driver.criu.compact import Compaction, compact
-from restore_driver.errors import DriverError, Reason
+from restore_driver.host.disk import require_free
 
 _CHUNK_BYTES = 1 << 30
 _FROM_THE_FILES = ("name", "files", "schema_version")
@@ -26,8 +26,11 @@ class Compacted:
 
     digest: str
     compaction: Compaction
-    replaced: bool
-    """False when there was nothing to save, and nothing was touched."""
+
+    @property
+    def replaced(self) -> bool:
+        """False when there was nothing to save, and nothing was touched."""
+        return bool(self.compaction.saved_bytes or self.compaction.apart_bytes)
 
 
 def compact_artifact(artifact: Path) -> Compacted:
@@ -38,25 +41,22 @@ def compact_artifact(artifact: Path) -> Compacted:
     """
     before = verify(artifact)
     needed = sum(entry.size_bytes for entry in before.files)
-    free = os.statvfs(artifact.parent).f_bavail * os.statvfs(artifact.parent).f_frsize
-    if free < needed:
-        raise DriverError(
-            Reason.DISK_FULL, f"{artifact.parent} has {free:,} bytes free, the copy needs {needed:,}", "free some space"
-        )
+    require_free(artifact.parent, needed, "the copy needs")
     draft = Draft.open(artifact)
     try:
         for entry in before.files:
             _copy(artifact / entry.path, draft.path / entry.path)
         apart = None if before.process.shell_job else draft.path / MEMORY
         compaction = compact(draft.path / IMAGES, apart)
-        if not (compaction.saved_bytes or compaction.apart_bytes):
-            return Compacted(manifests.digest(before), compaction, False)
+        unchanged = Compacted(manifests.digest(before), compaction)
+        if not unchanged.replaced:
+            return unchanged
         about = {name: value for name, value in before if name not in _FROM_THE_FILES}
         after = draft.commit({**about, "compacted_bytes": before.compacted_bytes + compaction.saved_bytes})
         seal_as_it_is(artifact)
     finally:
         draft.close()
-    return Compacted(manifests.digest(after), compaction, True)
+    return Compacted(manifests.digest(after), compaction)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -16,6 +16,7 @@ from restore_driver.fingerprint import Fingerprint
 from restore_driver.host.trusted import refuse_escaping
 from restore_driver.proof import ProofRecord
 from restore_driver.replica_spec import ReplicaSpec
+from restore_driver.wrong import where_and_why
 
 NAME = "manifest.json"
 IMAGES = "images"
@@ -153,9 +154,8 @@ def parse(content: bytes, where: str) -> Manifest:
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise DriverError(Reason.MANIFEST_INVALID, f"{where}: {field}: {first['msg']}", _MEND) from error
+        field, why = where_and_why(error, "the file")
+        raise DriverError(Reason.MANIFEST_INVALID, f"{where}: {field}: {why}", _MEND) from error
 
 
 _MEND = "make the snapshot anew, or stage it again"

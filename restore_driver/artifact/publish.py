@@ -22,6 +22,7 @@ from restore_driver.artifact.digest import digest_files, list_files
 from restore_driver.artifact.hold import alone
 from restore_driver.artifact.manifest import NAME, FileEntry, Manifest, to_bytes
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.disk import sync
 from restore_driver.host.trusted import require_trusted
 
 PREFIX = ".draft-"
@@ -75,12 +76,12 @@ class Draft:
             manifest = Manifest(name=self.target.name, files=entries, **about)
             step("sync")
             for name in names:
-                _sync(self.path / name)
+                sync(self.path / name)
             step("manifest")
             (self.path / NAME).write_bytes(to_bytes(manifest))
-            _sync(self.path / NAME)
+            sync(self.path / NAME)
             for directory in {(self.path / name).parent for name in names} | {self.path}:
-                _sync(directory)
+                sync(directory)
             step("rename")
             swap_in(self.path, self.target, step)
             self._published = True
@@ -102,7 +103,7 @@ def swap_in(path: Path, target: Path, step: Callable[[str], None] = lambda _: No
     """Puts a finished directory in its place by one rename; what stood there goes away after."""
     while not (_exchanged(path, target) or _renamed(path, target)):
         pass  # whoever else publishes here came, or what stood there went, between the two
-    _sync(target.parent)
+    sync(target.parent)
     step("remove old")
     # The old one, if there was one; what a reader holds goes with the next sweep.
     with suppress(DriverError), alone(path):
@@ -154,11 +155,3 @@ def _renamed(one: Path, other: Path) -> bool:
             return False
         raise
     return True
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -55,7 +55,8 @@ def compact(artifact: Artifact, as_json: AsJson = False) -> None:
         replaced=done.replaced,
         before_bytes=done.compaction.before_bytes,
         after_bytes=done.compaction.after_bytes,
-        saved_bytes=done.compaction.before_bytes - done.compaction.after_bytes,
+        saved_bytes=done.compaction.saved_bytes,
+        apart_bytes=done.compaction.apart_bytes,
         took_s=time.monotonic() - began_s,
     )
 

@@ -16,6 +16,7 @@ import typer
 from pydantic import ValidationError
 
 from restore_driver.errors import DriverError, Reason
+from restore_driver.wrong import refused_request
 
 FAILED, REFUSED = 1, 2
 
@@ -37,9 +38,7 @@ def carry_out(make: Callable[[], Any], state: Path, agent: Path | None, as_json:
     except DriverError as error:
         refuse(error, as_json)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        refuse(DriverError(Reason.REQUEST_INVALID, f"{where}: {first['msg']}, got {first['input']!r}"), as_json)
+        refuse(refused_request(error), as_json)
     if as_json:
         typer.echo(result.model_dump_json(indent=2))
     else:
@@ -48,10 +47,10 @@ def carry_out(make: Callable[[], Any], state: Path, agent: Path | None, as_json:
         raise typer.Exit(REFUSED if result.outcome == "refused" else FAILED)
 
 
-def tell_recovered(recovered: Iterable[Any]) -> None:
+def tell_recovered(recovered: Iterable[Any], *, err: bool = True) -> None:
     """What was taken back of attempts whose driver died, and what of it failed."""
     for each in recovered:
-        typer.echo(f"took back {each.attempt}: {', '.join(each.undone) or 'nothing to undo'}", err=True)
+        typer.echo(f"took back {each.attempt}: {', '.join(each.undone) or 'nothing to undo'}", err=err)
         for sentence in each.errors:
             typer.echo(f"  undo failed: {sentence}", err=True)
 
@@ -71,9 +70,16 @@ def open_driver(state: Path, *, resident: bool = False) -> Any:
 
 
 def refuse(error: DriverError, as_json: bool = False) -> NoReturn:
+    _end("refused", REFUSED, error, as_json)
+
+
+def fail(error: DriverError, as_json: bool = False) -> NoReturn:
+    _end("failed", FAILED, error, as_json)
+
+
+def _end(outcome: str, exit_code: int, error: DriverError, as_json: bool) -> NoReturn:
     if as_json:
-        typer.echo(
-            json.dumps({"outcome": "refused", "reason": error.reason, "detail": error.detail, "mend": error.mend})
-        )
+        said = {"outcome": outcome, "reason": error.reason, "detail": error.detail, "mend": error.mend}
+        typer.echo(json.dumps(said))
     print(error, file=sys.stderr)
-    raise typer.Exit(REFUSED)
+    raise typer.Exit(exit_code)

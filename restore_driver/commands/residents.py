@@ -36,16 +36,14 @@ def recover(state: StateDirectory = STATE, as_json: AsJson = False) -> None:
     import dataclasses
 
     try:
-        done = [dataclasses.asdict(each) for each in open_driver(state).recover()]
+        done = list(open_driver(state).recover())
     except DriverError as error:
         refuse(error, as_json)
     if as_json:
-        typer.echo(json.dumps(done))
-    for each in [] if as_json else done:
-        typer.echo(f"{each['attempt']}: {', '.join(each['undone']) or 'nothing to undo'}")
-        for sentence in each["errors"]:
-            typer.echo(f"  undo failed: {sentence}", err=True)
-    if any(each["errors"] for each in done):
+        typer.echo(json.dumps([dataclasses.asdict(each) for each in done]))
+    else:
+        tell_recovered(done, err=False)
+    if any(each.errors for each in done):
         raise typer.Exit(FAILED)
 
 

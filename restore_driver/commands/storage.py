@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from restore_driver.commands.ending import FAILED, refuse
+from restore_driver.commands.ending import fail, refuse
 from restore_driver.commands.options import OUTPUT, AsJson
 from restore_driver.errors import DriverError, Reason
 
@@ -256,16 +256,8 @@ def _ending(as_json: bool) -> Iterator[list[Any]]:
         yield begun
     except DriverError as error:
         if any(task.begun for task in begun):
-            _fail(error, as_json)
+            fail(error, as_json)
         refuse(error, as_json)
-
-
-def _fail(error: DriverError, as_json: bool) -> NoReturn:
-    if as_json:
-        said = {"outcome": "failed", "reason": error.reason, "detail": error.detail, "mend": error.mend}
-        typer.echo(json.dumps(said))
-    print(error, file=sys.stderr)
-    raise typer.Exit(FAILED)
 
 
 def _print_catalog(catalog: Catalog) -> None:

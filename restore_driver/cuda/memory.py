@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from restore_driver.cuda.readings import MemoryReading
-from restore_driver.cuda.smi import read_memory as read_by_smi
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
 
@@ -42,12 +41,8 @@ class MemoryProof:
 
     pids: tuple[int, ...]
     reading: MemoryReading
+    """While the processes still held their memory."""
     read: Read
-
-    @classmethod
-    def before(cls, pids: Iterable[int], deadline_s: float, read: Read = read_by_smi) -> MemoryProof:
-        """While the processes still hold their memory."""
-        return cls(tuple(pids), read(deadline_s), read)
 
     def after(self, deadline_s: float) -> dict[str, Any]:
         """What proves that the processes hold no device memory; the witness and bytes, for the result.

@@ -8,7 +8,8 @@ from pathlib import Path
 from restore_driver.doctor.findings import Answer, broken, ok, warning
 from restore_driver.doctor.machine import Machine
 from restore_driver.doctor.probe import SCRATCH, in_child, own_mounts
-from restore_driver.doctor.space import LEAST_BYTES, free_bytes
+from restore_driver.doctor.space import LEAST_BYTES
+from restore_driver.host.disk import free_bytes
 from restore_driver.host.mounts import mount, mount_points
 from restore_driver.host.namespaces import KINDS, unshare
 

@@ -9,12 +9,6 @@ LEAST_BYTES = 1 << 30
 """A small replica's image; a checkpoint counts what it really needs before it begins."""
 
 
-def free_bytes(path: Path) -> int:
-    """What may still be written to the file system of a path."""
-    about = os.statvfs(path)
-    return about.f_bavail * about.f_frsize
-
-
 def nearest(path: Path) -> Path:
     """The path, or the first of its parents that exists."""
     whole = Path(os.path.abspath(path))

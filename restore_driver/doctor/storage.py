@@ -12,8 +12,9 @@ from pathlib import Path
 
 from restore_driver.doctor.findings import Answer, Verdict, absent, broken, ok, warning
 from restore_driver.doctor.machine import Machine
-from restore_driver.doctor.space import LEAST_BYTES, free_bytes, nearest
+from restore_driver.doctor.space import LEAST_BYTES, nearest
 from restore_driver.errors import DriverError
+from restore_driver.host.disk import free_bytes
 from restore_driver.host.trusted import require_trusted
 
 NOT_ASKED = "not looked at: no --artifacts directory was named"

@@ -21,7 +21,6 @@ import gc
 import json
 import os
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,14 +28,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from restore_driver.host.unix_sockets import accept_one, listen, peer
 from restore_driver.replica.ranges import ScratchRange, WeightsRange
 from restore_driver.replica.stacks import Stacks
 from restore_driver.weights.client import HolderClient
 
 _PATIENCE_S = 600.0
 """For whoever names no deadline."""
-_PAUSE_S = 0.1
-"""After a connection could not be accepted (no descriptors are left, say)."""
 
 
 class ReplicaControl:
@@ -74,15 +72,7 @@ class ReplicaControl:
         Ending them takes seconds, which would else be part of the first checkpoint's pause.
         """
         self._begin_ending_workers()
-        with suppress(FileNotFoundError):
-            os.unlink(self.path)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o177)
-        try:
-            listener.bind(self.path)
-        finally:
-            os.umask(before)
-        listener.listen(4)
+        listener = listen(self.path, 4)
         threading.Thread(target=self._listen, args=(listener,), name="replica-control", daemon=True).start()
 
     @contextmanager
@@ -289,15 +279,7 @@ class ReplicaControl:
 
     def _listen(self, listener: socket.socket) -> None:
         while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                time.sleep(_PAUSE_S)
-                continue
-            try:
-                threading.Thread(target=self._converse, args=(connection,), name="replica-asker", daemon=True).start()
-            except RuntimeError:  # no more threads can be had: this one is hung up on, the next may be served
-                connection.close()
+            accept_one(listener, self._converse, "replica-asker")
 
     def _converse(self, connection: socket.socket) -> None:
         with connection, suppress(OSError), connection.makefile("rb") as lines:
@@ -306,7 +288,7 @@ class ReplicaControl:
 
     def _answer(self, connection: socket.socket, line: bytes) -> dict[str, Any]:
         try:
-            if _peer(connection) not in (0, os.geteuid()):
+            if peer(connection)[1] not in (0, os.geteuid()):
                 raise PermissionError("only root and my own user may ask")
             message = json.loads(line)
             deadline_s = float(message.get("deadline_s", _PATIENCE_S))
@@ -376,8 +358,3 @@ def end_compile_workers() -> None:
 
 def _left_s(ends_s: float) -> float:
     return max(0.0, ends_s - time.monotonic())
-
-
-def _peer(connection: socket.socket) -> int:
-    packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", packed)[1])

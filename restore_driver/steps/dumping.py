@@ -24,6 +24,7 @@ from restore_driver.fingerprint import Gpu
 from restore_driver.host import proc
 from restore_driver.host.capabilities import CAP_SYS_RESOURCE, effective
 from restore_driver.host.continuing import continue_tree
+from restore_driver.host.disk import require_free
 from restore_driver.host.ending import end_processes
 from restore_driver.host.namespaces import open_entry
 from restore_driver.host.trusted import require_trusted
@@ -74,11 +75,7 @@ class Dumping(Freezing):
         if unknown:
             raise DriverError(Reason.REQUEST_INVALID, f"this machine has no GPU {min(unknown)}", "see nvidia-smi -L")
         needed = int(sum(_resident_bytes(pid) for pid in attempt.live["pids"]) * _MARGIN)
-        free = os.statvfs(parent).f_bavail * os.statvfs(parent).f_frsize
-        if free < needed:
-            raise DriverError(
-                Reason.DISK_FULL, f"{parent} has {free:,} bytes free, the image may need {needed:,}", "free some space"
-            )
+        require_free(parent, needed, "the image may need")
         return {**details, "resident_bytes": needed}
 
     def draft(self, attempt: Attempt, deadline: Deadline) -> Details:

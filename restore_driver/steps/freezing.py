@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from restore_driver import engines, proof
-from restore_driver.cuda import CudaProcesses, cuda_pids, maps_cuda, tree_checkpoint, tree_lock
+from restore_driver.cuda import CudaProcesses, MemoryReading, cuda_pids, maps_cuda, tree_checkpoint, tree_lock
 from restore_driver.deadline import Deadline
 from restore_driver.engines import Target
 from restore_driver.errors import DriverError, Reason
@@ -56,7 +56,8 @@ class Freezing:
         require_held(self.replica, self.holder, deadline)
         attempt.key = replica_key(self.pid)
         attempt.live["pids"] = proc.tree(self.pid)
-        attempt.live["device_bytes"] = self._device_bytes(attempt.live["pids"], deadline)
+        attempt.live["memory"] = None if self.tools.cuda is None else self.tools.cuda.memory(deadline.left_s())
+        attempt.live["device_bytes"] = self._device_bytes(attempt)
         return {"processes": len(attempt.live["pids"])}
 
     def lock(self, attempt: Attempt, deadline: Deadline) -> Details:
@@ -98,11 +99,11 @@ class Freezing:
         self._move(attempt, tree_checkpoint, deadline)
         return {"cuda_processes": len(attempt.facts["cuda_pids"])}
 
-    def _device_bytes(self, pids: tuple[int, ...], deadline: Deadline) -> int:
+    @staticmethod
+    def _device_bytes(attempt: Attempt) -> int:
         """Device memory of the tree while it serves: what it needs when it wakes; 0 where nobody tells."""
-        if self.tools.cuda is None:
-            return 0
-        return self.tools.cuda.memory(deadline.left_s()).process_memory_bytes(pids)
+        reading: MemoryReading | None = attempt.live["memory"]
+        return 0 if reading is None else reading.process_memory_bytes(attempt.live["pids"])
 
     def _note_listeners(self, attempt: Attempt) -> None:
         """A worker that ended on the way to rest may have had one, which nobody shall ask for after the restore."""

@@ -35,7 +35,8 @@ class Parking(Freezing):
         details = super().gate(attempt, deadline)
         if self.tools.cuda is None:
             raise DriverError(Reason.CUDA_MISSING, self.tools.cuda_missing, "park is for replicas on a GPU")
-        attempt.live["memory"] = MemoryProof.before(attempt.live["pids"], deadline.left_s(), self.tools.cuda.memory)
+        before = attempt.live["memory"]
+        attempt.live["memory_proof"] = MemoryProof(tuple(attempt.live["pids"]), before, self.tools.cuda.memory)
         return details
 
     def cuda_checkpoint(self, attempt: Attempt, deadline: Deadline) -> Details:
@@ -47,7 +48,7 @@ class Parking(Freezing):
 
     def memory_free(self, attempt: Attempt, deadline: Deadline) -> Details:
         """The proof that its device memory is free; then the record that `unpark` will read."""
-        free = attempt.live["memory"].after(deadline.left_s())
+        free = attempt.live["memory_proof"].after(deadline.left_s())
         record = {
             "pid": self.pid,
             "start_ticks": attempt.facts["start_ticks"],

@@ -82,7 +82,6 @@ class Restoring(Waking):
         attempt.live["device_map"] = device_map(
             tuple(gpu.uuid for gpu in manifest.fingerprint.gpus), attempt.live["gpus"]
         )
-        self._refuse_taken_pids(attempt)
         self._refuse_too_little_memory(attempt)
         refuse_full_cards(self.tools, attempt.live["gpus"], manifest.cuda.device_bytes, deadline)
         attempt.key = key_of(request, attempt.live["digest"])
@@ -104,7 +103,7 @@ class Restoring(Waking):
         pid = self.request.placeholder_pid
         ticks = proc.start_ticks(pid)
         attempt.stack.enter_context(self.tools.state.alone_in(f"{pid}-{ticks}"))
-        self._refuse_taken_pids(attempt)  # whoever was here before may have left somebody
+        self._refuse_taken_pids(attempt)  # nobody else comes from here on
         attempt.journal = Journal.open(self.tools.state.attempts, "restore", attempt.key)
         attempt.intend(placeholder_pid=pid, placeholder_ticks=ticks, namespace=attempt.live["namespace"])
         return {"key": attempt.key}

@@ -19,6 +19,7 @@ from restore_driver.artifact import hold
 from restore_driver.artifact.manifest import NAME as MANIFEST
 from restore_driver.artifact.publish import swap_in
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.disk import sync, write_all
 from restore_driver.host.trusted import open_beneath, refuse_escaping
 from restore_driver.store.backend import StoredObject, Write, missing
 from restore_driver.store.removal import GONE, put_away, sweep_away
@@ -75,7 +76,7 @@ class LocalBackend:
             try:
                 with half.open("xb", buffering=0) as file:
                     half.chmod(0o600)
-                    yield lambda content: _write_all(file.fileno(), content)
+                    yield lambda content: write_all(file.fileno(), content)
                     os.fsync(file.fileno())
                 half.rename(target)
             finally:
@@ -112,7 +113,7 @@ class LocalBackend:
                 for file in files:
                     if _HALF.fullmatch(file):  # of a push that was killed
                         Path(where, file).unlink()
-                _sync_directory(Path(where))
+                sync(Path(where))
             swap_in(hidden, self._path(place))
 
     @contextmanager
@@ -166,20 +167,6 @@ class LocalBackend:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DriverError(Reason.DISK_FULL, f"{self.root} is full", "free some space") from error
             raise DriverError(Reason.STORE_UNREACHABLE, f"{self.root}/{name}: {error.strerror}") from error
-
-
-def _write_all(fd: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _unless_gone(error: OSError) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.disk import require_free
 from restore_driver.host.hugepages import is_huge_tmpfs, mount_huge_tmpfs
 from restore_driver.host.mounts import mount_points
 
@@ -20,14 +20,7 @@ def require_disk(directory: Path, needed_bytes: int) -> None:
     Raises:
         DriverError: DISK_FULL with both numbers.
     """
-    status = os.statvfs(directory)
-    free = status.f_bavail * status.f_frsize
-    if free < needed_bytes:
-        raise DriverError(
-            Reason.DISK_FULL,
-            f"{directory} has {free:,} bytes free, {needed_bytes:,} are needed",
-            "free some space (forethaw prune), or stage elsewhere",
-        )
+    require_free(directory, needed_bytes, "the artifact needs", "free some space (forethaw prune), or stage elsewhere")
 
 
 def make_memory(parent: Path, sizes_bytes: list[int], available_bytes: int) -> None:

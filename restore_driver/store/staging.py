@@ -18,6 +18,7 @@ from pathlib import Path
 
 from restore_driver.artifact import hold
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.disk import sync
 
 PREFIX = ".staging-"
 
@@ -87,7 +88,7 @@ class Staging:
         where = self.artifact / path
         if not where.exists() or where.stat().st_size != size_bytes:
             os.ftruncate(self._open(path), size_bytes)
-        _sync(where)
+        sync(where)
 
     def discard(self, path: str, file: int | None = None) -> None:
         """Forgets a file and, by its number, its pieces."""
@@ -101,7 +102,7 @@ class Staging:
     def sync_directories(self) -> None:
         """fsync(2) of all directories of the artifact."""
         for where, _, _ in os.walk(self.artifact):
-            _sync(Path(where))
+            sync(Path(where))
 
     def used_bytes(self) -> int:
         """Disk that its files take already."""
@@ -122,11 +123,3 @@ class Staging:
                 where.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._files[path] = os.open(where, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             return self._files[path]
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

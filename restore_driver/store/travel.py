@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from restore_driver.artifact.manifest import NAME as MANIFEST
 from restore_driver.artifact.manifest import Manifest
 from restore_driver.errors import DriverError, Reason
+from restore_driver.wrong import where_and_why
 
 NAME = "travel.json"
 LARGEST_BYTES = 64 << 20
@@ -68,9 +69,8 @@ def parse(content: bytes, where: str) -> Travel:
     try:
         return Travel.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise DriverError(Reason.MANIFEST_INVALID, f"{where}: {field}: {first['msg']}", _MEND) from error
+        field, why = where_and_why(error, "the file")
+        raise DriverError(Reason.MANIFEST_INVALID, f"{where}: {field}: {why}", _MEND) from error
 
 
 def matched(travel: Travel, manifest: Manifest, where: str) -> tuple[TravellingFile, ...]:

@@ -23,16 +23,15 @@ import socket
 import struct
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from restore_driver.agent.protocol import peer
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.meminfo import available_memory_bytes
 from restore_driver.host.trusted import require_trusted
+from restore_driver.host.unix_sockets import accept_one, peer
 from restore_driver.weights.device import NO_CARD, CudaDevice, Device, HostDevice, measure_pinned_rate
 from restore_driver.weights.leases import Leases
 from restore_driver.weights.protocol import FOR_TAKERS, hung_up, receive, send, size, sizes, text, texts
@@ -81,20 +80,8 @@ class Holder:
             self.path.chmod(0o666)  # takers of other users come with a token; its directory keeps the rest out
             listener.listen(64)
             ready()
-            while True:
-                self._accept(listener)
-
-    def _accept(self, listener: socket.socket) -> None:
-        """Whatever there is too little of now, the models are kept for when there is enough."""
-        try:
-            connection, _ = listener.accept()
-        except OSError:
-            time.sleep(_PAUSE_S)
-            return
-        try:
-            threading.Thread(target=self._converse, args=(connection,), name="holder-asker", daemon=True).start()
-        except RuntimeError:  # no more threads can be had: this one is hung up on, the next may be served
-            connection.close()
+            while True:  # whatever there is too little of now, the models are kept for when there is enough
+                accept_one(listener, self._converse, "holder-asker")
 
     def _converse(self, connection: socket.socket) -> None:
         begun: set[str] = set()

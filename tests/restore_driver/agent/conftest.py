@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 from restore_driver.replica_spec import ReplicaSpec
-from tests.restore_driver.real.conftest import PATIENCE_S, ROOT, criu, place
+from tests.restore_driver.real.conftest import ROOT, criu, place
+from tests.restore_driver.waiting import PATIENCE_S
 
 __all__ = ["criu", "place"]  # fixtures
 

@@ -16,7 +16,8 @@ from restore_driver.placeholder.create import Placeholder
 from restore_driver.requests import CheckpointRequest, RestoreRequest
 from restore_driver.sequence import Result
 from tests.restore_driver.agent.conftest import Oracle, RunningAgent, Sleeper, StartAgent, is_there
-from tests.restore_driver.real.conftest import Place, eventually
+from tests.restore_driver.real.conftest import Place
+from tests.restore_driver.waiting import eventually
 
 PATIENCE_S = 30.0
 

@@ -32,7 +32,7 @@ def about(**other: Any) -> dict[str, Any]:
     }
 
 
-def publish(target: Path, files: dict[str, bytes] | None = None) -> Path:
+def publish(target: Path, files: dict[str, bytes] | None = None, **manifest: Any) -> Path:
     """An artifact as a checkpoint leaves it, unsealed."""
     draft = Draft.open(target)
     try:
@@ -40,7 +40,7 @@ def publish(target: Path, files: dict[str, bytes] | None = None) -> Path:
             path = draft.path / name
             path.parent.mkdir(mode=0o700, exist_ok=True)
             path.write_bytes(content)
-        draft.commit(about())
+        draft.commit(about(**manifest))
     finally:
         draft.close()
     return target

@@ -43,7 +43,7 @@ def test_lock_checkpoint_restore_unlock(world):
 def test_checkpointed_process_holds_no_device_memory(world):
     """The proof that park gives, and that it is refused while the memory is still held."""
     subject = world.card.spawn()
-    proof = MemoryProof.before((subject.pid,), LONG_S, world.processes.memory)
+    proof = MemoryProof((subject.pid,), world.processes.memory(LONG_S), world.processes.memory)
     world.processes.lock(subject.pid, LONG_S)
     with pytest.raises(DriverError) as refused:
         proof.after(LONG_S)

@@ -26,7 +26,7 @@ def reading(free_mib: int, processes: dict[int, int | None]) -> MemoryReading:
 def proof(before: MemoryReading, after: MemoryReading):
     """The proof's answer for two readings."""
     readings = iter([before])
-    return MemoryProof.before((PID,), 1.0, lambda deadline_s: next(readings, after)).after(0.6)
+    return MemoryProof((PID,), next(readings, after), lambda deadline_s: next(readings, after)).after(0.6)
 
 
 def test_listed_before_and_not_after():
@@ -87,7 +87,7 @@ def test_witness_may_lag_behind():
     """The list still names it on the first look, and no more on the second."""
     readings = iter([reading(500, {PID: 9}), reading(500, {PID: 9}), reading(800, {})])
 
-    found = MemoryProof.before((PID,), 1.0, lambda deadline_s: next(readings)).after(10.0)
+    found = MemoryProof((PID,), next(readings), lambda deadline_s: next(readings)).after(10.0)
     assert found["witness"] == "process-list"
 
 
@@ -100,7 +100,7 @@ def test_open_device_file_is_doubt_enough():
         assert child.stdout.readline() == "open\n"
         held = open_device_files(child.pid)
         readings = iter([reading(500, {child.pid: 9})])
-        before = MemoryProof.before((child.pid,), 1.0, lambda deadline_s: next(readings, reading(900, {})))
+        before = MemoryProof((child.pid,), next(readings), lambda deadline_s: next(readings, reading(900, {})))
         with pytest.raises(DriverError) as refused:
             before.after(0.6)
 

@@ -20,7 +20,8 @@ from restore_driver.host.mounts import MS_BIND, MS_PRIVATE, MS_REC, mount
 from restore_driver.host.namespaces import KINDS, unshare
 from tests.restore_driver.containers import mounts_near
 from tests.restore_driver.doctor.conftest import ROOT, Examination, doctor, program, read
-from tests.restore_driver.real.conftest import criu, eventually
+from tests.restore_driver.real.conftest import criu
+from tests.restore_driver.waiting import eventually
 
 __all__ = ["criu"]
 

@@ -30,7 +30,8 @@ from restore_driver.sequence import Observer, Result
 from restore_driver.tools import Tools, open_tools
 from restore_driver.weights.client import HolderClient
 from tests.restore_driver.cuda.conftest import StandIn, built_driver, client, stand_in
-from tests.restore_driver.real.conftest import ROOT, Place, Replica, criu, eventually, free_port, place, state
+from tests.restore_driver.real.conftest import ROOT, Place, Replica, criu, free_port, place, state
+from tests.restore_driver.waiting import eventually
 from tests.restore_driver.weights.test_holder import MIB, Begin, Weights, begin
 
 __all__ = ["begin", "built_driver", "client", "criu", "place", "stand_in", "state"]

@@ -14,7 +14,7 @@ from restore_driver.requests import ParkRequest, UnparkRequest
 from restore_driver.sequence import Result
 from restore_driver.weights.client import HolderClient
 from tests.restore_driver.gpu_sequences.conftest import Ready, answer, is_quiet_for, killed_driver
-from tests.restore_driver.real.conftest import eventually
+from tests.restore_driver.waiting import eventually
 
 OUT_OF_MEMORY = 2
 

@@ -19,7 +19,8 @@ from restore_driver.sequence import Result
 from restore_driver.weights.client import HolderClient
 from tests.restore_driver.gpu_sequences.conftest import GPUS, Card, Ready, answer, killed_driver
 from tests.restore_driver.gpu_sequences.test_park import OUT_OF_MEMORY, at
-from tests.restore_driver.real.conftest import Place, Replica, eventually
+from tests.restore_driver.real.conftest import Place, Replica
+from tests.restore_driver.waiting import eventually
 from tests.restore_driver.weights.test_holder import Weights
 
 

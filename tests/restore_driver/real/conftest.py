@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -27,10 +26,10 @@ from restore_driver.errors import DriverError
 from restore_driver.host import proc
 from restore_driver.host.netns import in_network_namespace
 from restore_driver.placeholder.create import Network, Placeholder, create
+from tests.restore_driver.waiting import PATIENCE_S, eventually
 
 ROOT = Path(__file__).parents[3]
 SERVER = ROOT / "examples" / "counter_server.py"
-PATIENCE_S = 20.0
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -44,15 +43,6 @@ def criu() -> None:
         if home == ROOT / ".criu":  # at once done when it is there, and of this install.sh
             subprocess.run([ROOT / "restore_driver/criu/install.sh", home], check=True, capture_output=True)
     os.environ["FORETHAW_CRIU"] = str(home)
-
-
-def eventually(true: Callable[[], Any], what: str) -> Any:
-    """Waits for something that another process does; gives up loudly."""
-    ends_s = time.monotonic() + PATIENCE_S
-    while not (value := true()):
-        assert time.monotonic() < ends_s, f"{what}: not within {PATIENCE_S:.0f} s"
-        time.sleep(0.01)
-    return value
 
 
 class Replica:

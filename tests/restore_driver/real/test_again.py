@@ -16,7 +16,8 @@ from restore_driver.replica_spec import ReplicaSpec
 from restore_driver.requests import CheckpointRequest, RestoreRequest
 from restore_driver.sequence import Result
 from restore_driver.tools import open_tools
-from tests.restore_driver.real.conftest import Place, Replica, Start, eventually
+from tests.restore_driver.real.conftest import Place, Replica, Start
+from tests.restore_driver.waiting import eventually
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from restore_driver.phases import CHECKPOINT
 from restore_driver.replica_spec import ReplicaSpec
 from restore_driver.requests import CheckpointRequest, RestoreRequest
 from restore_driver.tools import open_tools
-from tests.restore_driver.real.conftest import Place, eventually
+from tests.restore_driver.real.conftest import Place
+from tests.restore_driver.waiting import eventually
 
 FAMILY = """
 import os, signal, sys, time

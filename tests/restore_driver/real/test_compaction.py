@@ -27,8 +27,8 @@ from restore_driver.requests import CheckpointRequest, RestoreRequest
 from restore_driver.sequence import Result
 from restore_driver.tools import open_tools
 from tests.restore_driver.real import memory_process
-from tests.restore_driver.real.conftest import PATIENCE_S, eventually
 from tests.restore_driver.real.memory_process import PAGE, ZEROED, Plan, expected
+from tests.restore_driver.waiting import PATIENCE_S, eventually
 
 PROGRAM = Path(memory_process.__file__)
 LARGE = "z" * 2000 + "d" + "z" * 3000 + "l." * 50

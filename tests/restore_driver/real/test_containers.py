@@ -29,7 +29,8 @@ from restore_driver.requests import CheckpointRequest, RestoreRequest
 from restore_driver.sequence import Result
 from restore_driver.tools import open_tools
 from tests.restore_driver.containers import Container, Tree, whole_tree
-from tests.restore_driver.real.conftest import PATIENCE_S, SERVER, eventually
+from tests.restore_driver.real.conftest import SERVER
+from tests.restore_driver.waiting import PATIENCE_S, eventually
 
 PORT = 8080
 SHARED = Path("dev/shm/forethaw-counter-8080")

@@ -25,7 +25,8 @@ from restore_driver.replica_spec import ReplicaSpec
 from restore_driver.requests import CheckpointRequest, RestoreRequest
 from restore_driver.tools import open_tools
 from tests.restore_driver.containers import Container, containers
-from tests.restore_driver.real.conftest import SERVER, Replica, eventually
+from tests.restore_driver.real.conftest import SERVER, Replica
+from tests.restore_driver.waiting import eventually
 
 __all__ = ["containers"]
 

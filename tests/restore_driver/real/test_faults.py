@@ -29,7 +29,8 @@ from restore_driver.placeholder.create import Placeholder
 from restore_driver.replica_spec import ReplicaSpec
 from restore_driver.requests import CheckpointRequest, RestoreRequest
 from restore_driver.tools import open_tools
-from tests.restore_driver.real.conftest import ROOT, Place, Replica, Start, eventually, forethaw
+from tests.restore_driver.real.conftest import ROOT, Place, Replica, Start, forethaw
+from tests.restore_driver.waiting import eventually
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import pytest
 
 from restore_driver.host import proc
 from restore_driver.placeholder.create import Placeholder
-from tests.restore_driver.real.conftest import Place, Replica, Start, eventually, forethaw
+from tests.restore_driver.real.conftest import Place, Replica, Start, forethaw
+from tests.restore_driver.waiting import eventually
 
 
 def count_to(replica: Replica, number: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.restore_driver.gpu_sequences import conftest as sequences
 from tests.restore_driver.gpu_sequences.conftest import Ready, answer
-from tests.restore_driver.real.conftest import eventually
+from tests.restore_driver.waiting import eventually
 
 begin, built_driver, client = sequences.begin, sequences.built_driver, sequences.client
 criu, ready, stand_in, state = sequences.criu, sequences.ready, sequences.stand_in, sequences.state

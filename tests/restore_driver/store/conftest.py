@@ -8,10 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,25 +19,15 @@ import pytest
 from typer.testing import CliRunner
 
 from restore_driver.__main__ import app
-from restore_driver.artifact.publish import Draft
 from restore_driver.artifact.seal import seal_as_it_is
 from restore_driver.store.address import Access, open_store
 from restore_driver.store.backend import Backend
-from tests.restore_driver.artifact.conftest import about
+from tests.restore_driver.artifact.conftest import publish
+from tests.restore_driver.waiting import eventually
 
 ROOT = Path(__file__).parents[3]
-PATIENCE_S = 20.0
 KEYS = {"AWS_ACCESS_KEY_ID": "forethaw", "AWS_SECRET_ACCESS_KEY": "not-a-secret", "AWS_REGION": "us-east-1"}
 BUCKET = "snapshots"
-
-
-def eventually(true: Callable[[], Any], what: str) -> Any:
-    """Waits for something that another process does; gives up loudly."""
-    ends_s = time.monotonic() + PATIENCE_S
-    while not (value := true()):
-        assert time.monotonic() < ends_s, f"{what}: not within {PATIENCE_S:.0f} s"
-        time.sleep(0.01)
-    return value
 
 
 @pytest.fixture(scope="session")
@@ -163,16 +152,8 @@ FILES = {
 def make_artifact(target: Path, files: dict[str, bytes] | None = None, **manifest: Any) -> Path:
     """A sealed artifact, as a checkpoint leaves it."""
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = Draft.open(target)
-    try:
-        for name, content in (FILES if files is None else files).items():
-            path = draft.path / name
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            path.write_bytes(content)
-        draft.commit({**about(), **manifest})
-        seal_as_it_is(target)
-    finally:
-        draft.close()
+    publish(target, FILES if files is None else files, **manifest)
+    seal_as_it_is(target)
     return target
 
 

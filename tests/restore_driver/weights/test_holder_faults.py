@@ -24,7 +24,7 @@ from restore_driver.weights.device import HostDevice, _CudaMemory, measure_pinne
 from restore_driver.weights.holder import Holder
 from restore_driver.weights.leases import Leases
 from restore_driver.weights.store import Store
-from tests.restore_driver.real.conftest import eventually
+from tests.restore_driver.waiting import eventually
 from tests.restore_driver.weights.test_holder import CARD, MIB, ROOT, Begin, Weights, ask, begin, close_clients
 
 __all__ = ["begin", "close_clients"]
