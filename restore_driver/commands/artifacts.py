@@ -38,7 +38,8 @@ def verify(artifact: Artifact, as_json: AsJson = False) -> None:
 
 
 def compact(artifact: Artifact, as_json: AsJson = False) -> None:
-    """Drop zero pages from an artifact's images; checkpoints do it by themselves, unless told --no-compact.
+    """Drop zero pages from an artifact's images and set large memory apart, for a restore to fill in with all cores;
+    checkpoints do it by themselves, unless told --no-compact.
 
     The new artifact replaces the old one at once, verified and sealed; until then the old one stays as it is.
     """

@@ -34,7 +34,9 @@ def checkpoint(
     end: Annotated[
         bool, typer.Option("--end/--leave-running", help="End the replica once published.", rich_help_panel=ATTEMPT)
     ] = False,
-    compact: Annotated[bool, typer.Option(help="Drop zero pages from the image.", rich_help_panel=ATTEMPT)] = True,
+    compact: Annotated[
+        bool, typer.Option(help="Drop zero pages, and set large memory apart.", rich_help_panel=ATTEMPT)
+    ] = True,
     image_digest: Annotated[str | None, typer.Option(help="Container image of the replica.")] = None,
     engine_argument: Annotated[list[str] | None, typer.Option(help="An argument of the engine; repeat it.")] = None,
     gpu: Gpus = None,
