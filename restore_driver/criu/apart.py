@@ -86,7 +86,7 @@ def _cut(piece: Piece, ranges: Ranges) -> Iterator[tuple[Piece, bool]]:
     def part(end: int) -> Piece:
         return Piece(Run(at, (end - at) // PAGE_BYTES, run.flags), piece.at + at - run.address)
 
-    for start, end in ranges:
+    for start, end in ranges[max(bisect_right(ranges, (at, at)) - 1, 0) :]:
         if end <= at:
             continue
         if start >= run.end:
