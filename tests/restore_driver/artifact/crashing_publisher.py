@@ -21,19 +21,20 @@ from restore_driver.artifact.manifest import load
 from restore_driver.artifact.publish import Draft, sweep
 from restore_driver.artifact.seal import seal_as_it_is, verify
 from restore_driver.errors import DriverError
+from restore_driver.host import disk
 from tests.restore_driver.artifact.conftest import about, publish
 
 OLD, NEW = {"images/a.img": b"old" * 2000}, {"images/a.img": b"new", "images/b.img": b"new too"}
 
 
 class Killer:
-    """Ends its process at the nth line that `publish.py` executes, or as a named step begins."""
+    """Ends its process at the nth line that `publish.py` or `disk.py` executes, or as a named step begins."""
 
     def __init__(self, at_line: int, at_step: str) -> None:
         self._left, self._step = at_line, at_step
 
     def trace(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if frame.f_code.co_filename != publishing.__file__:
+        if frame.f_code.co_filename not in (publishing.__file__, disk.__file__):
             return None
         if event == "line":
             self._left -= 1

@@ -213,7 +213,7 @@ def test_a_full_disk_is_named_and_the_older_artifact_stays(artifact: Path, monke
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(publishing, "_sync", full)
+    monkeypatch.setattr(publishing, "sync", full)
     with pytest.raises(DriverError) as caught:
         publish(artifact, {"a.img": b"a"})
 
