@@ -129,7 +129,8 @@ def _compact_task(
     if any(run.flags & IN_PARENT for run in pagemap.runs):
         return Compaction(size, size, stored, 0)  # an incremental dump: an absent page would be the parent's
     ranges = _EVERYWHERE if task.startswith(_SHARED) else private_anonymous_ranges(images / f"mm-{task}.img")
-    with ExitStack() as stack:
+    new_pages, new_map = pages.with_suffix(".new"), source.with_suffix(".new")
+    with ExitStack() as stack, _all_or_none(new_pages, new_map) as written:
         content = stack.enter_context(_mapped(pages)) if size else memoryview(b"")
         kept = _find_kept(pagemap, content, ranges, look)
         after = sum(piece.run.pages for piece in kept if piece.run.stored)
@@ -138,15 +139,27 @@ def _compact_task(
             kept, apart = set_apart(kept, plain)
         if memory is not None and apart:
             memory.mkdir(mode=0o700, exist_ok=True)
+            written += [memory / pages.name, memory / source.name]
             _write_pages(apart, content, memory / pages.name, look)
             (memory / source.name).write_bytes(_as_pagemap(pagemap, apart))
-        new_pages, new_map = pages.with_suffix(".new"), source.with_suffix(".new")
         _write_pages(kept, content, new_pages, look)
         new_map.write_bytes(_as_pagemap(pagemap, kept))
     _take_over(source, new_map)
     _take_over(pages, new_pages)
     moved = sum(piece.run.pages for piece in apart)
     return Compaction(size, after * PAGE_BYTES, stored, stored - after, moved * PAGE_BYTES)
+
+
+@contextmanager
+def _all_or_none(*paths: Path) -> Iterator[list[Path]]:
+    """What is written goes again when something fails: the disk may be full of it, and the old images stay in force."""
+    written = list(paths)
+    try:
+        yield written
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

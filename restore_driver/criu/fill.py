@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from restore_driver.criu.images import PAGE_BYTES, Run, read_pagemap
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host import proc
 
 _BLOCK_BYTES = 4 << 20
 """Written in one call at most, and cut at multiples of it: no two threads fault the same huge page."""
@@ -58,17 +59,22 @@ class _Write:
     """One call: pieces of a task's memory, each (address there, address here, bytes)."""
 
     pid: int
+    start_ticks: int
     pieces: tuple[tuple[int, int, int], ...]
 
 
-def fill(memory: Path, pids: Mapping[int, int], deadline: Deadline, *, threads: int | None = None) -> Filled:
+def fill(
+    memory: Path, tasks: Mapping[int, tuple[int, int]], deadline: Deadline, *, threads: int | None = None
+) -> Filled:
     """Writes every piece of a directory into the tasks that it is of; they must be stopped.
+
+    The pages are ours to place: so the threads run where the tasks may, and the pages come to lie near those cores.
 
     Args:
         memory: pagemaps and pages, as `compact` made them.
-        pids: the tasks' PIDs in the dump -> here.
+        tasks: PIDs in the dump -> PIDs and start times (`proc.identity`) here.
         deadline: looked at before each call.
-        threads: None for one a core, 16 at most.
+        threads: None for one a core of the tasks', 16 at most.
 
     Raises:
         DriverError: MANIFEST_INVALID for what is no pagemap, or a pages file of another size; CRIU_RESTORE_FAILED for a
@@ -78,16 +84,17 @@ def fill(memory: Path, pids: Mapping[int, int], deadline: Deadline, *, threads: 
         writes: list[_Write] = []
         for pagemap in sorted(memory.glob("pagemap-[0-9]*.img")):
             task = int(pagemap.stem.removeprefix("pagemap-"))
-            if task not in pids:
+            if task not in tasks:
                 raise DriverError(Reason.CRIU_RESTORE_FAILED, f"process {task} is not there any more")
-            writes += _plan(pagemap, pids[task], stack)
+            writes += _plan(pagemap, tasks[task], stack)
 
         def write(each: _Write) -> None:
             deadline.left_s()
             _write(each)
 
-        count = min(threads or len(os.sched_getaffinity(0)), _MOST_THREADS, max(len(writes), 1))
-        with ThreadPoolExecutor(count, thread_name_prefix="fill") as pool:
+        cores = _cores_of(pid for pid, _ in tasks.values())
+        count = min(threads or len(cores), _MOST_THREADS, max(len(writes), 1))
+        with ThreadPoolExecutor(count, "fill", initializer=_run_on, initargs=(cores,)) as pool:
             try:
                 list(pool.map(write, writes))
             except BaseException:
@@ -97,7 +104,7 @@ def fill(memory: Path, pids: Mapping[int, int], deadline: Deadline, *, threads: 
     return Filled(sum(sizes), len(sizes), count)
 
 
-def _plan(pagemap: Path, pid: int, stack: ExitStack) -> Iterator[_Write]:
+def _plan(pagemap: Path, task: tuple[int, int], stack: ExitStack) -> Iterator[_Write]:
     found = read_pagemap(pagemap)
     pages = pagemap.with_name(f"pages-{found.pages_id}.img")
     stored = sum(run.pages for run in found.runs) * PAGE_BYTES
@@ -111,11 +118,11 @@ def _plan(pagemap: Path, pid: int, stack: ExitStack) -> Iterator[_Write]:
     for address, at, length in _blocks(found.runs):
         full = sum(piece[2] for piece in pieces) + length > _BLOCK_BYTES or len(pieces) == _MOST_PIECES
         if pieces and full:
-            yield _Write(pid, tuple(pieces))
+            yield _Write(*task, tuple(pieces))
             pieces = []
         pieces.append((address, begin + at, length))
     if pieces:
-        yield _Write(pid, tuple(pieces))
+        yield _Write(*task, tuple(pieces))
 
 
 def _blocks(runs: tuple[Run, ...]) -> Iterator[tuple[int, int, int]]:
@@ -147,7 +154,23 @@ def _mapped(path: Path, size: int) -> Iterator[int]:
         _libc.munmap(begin, size)
 
 
+def _cores_of(pids: Iterable[int]) -> frozenset[int]:
+    """Where any of them may run; without them, where we may."""
+    cores: set[int] = set()
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            cores |= os.sched_getaffinity(pid)
+    return frozenset(cores or os.sched_getaffinity(0))
+
+
+def _run_on(cores: frozenset[int]) -> None:
+    with suppress(OSError):  # none of them is ours
+        os.sched_setaffinity(0, cores)  # this thread's
+
+
 def _write(each: _Write) -> None:
+    if not proc.is_same(each.pid, each.start_ticks):  # its PID may be another's now
+        raise DriverError(Reason.CRIU_RESTORE_FAILED, f"process {each.pid} has ended")
     count = len(each.pieces)
     here = (_Vector * count)(*(_Vector(source, size) for _, source, size in each.pieces))
     there = (_Vector * count)(*(_Vector(address, size) for address, _, size in each.pieces))

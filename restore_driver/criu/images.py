@@ -159,6 +159,8 @@ def read_core(path: Path) -> Core:
         DriverError: MANIFEST_INVALID.
     """
     messages = read_messages(path, CORE_MAGIC)
+    if not messages:
+        raise _broken(path, "it is empty")
     parts = {number: value for number, value in fields_of(messages[0], path) if isinstance(value, bytes)}
     task = dict(_numbers(parts.get(3, b""), path))
     thread = {number: value for number, value in fields_of(parts.get(5, b""), path) if isinstance(value, bytes)}

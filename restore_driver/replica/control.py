@@ -31,6 +31,7 @@ from typing import Any
 from restore_driver.host.unix_sockets import accept_one, listen, peer
 from restore_driver.replica.ranges import ScratchRange, WeightsRange
 from restore_driver.replica.stacks import Stacks
+from restore_driver.replica.vmm import VmmError
 from restore_driver.weights.client import HolderClient
 
 _PATIENCE_S = 600.0
@@ -184,7 +185,8 @@ class ReplicaControl:
         times.lap("caches_s")
 
     def _go_on(self) -> None:
-        self._take_stacks_back()
+        with suppress(VmmError):  # there is no room for them: each launch of a kernel makes its own, as it needs them
+            self._take_stacks_back()
         if self._rests:
             self.on_resume()
             self._rests = False

@@ -152,8 +152,6 @@ class Dumping(Freezing):
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            for half in images.glob("*.new"):
-                half.unlink()
             return {"compacted": False, "why": "the disk is full"}  # a large image is better than none
         attempt.live["compacted_bytes"] = saved.saved_bytes
         return {

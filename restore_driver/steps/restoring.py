@@ -23,7 +23,7 @@ from restore_driver.files import place
 from restore_driver.files.capture import NAME
 from restore_driver.fingerprint import Gpu
 from restore_driver.host import proc
-from restore_driver.host.continuing import continue_all
+from restore_driver.host.continuing import continue_tree
 from restore_driver.host.hugepages import transparent_huge_pages
 from restore_driver.host.meminfo import available_memory_bytes
 from restore_driver.host.namespaces import keep_open, open_entry
@@ -158,9 +158,9 @@ class Restoring(Waking):
         """The memory that was set apart from CRIU's images; then the tree goes on."""
         if not attempt.live["manifest"].memory_bytes:
             return {"bytes": 0}
-        pids = attempt.live["restored"]
-        filled = fill(attempt.live["artifact"] / MEMORY, pids, deadline)
-        continue_all(pids.values())
+        filled = fill(attempt.live["artifact"] / MEMORY, attempt.live["restored"], deadline)
+        root = attempt.live["restored"][attempt.live["manifest"].process.root_pid]
+        continue_tree(*root)
         return {"bytes": filled.bytes, "pieces": filled.pieces, "threads": filled.threads}
 
     def prove(self, attempt: Attempt, deadline: Deadline) -> Details:
@@ -241,7 +241,7 @@ class Restoring(Waking):
         missing = set(manifest.cuda.pids) - set(members)
         if missing:
             raise DriverError(Reason.CRIU_RESTORE_FAILED, f"CUDA process {min(missing)} is not there any more")
-        attempt.live["restored"] = {pid: members[pid] for pid in manifest.process.pids if pid in members}
+        attempt.live["restored"] = {pid: proc.identity(members[pid]) for pid in manifest.process.pids if pid in members}
         attempt.live["cuda_host_pids"] = [members[pid] for pid in manifest.cuda.pids]
 
 

@@ -100,9 +100,10 @@ def test_other_memory_is_left_to_criu(flags: int, status: int, prot: int, images
     assert plain_memory(images, ["7"]) == {"7": ()}
 
 
-def test_a_core_that_is_torn_is_named(images: Path) -> None:
+@pytest.mark.parametrize("end", [0, 8, -3])
+def test_a_core_that_is_torn_is_named(end: int, images: Path) -> None:
     content = (images / "core-7.img").read_bytes()
-    (images / "core-7.img").write_bytes(content[:-3])
+    (images / "core-7.img").write_bytes(content[:end])
     with pytest.raises(DriverError) as caught:
         plain_memory(images, ["7"])
 

@@ -20,6 +20,7 @@ from restore_driver.criu.fill import fill
 from restore_driver.criu.images import PAGE_BYTES, PRESENT, Run
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host import proc
 from tests.restore_driver.criu.wire import pagemap
 
 PAGES = 4096
@@ -43,6 +44,10 @@ class Target:
 
     child: subprocess.Popen[str]
     base: int
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        return proc.identity(self.child.pid)
 
     def digest(self) -> str:
         assert self.child.stdin is not None and self.child.stdout is not None
@@ -96,7 +101,7 @@ def test_every_byte_is_in_its_place(
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(filling, "_BLOCK_BYTES", block_pages * PAGE_BYTES)
             patch.setattr(filling, "_MOST_PIECES", most)
-            done = fill(tmp_path / "memory", {TASK: child.pid}, later(), threads=threads)
+            done = fill(tmp_path / "memory", {TASK: proc.identity(child.pid)}, later(), threads=threads)
         os.kill(child.pid, signal.SIGCONT)
         digest = target.digest()
         child.kill()
@@ -106,15 +111,15 @@ def test_every_byte_is_in_its_place(
     assert done.pieces >= len(runs) and 1 <= done.threads <= threads
 
 
-def refusal(directory: Path, pid: int, deadline: Deadline | None = None) -> DriverError:
+def refusal(directory: Path, task: tuple[int, int], deadline: Deadline | None = None) -> DriverError:
     with pytest.raises(DriverError) as caught:
-        fill(directory, {TASK: pid}, deadline or later())
+        fill(directory, {TASK: task}, deadline or later())
     return caught.value
 
 
 def test_memory_that_is_not_there_is_told_with_its_address(target: Target, tmp_path: Path) -> None:
     write(tmp_path / "memory", target.base + (1 << 40), [(0, 4)])
-    error = refusal(tmp_path / "memory", target.child.pid)
+    error = refusal(tmp_path / "memory", target.identity)
 
     assert error.reason is Reason.CRIU_RESTORE_FAILED
     assert f"{target.base + (1 << 40):#x} can't be written: Bad address" in error.detail
@@ -127,15 +132,35 @@ def test_a_piece_that_fits_in_part_is_told(target: Target, tmp_path: Path) -> No
     found = [Run(target.base, 1, PRESENT), Run(hole, 1, PRESENT)]
     (tmp_path / "memory" / f"pagemap-{TASK}.img").write_bytes(pagemap(3, found))
 
-    assert refusal(tmp_path / "memory", target.child.pid).detail.endswith("4,096 of 8,192 bytes were taken")
+    assert refusal(tmp_path / "memory", target.identity).detail.endswith("4,096 of 8,192 bytes were taken")
 
 
 def test_a_process_that_ended_is_told(target: Target, tmp_path: Path) -> None:
     write(tmp_path / "memory", target.base, [(0, 4)])
+    identity = target.identity
     target.child.kill()
     target.child.wait()
 
-    assert "No such process" in refusal(tmp_path / "memory", target.child.pid).detail
+    assert "has ended" in refusal(tmp_path / "memory", identity).detail
+
+
+def test_whoever_has_a_tasks_pid_later_is_not_written_to(target: Target, tmp_path: Path) -> None:
+    before = target.digest()
+    write(tmp_path / "memory", target.base, [(0, 4)])
+    pid, ticks = target.identity
+
+    assert refusal(tmp_path / "memory", (pid, ticks - 1)).reason is Reason.CRIU_RESTORE_FAILED
+    assert target.digest() == before
+
+
+def test_its_threads_run_where_the_task_may(target: Target, tmp_path: Path) -> None:
+    """So the pages come to lie near those cores; and our own affinity is what it was."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(target.child.pid, {min(before)})
+    write(tmp_path / "memory", target.base, [(0, 2048)])
+    done = fill(tmp_path / "memory", {TASK: target.identity}, later())
+
+    assert (done.threads, os.sched_getaffinity(0)) == (1, before)
 
 
 def test_a_task_that_was_not_restored_is_named(tmp_path: Path) -> None:
@@ -150,7 +175,7 @@ def test_pages_of_another_size_are_refused_by_name(size: int, target: Target, tm
     before = target.digest()
     write(tmp_path / "memory", target.base, [(0, 4)])
     os.truncate(tmp_path / "memory" / "pages-3.img", size)
-    error = refusal(tmp_path / "memory", target.child.pid)
+    error = refusal(tmp_path / "memory", target.identity)
 
     assert (error.reason, "pages-3.img" in error.detail) == (Reason.MANIFEST_INVALID, True)
     assert target.digest() == before
@@ -159,4 +184,4 @@ def test_pages_of_another_size_are_refused_by_name(size: int, target: Target, tm
 def test_a_missed_deadline_ends_it(target: Target, tmp_path: Path) -> None:
     write(tmp_path / "memory", target.base, [(0, 4)])
 
-    assert refusal(tmp_path / "memory", target.child.pid, later(0.0)).reason is Reason.DEADLINE_EXCEEDED
+    assert refusal(tmp_path / "memory", target.identity, later(0.0)).reason is Reason.DEADLINE_EXCEEDED

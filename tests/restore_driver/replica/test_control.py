@@ -16,6 +16,7 @@ import pytest
 
 from restore_driver.replica import control as module
 from restore_driver.replica.control import ReplicaControl
+from restore_driver.replica.vmm import VmmError
 
 LONG_S = 20.0
 
@@ -110,7 +111,7 @@ class Stacks:
 
     def take_back(self, ordinal: int) -> None:
         if self.none_left:
-            raise RuntimeError("cuCtxSetLimit: CUDA_ERROR_OUT_OF_MEMORY")
+            raise VmmError("cuCtxSetLimit: CUDA_ERROR_OUT_OF_MEMORY")
         self.there = True
 
 
@@ -156,7 +157,7 @@ def test_no_step_runs_without_its_stacks(control: ReplicaControl) -> None:
     waiting = Step(control)
 
     stacks.none_left = True
-    with pytest.raises(RuntimeError, match="OUT_OF_MEMORY"):
+    with pytest.raises(VmmError, match="OUT_OF_MEMORY"):
         control.resume({"a": "t", "b": "t"}, "/holder")
     assert not waiting.runs.wait(0.1)
     stacks.none_left, Holder.ends = False, [None, None]
@@ -166,13 +167,16 @@ def test_no_step_runs_without_its_stacks(control: ReplicaControl) -> None:
     waiting.end()
 
 
-def test_a_quiesce_that_fails_after_them_gives_the_stacks_back(control: ReplicaControl) -> None:
+@pytest.mark.parametrize("none_left", [False, True])
+def test_a_quiesce_that_fails_after_them_gives_the_stacks_back(none_left: bool, control: ReplicaControl) -> None:
+    """Where somebody took their room meanwhile, steps go on without: a launch makes what it needs."""
     stacks: Any = Stacks()
     control._stacks = stacks
     original = control._await
 
     def await_(done: Any, wanted: Any, late: str) -> None:
         if not stacks.there:
+            stacks.none_left = none_left
             raise TimeoutError(late)
         original(done, wanted, late)
 
@@ -180,7 +184,11 @@ def test_a_quiesce_that_fails_after_them_gives_the_stacks_back(control: ReplicaC
     with pytest.raises(TimeoutError, match="at rest in time"):
         control.quiesce()
 
-    assert stacks.there and mapped(control) == [True] * 3
+    assert stacks.there is not none_left
+    assert mapped(control) == [True] * 3
+    step = Step(control)
+    assert step.runs.wait(LONG_S)
+    step.end()
 
 
 def test_a_step_that_runs_too_long_leaves_all_as_it_was(control: ReplicaControl) -> None:
