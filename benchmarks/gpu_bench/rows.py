@@ -253,18 +253,7 @@ def refused(machine: Machine, repeats: int) -> Row:
     return {"answer": answer}
 
 
-SMALL = (
-    "--model",
-    "standin-small",
-    "--layers",
-    "8",
-    "--width",
-    "2048",
-    "--hidden",
-    "5504",
-    "--context",
-    "1024",
-)
+SMALL = tuple("--model standin-small --layers 8 --width 2048 --hidden 5504 --context 1024".split())
 
 
 def clones(machine: Machine, repeats: int) -> Row:

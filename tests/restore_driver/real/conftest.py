@@ -24,6 +24,7 @@ import pytest
 
 from restore_driver.errors import DriverError
 from restore_driver.host import proc
+from restore_driver.host.mounts import mount_points
 from restore_driver.host.netns import in_network_namespace
 from restore_driver.placeholder.create import Network, Placeholder, create
 from tests.restore_driver.waiting import PATIENCE_S, eventually
@@ -158,3 +159,34 @@ def snapshot(start: Start, state: Path, tmp_path: Path) -> Path:
         server.ask("POST", "/increment")
     forethaw("checkpoint", str(server.pid), tmp_path / "artifacts" / "snapshot", "--end", state=state)
     return tmp_path / "artifacts" / "snapshot"
+
+
+@pytest.fixture
+def clean(tmp_path: Path) -> Iterator[Callable[[Placeholder], None]]:
+    """Asserts that a failed restore left nothing; the machine's mounts are compared at the test's end, too."""
+    before = mounts(tmp_path)
+
+    def check(placeholder: Placeholder) -> None:
+        assert set(placeholder.members()) == {1}
+        assert programs_below(tmp_path) == []
+        assert mounts(tmp_path) == before
+
+    yield check
+    assert mounts(tmp_path) == before
+
+
+def mounts(ours: Path) -> list[Path]:
+    """This machine's mount points, but for what a test beside this one has in a directory of its own."""
+    temporary = Path(tempfile.gettempdir())
+    return [point for point in mount_points() if temporary not in point.parents or ours in point.parents]
+
+
+def programs_below(directory: Path) -> list[str]:
+    """Command lines of CRIU processes that work on something below a directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if any(word.endswith(b"criu.bin") for word in words) and str(directory) in str(os.readlink(entry / "cwd")):
+                found.append(entry.name)
+    return found
