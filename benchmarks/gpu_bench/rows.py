@@ -253,7 +253,8 @@ def refused(machine: Machine, repeats: int) -> Row:
     return {"answer": answer}
 
 
-SMALL = tuple("--model standin-small --layers 8 --width 2048 --hidden 5504 --context 1024".split())
+_SIZES = {"layers": 8, "width": 2048, "hidden": 5504, "context": 1024}
+SMALL = ("--model", "standin-small", *(word for name, size in _SIZES.items() for word in (f"--{name}", str(size))))
 
 
 def clones(machine: Machine, repeats: int) -> Row:
