@@ -6,7 +6,6 @@ phase, to an undo, or to `unaccounted_s`: a slow line can't hide.
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from restore_driver.deadline import Clock, Deadline
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.disk import is_full
 from restore_driver.journal import Facts, Journal
 from restore_driver.phases import IRREVOCABLE, TOUCHES, Phase, Row, Undo
 
@@ -151,7 +151,7 @@ def _one(
     except DriverError as error:
         failure = error
     except OSError as error:
-        reason = Reason.DISK_FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else Reason.INTERNAL
+        reason = Reason.DISK_FULL if is_full(error) else Reason.INTERNAL
         failure = DriverError(reason, f"{row.phase.value}: {error}")
         failure.__cause__ = error
     except KeyboardInterrupt:  # a tree that was stopped must not stay so

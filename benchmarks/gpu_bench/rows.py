@@ -109,21 +109,21 @@ def restore(machine: Machine, repeats: int) -> Row:
         restored.end()
     copies = [result_weights(result) for result in results]
     rate = statistics.median(copy["bytes_per_s"] for copy in copies)
-    compaction = next(phase.details for phase in made.phases if phase.phase == "compact")
+    compaction = details(made, "compact")
     return {
         "total_s": statistics.median(times_s),
         "all_s": times_s,
         "phases_s": phases(results),
         "agent_total_s": statistics.median(result.total_s for result in results),
-        "criu": next(phase.details for phase in results[-1].phases if phase.phase == "criu-restore"),
+        "criu": details(results[-1], "criu-restore"),
         "unaccounted_share": max(result.unaccounted_s / result.total_s for result in results),
         "image_bytes": made.answer["bytes"],
-        "compaction": dict(compaction),
+        "compaction": compaction,
         "weights_bytes": copies[0]["bytes"],
         "weights_copy_s": statistics.median(copy["copy_s"] for copy in copies),
         "weights_bytes_per_s": rate,
-        "fill": next(phase.details for phase in results[-1].phases if phase.phase == "fill-memory"),
-        "resume": next(phase.details for phase in results[-1].phases if phase.phase == "resume"),
+        "fill": details(results[-1], "fill-memory"),
+        "resume": details(results[-1], "resume"),
         "checkpoint_phases_s": phases([made]),
     }
 
@@ -182,7 +182,7 @@ def unpark(machine: Machine, repeats: int, *, huge_pages: bool = False) -> Row:
     for _ in range(repeats):
         parked = machine.park(replica, huge_pages=huge_pages)
         parks.append(parked)
-        freed.append(next(phase.details for phase in parked.phases if phase.phase == "memory-free"))
+        freed.append(details(parked, "memory-free"))
         result, took_s = machine.unpark(replica)
         assert replica.generate()["tokens"] == tokens
         times_s.append(took_s)
@@ -360,9 +360,14 @@ def phases(results: list[Result]) -> dict[str, float]:
     }
 
 
+def details(result: Result, name: str) -> dict[str, Any]:
+    """What a phase told of itself."""
+    return dict(next(phase.details for phase in result.phases if phase.phase == name))
+
+
 def result_weights(result: Result) -> dict[str, Any]:
     """What the replica's helper told of its weights."""
-    resume = next(phase.details for phase in result.phases if phase.phase == "resume")
+    resume = details(result, "resume")
     weights: dict[str, Any] = next(iter(resume["weights"].values()))
     return weights
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.unix_sockets import json_object
 
 LONGEST_LINE_BYTES = 1 << 20
 
@@ -35,7 +36,7 @@ def lines(connection: socket.socket) -> Iterator[dict[str, Any]]:
         line, end, rest = buffered.partition(b"\n")
         if end:
             buffered = rest
-            yield _parse(line)
+            yield json_object(line)
             continue
         if len(buffered) > LONGEST_LINE_BYTES:
             raise DriverError(Reason.REQUEST_INVALID, f"a line is longer than {LONGEST_LINE_BYTES:,} bytes")
@@ -59,13 +60,3 @@ def connect(path: Path, deadline_s: float) -> socket.socket:
         connection.close()
         raise
     return connection
-
-
-def _parse(line: bytes) -> dict[str, Any]:
-    try:
-        message = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DriverError(Reason.REQUEST_INVALID, f"a line is no JSON: {error}") from error
-    if not isinstance(message, dict):
-        raise DriverError(Reason.REQUEST_INVALID, "a line is no JSON object")
-    return message

@@ -23,7 +23,7 @@ from restore_driver.agent.protocol import lines, send
 from restore_driver.driver import Driver
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.trusted import require_trusted
-from restore_driver.host.unix_sockets import listen, peer
+from restore_driver.host.unix_sockets import is_root_or_us, listen
 from restore_driver.requests import AnyRequest
 from restore_driver.wrong import refused_request
 
@@ -95,7 +95,7 @@ class Agent:
         with connection, suppress(ConnectionError, TimeoutError):
             connection.settimeout(_PATIENCE_S)
             try:
-                if peer(connection)[1] not in (0, os.geteuid()):
+                if not is_root_or_us(connection):
                     raise DriverError(Reason.NOT_TRUSTED, "only root may ask this agent")
                 message = next(lines(connection), None)
                 if message is not None:

@@ -30,7 +30,7 @@ class Compacted:
     @property
     def replaced(self) -> bool:
         """False when there was nothing to save, and nothing was touched."""
-        return bool(self.compaction.saved_bytes or self.compaction.apart_bytes)
+        return self.compaction.changed
 
 
 def compact_artifact(artifact: Path) -> Compacted:
@@ -48,9 +48,8 @@ def compact_artifact(artifact: Path) -> Compacted:
             _copy(artifact / entry.path, draft.path / entry.path)
         apart = None if before.process.shell_job else draft.path / MEMORY
         compaction = compact(draft.path / IMAGES, apart)
-        unchanged = Compacted(manifests.digest(before), compaction)
-        if not unchanged.replaced:
-            return unchanged
+        if not compaction.changed:
+            return Compacted(manifests.digest(before), compaction)
         about = {name: value for name, value in before if name not in _FROM_THE_FILES}
         after = draft.commit({**about, "compacted_bytes": before.compacted_bytes + compaction.saved_bytes})
         seal_as_it_is(artifact)

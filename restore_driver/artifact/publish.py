@@ -22,7 +22,7 @@ from restore_driver.artifact.digest import digest_files, list_files
 from restore_driver.artifact.hold import alone
 from restore_driver.artifact.manifest import NAME, FileEntry, Manifest, to_bytes
 from restore_driver.errors import DriverError, Reason
-from restore_driver.host.disk import sync
+from restore_driver.host.disk import is_full, sync
 from restore_driver.host.trusted import require_trusted
 
 PREFIX = ".draft-"
@@ -86,7 +86,7 @@ class Draft:
             swap_in(self.path, self.target, step)
             self._published = True
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_full(error):
                 raise DriverError(Reason.DISK_FULL, f"{self.target.parent} is full", "free some space") from error
             raise
         return manifest

@@ -61,6 +61,11 @@ class Compaction:
         """Of zeros."""
         return self.before_bytes - self.after_bytes
 
+    @property
+    def changed(self) -> bool:
+        """Whether the images are others now."""
+        return bool(self.saved_bytes or self.apart_bytes)
+
 
 def compact(
     images: Path, memory: Path | None = None, *, workers: int | None = None, look: Callable[[], object] = lambda: None

@@ -114,13 +114,13 @@ def _plan(pagemap: Path, task: tuple[int, int], stack: ExitStack) -> Iterator[_W
             Reason.MANIFEST_INVALID, f"{pages.name} holds {size:,} bytes, its pagemap says {stored:,}", "stage it again"
         )
     begin = stack.enter_context(_mapped(pages, size))
-    pieces: list[tuple[int, int, int]] = []
+    pieces, together = list[tuple[int, int, int]](), 0
     for address, at, length in _blocks(found.runs):
-        full = sum(piece[2] for piece in pieces) + length > _BLOCK_BYTES or len(pieces) == _MOST_PIECES
-        if pieces and full:
+        if pieces and (together + length > _BLOCK_BYTES or len(pieces) == _MOST_PIECES):
             yield _Write(*task, tuple(pieces))
-            pieces = []
+            pieces, together = [], 0
         pieces.append((address, begin + at, length))
+        together += length
     if pieces:
         yield _Write(*task, tuple(pieces))
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from restore_driver.host.disk import write_all
+
 _CHUNK_BYTES = 1 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CARRIED = ("user.", "security.capability")
@@ -137,9 +139,7 @@ def new_other(parent_fd: int, name: str, kind: int, device: int = 0, target: str
 def copy_content(source_fd: int, target_fd: int) -> None:
     """All bytes from here on."""
     while chunk := os.read(source_fd, _CHUNK_BYTES):
-        rest = memoryview(chunk)
-        while rest:
-            rest = rest[os.write(target_fd, rest) :]
+        write_all(target_fd, chunk)
 
 
 def remove(parent_fd: int, name: str) -> None:

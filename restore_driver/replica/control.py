@@ -28,7 +28,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from restore_driver.host.unix_sockets import accept_one, listen, peer
+from restore_driver.host.unix_sockets import accept_one, is_root_or_us, listen
 from restore_driver.replica.ranges import ScratchRange, WeightsRange
 from restore_driver.replica.stacks import Stacks
 from restore_driver.replica.vmm import VmmError
@@ -130,7 +130,6 @@ class ReplicaControl:
         with self._alone(ends_s):
             self._take_stacks_back()
             times.lap("stacks_s")
-            self._enter()
             for scratch in self.scratch:
                 if not scratch.range.mapped:
                     scratch.range.map_own()
@@ -171,7 +170,6 @@ class ReplicaControl:
         """New steps wait by now; those that run end, and all that needs not be in an image goes."""
         self._await(lambda: not self._running, wanted, "a step did not end in time")
         self._end_workers(wanted)  # of what the last steps compiled; a worker must not end under a dump
-        self._enter()
         self._synchronize()
         self._await(wanted.in_time, wanted, "the card was not at rest in time")
         self._rests = True
@@ -290,7 +288,7 @@ class ReplicaControl:
 
     def _answer(self, connection: socket.socket, line: bytes) -> dict[str, Any]:
         try:
-            if peer(connection)[1] not in (0, os.geteuid()):
+            if not is_root_or_us(connection):
                 raise PermissionError("only root and my own user may ask")
             message = json.loads(line)
             deadline_s = float(message.get("deadline_s", _PATIENCE_S))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import time
@@ -24,7 +23,7 @@ from restore_driver.fingerprint import Gpu
 from restore_driver.host import proc
 from restore_driver.host.capabilities import CAP_SYS_RESOURCE, effective
 from restore_driver.host.continuing import continue_tree
-from restore_driver.host.disk import require_free
+from restore_driver.host.disk import is_full, require_free
 from restore_driver.host.ending import end_processes
 from restore_driver.host.namespaces import open_entry
 from restore_driver.host.trusted import require_trusted
@@ -150,7 +149,7 @@ class Dumping(Freezing):
         try:
             saved = compact(images, apart, look=deadline.left_s)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_full(error):
                 raise
             return {"compacted": False, "why": "the disk is full"}  # a large image is better than none
         attempt.live["compacted_bytes"] = saved.saved_bytes

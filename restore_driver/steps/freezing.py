@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from restore_driver import engines, proof
-from restore_driver.cuda import CudaProcesses, MemoryReading, cuda_pids, maps_cuda, tree_checkpoint, tree_lock
+from restore_driver.cuda import CudaProcesses, cuda_pids, maps_cuda, tree_checkpoint, tree_lock
 from restore_driver.deadline import Deadline
 from restore_driver.engines import Target
 from restore_driver.errors import DriverError, Reason
@@ -55,10 +55,12 @@ class Freezing:
             raise DriverError(Reason.REQUEST_INVALID, f"process {self.pid} is parked", "unpark it")
         require_held(self.replica, self.holder, deadline)
         attempt.key = replica_key(self.pid)
-        attempt.live["pids"] = proc.tree(self.pid)
-        attempt.live["memory"] = None if self.tools.cuda is None else self.tools.cuda.memory(deadline.left_s())
-        attempt.live["device_bytes"] = self._device_bytes(attempt)
-        return {"processes": len(attempt.live["pids"])}
+        attempt.live["pids"] = pids = proc.tree(self.pid)
+        reading = None if self.tools.cuda is None else self.tools.cuda.memory(deadline.left_s())
+        attempt.live["memory"] = reading
+        # While it serves: what it needs when it wakes; 0 where nobody tells.
+        attempt.live["device_bytes"] = 0 if reading is None else reading.process_memory_bytes(pids)
+        return {"processes": len(pids)}
 
     def lock(self, attempt: Attempt, deadline: Deadline) -> Details:
         """One attempt a replica at a time."""
@@ -98,12 +100,6 @@ class Freezing:
         """Moves the device memory of every CUDA process into its host memory."""
         self._move(attempt, tree_checkpoint, deadline)
         return {"cuda_processes": len(attempt.facts["cuda_pids"])}
-
-    @staticmethod
-    def _device_bytes(attempt: Attempt) -> int:
-        """Device memory of the tree while it serves: what it needs when it wakes; 0 where nobody tells."""
-        reading: MemoryReading | None = attempt.live["memory"]
-        return 0 if reading is None else reading.process_memory_bytes(attempt.live["pids"])
 
     def _note_listeners(self, attempt: Attempt) -> None:
         """A worker that ended on the way to rest may have had one, which nobody shall ask for after the restore."""

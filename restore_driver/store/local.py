@@ -7,7 +7,6 @@ after a crash at any line. Its directories are for their owner only: an image ho
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import uuid
@@ -19,7 +18,7 @@ from restore_driver.artifact import hold
 from restore_driver.artifact.manifest import NAME as MANIFEST
 from restore_driver.artifact.publish import swap_in
 from restore_driver.errors import DriverError, Reason
-from restore_driver.host.disk import sync, write_all
+from restore_driver.host.disk import is_full, sync, write_all
 from restore_driver.host.trusted import open_beneath, refuse_escaping
 from restore_driver.store.backend import StoredObject, Write, missing
 from restore_driver.store.removal import GONE, put_away, sweep_away
@@ -164,7 +163,7 @@ class LocalBackend:
         except FileNotFoundError as error:
             raise missing(f"{self.root}/{name}") from error
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_full(error):
                 raise DriverError(Reason.DISK_FULL, f"{self.root} is full", "free some space") from error
             raise DriverError(Reason.STORE_UNREACHABLE, f"{self.root}/{name}: {error.strerror}") from error
 

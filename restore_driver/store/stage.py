@@ -8,7 +8,6 @@ the next one of the same snapshot.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import threading
@@ -28,6 +27,7 @@ from restore_driver.artifact.manifest import FileEntry, Manifest
 from restore_driver.artifact.publish import refuse_what_is_no_artifact, swap_in
 from restore_driver.artifact.seal import check_seal, seal_as_it_is, seal_path, verify_and_seal
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.disk import is_full
 from restore_driver.host.trusted import require_trusted
 from restore_driver.store import travel
 from restore_driver.store.backend import Backend
@@ -145,7 +145,7 @@ class Stage:
             if wrong:
                 wrong = self._round(wrong, fetch.missing(staging.done()), fetch, staging)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_full(error):
                 raise DriverError(Reason.DISK_FULL, f"{self.target.parent} is full", "free some space") from error
             raise DriverError(Reason.INTERNAL, f"{staging.path}: {error}") from error
         if wrong:

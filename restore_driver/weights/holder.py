@@ -31,15 +31,13 @@ from typing import Any
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.meminfo import available_memory_bytes
 from restore_driver.host.trusted import require_trusted
-from restore_driver.host.unix_sockets import accept_one, peer
+from restore_driver.host.unix_sockets import accept_one, is_root_or_us, peer
 from restore_driver.weights.device import NO_CARD, CudaDevice, Device, HostDevice, measure_pinned_rate
 from restore_driver.weights.leases import Leases
 from restore_driver.weights.protocol import FOR_TAKERS, hung_up, receive, send, size, sizes, text, texts
 from restore_driver.weights.safetensors import Layout
 from restore_driver.weights.store import Store
 
-_PAUSE_S = 0.1
-"""After a connection could not be accepted (no descriptors are left, say)."""
 _SO_PEERPIDFD = 77
 """unix(7), from Linux 6.5 on; Python has no name for it yet."""
 
@@ -212,9 +210,9 @@ def is_ours(connection: socket.socket) -> bool:
     user namespaces. So holder, agent and command line belong into the same ones (on Kubernetes: hostPID). It must live
     still, once that was looked at: it can leave its connection to others, and its PID to a process of the host.
     """
-    pid, user_id = peer(connection)
-    if user_id not in (0, os.geteuid()):
+    if not is_root_or_us(connection):
         return False
+    pid, _ = peer(connection)
     try:
         same = all(
             os.stat(f"/proc/{pid}/ns/{kind}").st_ino == os.stat(f"/proc/self/ns/{kind}").st_ino

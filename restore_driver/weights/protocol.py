@@ -25,6 +25,7 @@ from contextlib import ExitStack
 from typing import Any, TypeGuard
 
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.unix_sockets import json_object
 
 FOR_TAKERS = frozenset({"take", "wait", "done"})
 LONGEST_LINE_BYTES = 16 << 20
@@ -65,12 +66,7 @@ def receive(connection: socket.socket, buffered: bytearray) -> tuple[dict[str, A
             buffered += more
         line, _, rest = bytes(buffered).partition(b"\n")
         buffered[:] = rest
-        try:
-            message = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DriverError(Reason.REQUEST_INVALID, f"a line is no JSON: {error}") from error
-        if not isinstance(message, dict):
-            raise DriverError(Reason.REQUEST_INVALID, "a line is no JSON object")
+        message = json_object(line)
         unwanted.pop_all()
     return message, fd
 
