@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,13 +57,19 @@ class Target:
         return self.child.stdout.readline().strip()
 
 
-@pytest.fixture
-def target() -> Iterator[Target]:
+@contextmanager
+def running() -> Iterator[Target]:
     argv = [sys.executable, "-c", TARGET]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         yield Target(child, int(child.stdout.readline()))
         child.kill()
+
+
+@pytest.fixture
+def target() -> Iterator[Target]:
+    with running() as made:
+        yield made
 
 
 def write(directory: Path, base: int, runs: list[tuple[int, int]]) -> bytes:
@@ -92,19 +99,15 @@ def test_every_byte_is_in_its_place(
         if page + gap + pages < PAGES:
             runs.append((page + gap, pages))
             page += gap + pages
-    argv = [sys.executable, "-c", TARGET]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        target = Target(child, int(child.stdout.readline()))
+    with running() as target:
         expected = write(tmp_path / "memory", target.base, runs)
-        os.kill(child.pid, signal.SIGSTOP)
+        os.kill(target.child.pid, signal.SIGSTOP)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(filling, "_BLOCK_BYTES", block_pages * PAGE_BYTES)
             patch.setattr(filling, "_MOST_PIECES", most)
-            done = fill(tmp_path / "memory", {TASK: proc.identity(child.pid)}, later(), threads=threads)
-        os.kill(child.pid, signal.SIGCONT)
+            done = fill(tmp_path / "memory", {TASK: target.identity}, later(), threads=threads)
+        os.kill(target.child.pid, signal.SIGCONT)
         digest = target.digest()
-        child.kill()
 
     assert digest == hashlib.sha256(expected).hexdigest()
     assert done.bytes == sum(pages for _, pages in runs) * PAGE_BYTES

@@ -6,10 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,6 +15,8 @@ from restore_driver.criu import guard
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
 from restore_driver.host.process import run
+from tests.restore_driver.trees import state
+from tests.restore_driver.waiting import eventually
 
 ROOT = Path(__file__).parents[3]
 DRIVER = """
@@ -28,13 +28,6 @@ run(["sh", "-c", script], deadline_s=deadline_s, enter=lambda: guard.begin(repli
 """
 
 
-def eventually(true: Callable[[], Any], what: str) -> None:
-    ends_s = time.monotonic() + 20.0
-    while not true():
-        assert time.monotonic() < ends_s, what
-        time.sleep(0.002)
-
-
 @pytest.fixture
 def replica() -> Iterator[int]:
     child = subprocess.Popen(["sh", "-c", "sleep 1000 & wait"], start_new_session=True)
@@ -42,10 +35,6 @@ def replica() -> Iterator[int]:
     yield child.pid
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-
-
-def state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def killed_driver(replica: int, deadline_s: float, script: str, begun: Path) -> None:

@@ -22,7 +22,6 @@ import pytest
 from restore_driver.cuda import HelperClient
 from restore_driver.driver import Driver
 from restore_driver.fingerprint import Gpu
-from restore_driver.host import proc
 from restore_driver.placeholder.create import Placeholder
 from restore_driver.replica_spec import ReplicaSpec
 from restore_driver.requests import CheckpointRequest, ParkRequest, Request, RestoreRequest, UnparkRequest
@@ -31,6 +30,7 @@ from restore_driver.tools import Tools, open_tools
 from restore_driver.weights.client import HolderClient
 from tests.restore_driver.cuda.conftest import StandIn, built_driver, client, stand_in
 from tests.restore_driver.real.conftest import ROOT, Place, Replica, criu, free_port, place, state
+from tests.restore_driver.trees import kill_tree
 from tests.restore_driver.waiting import eventually
 from tests.restore_driver.weights.test_holder import MIB, Begin, Weights, begin
 
@@ -200,9 +200,7 @@ def ready(begin: Begin, stand_in: StandIn, client: HelperClient, state: Path, tm
 
     yield make
     for child in children:
-        for pid in proc.tree(child.pid):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill_tree(child.pid)
         child.wait()
 
 

@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 
 import pytest
 
 from restore_driver.host import proc
 from restore_driver.host.continuing import continue_tree
+from tests.restore_driver.trees import state
 from tests.restore_driver.waiting import eventually
 
 SUPERVISOR = """
@@ -43,14 +43,8 @@ def stopped_tree() -> Iterator[tuple[int, int]]:
             yield parent.pid, child
         finally:
             for pid in (child, parent.pid):
-                try:
+                with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
-
-
-def state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
 
 
 @pytest.mark.parametrize("turn", range(5))

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
 from restore_driver.host.ending import end_processes
 from restore_driver.placeholder.create import create
+from tests.restore_driver.trees import kill_tree
 
 RESPAWNING = """
 import os, signal, time
@@ -75,9 +75,7 @@ def begin() -> Iterator[Begin]:
 
     yield start
     for child in begun:
-        for member in proc.tree(child.pid):
-            with suppress(ProcessLookupError):
-                os.kill(member, signal.SIGKILL)
+        kill_tree(child.pid)
         child.wait()
         child.stdout.close()  # type: ignore[union-attr]  # a pipe
 

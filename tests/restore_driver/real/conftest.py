@@ -10,7 +10,6 @@ import http.client
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -23,10 +22,10 @@ from typing import Any
 import pytest
 
 from restore_driver.errors import DriverError
-from restore_driver.host import proc
 from restore_driver.host.mounts import mount_points
 from restore_driver.host.netns import in_network_namespace
 from restore_driver.placeholder.create import Network, Placeholder, create
+from tests.restore_driver.trees import kill_tree
 from tests.restore_driver.waiting import PATIENCE_S, eventually
 
 ROOT = Path(__file__).parents[3]
@@ -73,9 +72,7 @@ class Replica:
 
     def end(self) -> None:
         """Kills all of it."""
-        for pid in proc.tree(self.pid):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill_tree(self.pid)
 
 
 def free_port() -> int:

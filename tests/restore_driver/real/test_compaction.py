@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from hypothesis import HealthCheck, example, given, note, settings
 from hypothesis import strategies as st
 
 from restore_driver.driver import Driver
-from restore_driver.host import proc
 from restore_driver.host.netns import in_network_namespace
 from restore_driver.placeholder.create import create
 from restore_driver.replica_spec import ReplicaSpec
@@ -28,6 +26,7 @@ from restore_driver.sequence import Result
 from restore_driver.tools import open_tools
 from tests.restore_driver.real import memory_process
 from tests.restore_driver.real.memory_process import PAGE, ZEROED, Plan, expected
+from tests.restore_driver.trees import kill_tree
 from tests.restore_driver.waiting import PATIENCE_S, eventually
 
 PROGRAM = Path(memory_process.__file__)
@@ -104,9 +103,7 @@ def running(plan: Plan, directory: Path) -> Iterator[Holder]:
         assert child.poll() is None, (directory / "log").read_text()
         yield Holder(child.pid, int((directory / "port").read_text()))
     finally:
-        for pid in proc.tree(child.pid):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill_tree(child.pid)
         child.wait()
         log.close()
 

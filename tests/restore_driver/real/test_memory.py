@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from restore_driver.artifact import manifest as manifests
@@ -20,6 +20,7 @@ from restore_driver.requests import CheckpointRequest, RestoreRequest
 from restore_driver.sequence import Result
 from restore_driver.tools import open_tools
 from tests.restore_driver.real.conftest import Place
+from tests.restore_driver.trees import kill_tree, thread_states
 from tests.restore_driver.waiting import eventually
 
 MIB = 1 << 20
@@ -53,9 +54,7 @@ def family(*, session: bool = True) -> Iterator[int]:
         assert child.stdout.readline() == b"ready\n"
         yield child.pid
     finally:
-        for pid in proc.tree(child.pid):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill_tree(child.pid)
         child.wait()
         child.stdout.close()
 
@@ -74,12 +73,6 @@ def moved(driver: Driver, pid: int, artifact: Path, placeholder: Placeholder) ->
 def rollup_mib(pid: int) -> dict[str, int]:
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     return {line.split(":")[0]: int(line.split()[1]) >> 10 for line in lines}
-
-
-def states(pid: int) -> str:
-    """A letter a thread, as /proc tells them."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return "".join(sorted((task / "stat").read_text().rsplit(")", 1)[1].split()[0] for task in tasks))
 
 
 def filled_mib(result: Result) -> int:
@@ -103,11 +96,11 @@ def test_a_task_that_was_stopped_stays_so_and_the_others_run(state: Path, place:
     with family() as parent:
         child = next(iter(proc.children(parent)))
         os.kill(child, signal.SIGSTOP)
-        eventually(lambda: states(child) == "T", "its stop")
+        eventually(lambda: thread_states(child) == "T", "its stop")
         result, now = moved(Driver(open_tools(state)), parent, tmp_path / "a" / "snapshot", place())
 
     assert (filled_mib(result), (tmp_path / "a" / "snapshot" / manifests.MEMORY).exists()) == (0, False)
-    assert (states(now[child]), "T" in states(now[parent])) == ("T", False)
+    assert (thread_states(now[child]), "T" in thread_states(now[parent])) == ("T", False)
 
 
 def test_a_tree_in_its_callers_session_is_left_to_criu(state: Path, place: Place, tmp_path: Path) -> None:
@@ -140,7 +133,7 @@ def test_a_replica_never_runs_without_all_of_its_memory(snapshot: Path, place: P
 
     def look(event: str, phase: str) -> None:
         if phase == "fill-memory":
-            threads[event] = "".join(states(pid) for pid in placeholder.members().values())
+            threads[event] = "".join(thread_states(pid) for pid in placeholder.members().values())
 
     result = driver.carry_out(RestoreRequest(artifact=snapshot, placeholder_pid=placeholder.pid), look)
     filled = next(phase.details for phase in result.phases if phase.phase == "fill-memory")

@@ -1,0 +1,31 @@
+"""Processes and their descendants: their end, and what the kernel says of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+from restore_driver.host import proc
+
+
+def kill_tree(root_pid: int) -> None:
+    """SIGKILL to a process and all its descendants; whoever has ended is left out."""
+    for pid in proc.tree(root_pid):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def state(pid: int) -> str:
+    """The letter that stands for it: R, S, T, Z, ..."""
+    return _letter(Path(f"/proc/{pid}/stat"))
+
+
+def thread_states(pid: int) -> str:
+    """A letter a thread, sorted."""
+    return "".join(sorted(_letter(task / "stat") for task in Path(f"/proc/{pid}/task").iterdir()))
+
+
+def _letter(stat: Path) -> str:
+    return stat.read_text().rpartition(")")[2].split()[0]
