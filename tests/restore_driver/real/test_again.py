@@ -45,14 +45,15 @@ def test_a_proven_restore_asked_for_again_is_answered_with_the_same_replica(
 ) -> None:
     """Whoever lost the first answer must not start a second engine."""
     artifact = ended(driver, server, tmp_path / "a")
-    request = RestoreRequest(artifact=artifact, placeholder_pid=place().pid, pod_uid="pod-1")
+    placeholder = place()
+    request = RestoreRequest(artifact=artifact, placeholder_pid=placeholder.pid, pod_uid="pod-1")
     first, second = driver.carry_out(request), driver.carry_out(request)
 
     assert (first.outcome, second.outcome, second.fallback) == ("proven", "proven", None)
     assert second.answer == first.answer
 
     os.kill(first.answer["host_pid"], signal.SIGKILL)
-    eventually(lambda: not proc.is_alive(first.answer["host_pid"]), "its end")
+    eventually(lambda: set(placeholder.members()) == {1}, "its end, and its child's")
     third = driver.carry_out(request)
     assert (third.outcome, third.reason, third.fallback) == ("refused", "AttemptedBefore", "cold-start")
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.restore_driver.real.conftest import ROOT, free_port
+from tests.restore_driver.trees import with_argument
 
 
 def test_the_demo_counts_on_and_leaves_nothing(tmp_path: Path) -> None:
@@ -26,8 +27,4 @@ def test_the_demo_counts_on_and_leaves_nothing(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == '{"count": 4}'
     assert "proven in" in done.stdout
     assert list(tmp_path.iterdir()) == []
-    assert [
-        entry.name
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdigit() and environment["PORT"].encode() in (entry / "cmdline").read_bytes().split(b"\0")
-    ] == []
+    assert with_argument(environment["PORT"]) == []
