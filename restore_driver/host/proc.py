@@ -103,6 +103,15 @@ def pid_chain(pid: int) -> tuple[int, ...]:
     return tuple(int(word) for word in status(pid)["NSpid"].split())
 
 
+def has_session(pid: int) -> bool:
+    """Whether a process's session leader was of its own pid namespace (`NSsid`); of another's it sees only a 0.
+
+    Raises:
+        DriverError: REPLICA_LOST.
+    """
+    return int(status(pid)["NSsid"].split()[-1]) != 0
+
+
 def members(pid_namespace: int) -> dict[int, int]:
     """Processes of a pid namespace itself (not of nested ones): their PID there -> their PID here.
 

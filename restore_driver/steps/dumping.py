@@ -60,12 +60,18 @@ class Dumping(Freezing):
         }
 
     def gate(self, attempt: Attempt, deadline: Deadline) -> Details:
-        """Besides: CRIU is there, the artifact's directory is root's, and the disk has room for the memory."""
+        """Besides: CRIU is there and can dump it, the artifact's directory is root's, the disk has room for it."""
         details = super().gate(attempt, deadline)
         if self.tools.criu is None:
             raise DriverError(Reason.CRIU_MISSING, "there is no CRIU", "restore_driver/criu/install.sh installs it")
         if proc.namespace_id(self.pid, "mnt") != proc.namespace_id(os.getpid(), "mnt"):
             self.tools.criu.require_own_libraries()
+        if not proc.has_session(self.pid):
+            raise DriverError(
+                Reason.REQUEST_INVALID,
+                f"the session of process {self.pid} began outside of its pid namespace, which CRIU can not dump",
+                "start it with setsid",
+            )
         refuse_what_is_no_artifact(self.request.artifact.absolute())
         parent = self.request.artifact.absolute().parent
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)

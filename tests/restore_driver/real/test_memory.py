@@ -41,22 +41,32 @@ while True:
     time.sleep(0.01)
 """
 
+SHELL = ("/bin/sh", "-c", '"$@"; exit', "sh")
+"""Runs the words after it, as its child."""
+
 
 @contextmanager
 def family(*, session: bool = True) -> Iterator[int]:
-    """A process and its forked child: 48 MiB are both's, 32 MiB the parent's own; the parent's PID."""
+    """A process and its forked child: 48 MiB are both's, 32 MiB the parent's own; the parent's PID.
+
+    Without a session of its own it is in that of a shell, its parent: ours may have a leader that we can not see.
+    """
     argv = [os.path.realpath(sys.executable), "-c", FAMILY]
-    child = subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=session
+    leader = subprocess.Popen(
+        argv if session else [*SHELL, *argv],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
-    assert child.stdout is not None
+    assert leader.stdout is not None
     try:
-        assert child.stdout.readline() == b"ready\n"
-        yield child.pid
+        assert leader.stdout.readline() == b"ready\n"
+        yield leader.pid if session else proc.children(leader.pid)[0]
     finally:
-        kill_tree(child.pid)
-        child.wait()
-        child.stdout.close()
+        kill_tree(leader.pid)
+        leader.wait()
+        leader.stdout.close()
 
 
 def moved(driver: Driver, pid: int, artifact: Path, placeholder: Placeholder) -> tuple[Result, dict[int, int]]:
@@ -111,6 +121,27 @@ def test_a_tree_in_its_callers_session_is_left_to_criu(state: Path, place: Place
     assert manifests.load(tmp_path / "a" / "snapshot").process.shell_job
     assert filled_mib(result) == 0
     assert all(proc.is_alive(pid) for pid in now.values())
+
+
+def test_a_tree_whose_session_began_in_another_pid_namespace_is_refused_untouched(state: Path, tmp_path: Path) -> None:
+    """As what is started by an exec into a container is; CRIU has no number for such a leader."""
+    argv = ["unshare", "--pid", "--fork", "--kill-child", *SHELL, os.path.realpath(sys.executable), "-c", FAMILY]
+    outside = subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True)
+    assert outside.stdout is not None
+    try:
+        assert outside.stdout.readline() == b"ready\n"
+        pid = proc.children(proc.children(outside.pid)[0])[0]
+        request = CheckpointRequest(pid=pid, artifact=tmp_path / "a" / "snapshot", replica=ReplicaSpec())
+        result = Driver(open_tools(state)).carry_out(request)
+
+        assert (result.outcome, result.reason) == ("refused", "RequestInvalid")
+        assert (str(pid) in result.detail, "setsid" in result.mend) == (True, True)
+        assert proc.is_alive(pid)
+        assert not (tmp_path / "a").exists()
+    finally:
+        kill_tree(outside.pid)
+        outside.wait()
+        outside.stdout.close()
 
 
 def test_an_artifact_that_was_left_whole_is_set_apart_later(state: Path, place: Place, tmp_path: Path) -> None:
