@@ -133,7 +133,7 @@ def test_who_enters_takes_no_pid_that_a_restore_needs(place: Place) -> None:
 def test_a_placeholder_that_is_gone_is_lost(place: Place) -> None:
     placeholder = place()
     placeholder.end()
-    eventually(lambda: not Path(f"/proc/{placeholder.pid}").exists(), "its end")
+    eventually(lambda: not proc.is_alive(placeholder.pid), "its end")
     with ExitStack() as stack, pytest.raises(DriverError) as caught:
         open_entry(placeholder.pid, stack)
 
