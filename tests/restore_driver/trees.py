@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from restore_driver.host import proc
 
 
-def kill_tree(root_pid: int) -> None:
-    """SIGKILL to a process and all its descendants; whoever has ended is left out."""
-    for pid in proc.tree(root_pid):
+def kill(pids: Iterable[int]) -> None:
+    """SIGKILL to each; whoever has ended is left out: with its parent, a zombie may go too."""
+    for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def kill_tree(root_pid: int) -> None:
+    """SIGKILL to a process and all its descendants."""
+    kill(proc.tree(root_pid))
 
 
 def with_argument(word: str) -> list[int]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from restore_driver.cuda import Cli, CudaProcesses, HelperClient
+from tests.restore_driver.trees import kill
 
 HERE = Path(__file__).parent
 
@@ -199,7 +197,6 @@ def _program(path: Path, body: str) -> str:
 
 def _end(children: list[subprocess.Popen[str]]) -> None:
     for child in children:
-        with suppress(ProcessLookupError):
-            os.kill(child.pid, signal.SIGKILL)
+        kill([child.pid])
         with child:  # closes its pipes and waits
             pass

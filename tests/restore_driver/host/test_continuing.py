@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import pytest
 
 from restore_driver.host import proc
 from restore_driver.host.continuing import continue_tree
-from tests.restore_driver.trees import state
+from tests.restore_driver.trees import kill, state
 from tests.restore_driver.waiting import eventually
 
 SUPERVISOR = """
@@ -42,9 +42,7 @@ def stopped_tree() -> Iterator[tuple[int, int]]:
                 eventually(lambda pid=pid: state(pid) == "T", "its stop")
             yield parent.pid, child
         finally:
-            for pid in (child, parent.pid):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            kill((child, parent.pid))
 
 
 @pytest.mark.parametrize("turn", range(5))

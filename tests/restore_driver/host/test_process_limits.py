@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,15 +20,14 @@ from restore_driver.host import proc
 from restore_driver.host.capabilities import become_with_capabilities
 from restore_driver.host.namespaces import open_entry
 from restore_driver.host.process import NotStarted, run
+from tests.restore_driver.trees import kill
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
 DEATH_SIGNAL = "import ctypes; x = ctypes.c_int(); ctypes.CDLL(None).prctl(2, ctypes.byref(x)); print(x.value)"
 
 
 def kill_all(path: Path) -> None:
-    for pid in path.read_text().split():
-        with suppress(ProcessLookupError):
-            os.kill(int(pid), signal.SIGKILL)
+    kill(map(int, path.read_text().split()))
 
 
 def test_a_daemon_that_keeps_the_output_open_is_not_waited_for(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from restore_driver.replica_spec import ReplicaSpec
 from restore_driver.requests import CheckpointRequest, RestoreRequest
 from restore_driver.tools import open_tools
 from tests.restore_driver.real.conftest import Place
+from tests.restore_driver.trees import kill_tree
 from tests.restore_driver.waiting import eventually
 
 FAMILY = """
@@ -54,8 +55,7 @@ def family(request: pytest.FixtureRequest) -> Iterator[int]:
     )
     eventually(lambda: len(living(child.pid)) == 4, "the children")
     yield child.pid
-    for pid in proc.tree(child.pid):
-        os.kill(pid, signal.SIGKILL)
+    kill_tree(child.pid)
     child.wait()
 
 
@@ -105,8 +105,7 @@ def test_a_child_that_was_born_meanwhile_is_dumped_and_goes_on(
 def test_a_replica_that_ends_on_its_way_is_said_to_be_lost(family: int, state: Path, tmp_path: Path) -> None:
     def kill(event: str, begun: str) -> None:
         if (event, begun) == ("begin", "criu-dump"):
-            for pid in proc.tree(family):
-                os.kill(pid, signal.SIGKILL)
+            kill_tree(family)
             eventually(lambda: not proc.is_alive(family), "its end")
 
     driver = Driver(open_tools(state))

@@ -27,6 +27,7 @@ from restore_driver.replica_spec import ReplicaSpec
 from restore_driver.requests import CheckpointRequest, RestoreRequest
 from restore_driver.tools import open_tools
 from tests.restore_driver.real.conftest import Place, Replica, Start, forethaw
+from tests.restore_driver.trees import kill
 from tests.restore_driver.waiting import eventually
 
 
@@ -140,9 +141,7 @@ def test_a_taken_pid_is_refused_before_anything_is_touched(
     )
     eventually(lambda: wanted in placeholder.members(), "the squatter")
     result = restore(snapshot, placeholder, state)
-    for pid in placeholder.members().values():
-        if pid != placeholder.pid:
-            os.kill(pid, signal.SIGKILL)
+    kill(pid for pid in placeholder.members().values() if pid != placeholder.pid)
     squatter.wait()
 
     assert (result["outcome"], result["reason"]) == ("refused", "PidCollision")
@@ -287,12 +286,12 @@ def test_a_placeholder_that_dies_meanwhile_is_named(snapshot: Path, place: Place
     placeholder = place()
     request = RestoreRequest(artifact=snapshot, placeholder_pid=placeholder.pid)
 
-    def kill(event: str, phase: str) -> None:
+    def end(event: str, phase: str) -> None:
         if (event, phase) == ("begin", "criu-restore"):
             placeholder.end()
             eventually(lambda: not proc.is_alive(placeholder.pid), "the placeholder's end")
 
-    result = Driver(open_tools(state)).carry_out(request, kill)
+    result = Driver(open_tools(state)).carry_out(request, end)
 
     assert (result.outcome, result.fallback) == ("failed", "cold-start")
     assert result.reason in ("PlaceholderLost", "CriuRestoreFailed")

@@ -20,7 +20,7 @@ from restore_driver.requests import CheckpointRequest, RestoreRequest
 from restore_driver.sequence import Result
 from restore_driver.tools import open_tools
 from tests.restore_driver.real.conftest import Place
-from tests.restore_driver.trees import kill_tree, thread_states
+from tests.restore_driver.trees import kill, kill_tree, thread_states
 from tests.restore_driver.waiting import eventually
 
 MIB = 1 << 20
@@ -178,14 +178,13 @@ def test_a_replica_never_runs_without_all_of_its_memory(snapshot: Path, place: P
 def test_a_replica_that_ends_before_it_is_whole_is_a_failed_restore(snapshot: Path, place: Place, state: Path) -> None:
     placeholder, driver = place(), Driver(open_tools(state))
 
-    def kill(event: str, phase: str) -> None:
+    def end(event: str, phase: str) -> None:
         if (event, phase) == ("begin", "fill-memory"):
             pids = [pid for inside, pid in placeholder.members().items() if inside != 1]
-            for pid in pids:
-                os.kill(pid, signal.SIGKILL)
+            kill(pids)
             eventually(lambda: not any(proc.is_alive(pid) for pid in pids), "their end")
 
-    result = driver.carry_out(RestoreRequest(artifact=snapshot, placeholder_pid=placeholder.pid), kill)
+    result = driver.carry_out(RestoreRequest(artifact=snapshot, placeholder_pid=placeholder.pid), end)
 
     assert (result.phase, result.reason, result.fallback) == ("fill-memory", "CriuRestoreFailed", "cold-start"), result
     assert set(placeholder.members()) == {1}
