@@ -43,5 +43,10 @@ def thread_states(pid: int) -> str:
     return "".join(sorted(_letter(task / "stat") for task in Path(f"/proc/{pid}/task").iterdir()))
 
 
+def descriptors(pid: int) -> int:
+    """How many it has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
 def _letter(stat: Path) -> str:
     return stat.read_text().rpartition(")")[2].split()[0]

@@ -2,135 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import socket
 import sys
 import threading
-import types
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from restore_driver.replica import control as module
 from restore_driver.replica.control import ReplicaControl
 from restore_driver.replica.vmm import VmmError
+from tests.restore_driver.replica.stand_ins import LONG_S, Holder, Range, Stacks, Step, control, mapped
 
-LONG_S = 20.0
-
-
-class Range:
-    """As `vmm.Range`, with nothing behind it."""
-
-    size_bytes, ordinal = 4096, 0
-
-    def __init__(self) -> None:
-        self.mapped, self.unmapping_fails = True, False
-
-    def map_own(self) -> None:
-        self.mapped = True
-
-    def map_imported(self, fd: int) -> None:
-        self.mapped = True
-
-    def unmap(self) -> None:
-        if self.unmapping_fails:
-            raise RuntimeError("cuMemUnmap failed")
-        self.mapped = False
-
-
-class Holding:
-    """As `WeightsRange` and `ScratchRange`."""
-
-    def __init__(self) -> None:
-        self.range = Range()
-
-    def digest(self) -> str:
-        assert self.range.mapped, "on a card, this would have cost the replica its context"
-        return "d"
-
-
-class Holder:
-    """As `HolderClient`; each copy ends as the test says."""
-
-    ends: ClassVar[list[Exception | None]] = []
-    asked_s: ClassVar[list[float]] = []
-    """Deadlines that it was asked with."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def take(self, token: str, deadline_s: float) -> tuple[int, int]:
-        self.asked_s.append(deadline_s)
-        return -1, Range.size_bytes
-
-    def wait(self, token: str, deadline_s: float) -> dict[str, Any]:
-        self.asked_s.append(deadline_s)
-        end = self.ends.pop(0)
-        if end is not None:
-            raise end
-        return {"bytes": Range.size_bytes}
-
-    def done(self, token: str, deadline_s: float) -> None:
-        self.asked_s.append(deadline_s)
-
-    def close(self) -> None:
-        return
-
-
-@pytest.fixture
-def control(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ReplicaControl]:
-    torch: Any = types.ModuleType("torch")
-    torch.cuda = types.SimpleNamespace(
-        set_device=lambda ordinal: None, synchronize=lambda ordinal: None, empty_cache=lambda: None
-    )
-    Holder.ends, Holder.asked_s = [], []
-    torch._C = types.SimpleNamespace()
-    monkeypatch.setitem(sys.modules, "torch", torch)
-    monkeypatch.setattr(module, "HolderClient", Holder)
-    made: Any = ReplicaControl(
-        str(tmp_path / "control.sock"), weights={"a": Holding(), "b": Holding()}, scratch=[Holding()]
-    )
-    yield made
-
-
-def mapped(control: ReplicaControl) -> list[bool]:
-    return [piece.mapped for piece in control._ranges()]
-
-
-class Stacks:
-    """As `stacks.Stacks`; `there` tells whether a kernel would find them."""
-
-    def __init__(self) -> None:
-        self.there, self.none_left = True, False
-
-    def give_up(self, ordinal: int) -> None:
-        self.there = False
-
-    def take_back(self, ordinal: int) -> None:
-        if self.none_left:
-            raise VmmError("cuCtxSetLimit: CUDA_ERROR_OUT_OF_MEMORY")
-        self.there = True
-
-
-class Step:
-    """A step that lasts until it is told to end."""
-
-    def __init__(self, control: ReplicaControl) -> None:
-        self.control, self.runs, self._end = control, threading.Event(), threading.Event()
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
-
-    def _run(self) -> None:
-        with self.control.step():
-            self.runs.set()
-            self._end.wait(LONG_S)
-
-    def end(self) -> None:
-        self._end.set()
-        self.thread.join(LONG_S)
+__all__ = ["control"]
 
 
 def test_a_timeline(control: ReplicaControl) -> None:
@@ -411,60 +295,3 @@ def test_every_card_of_the_ranges_comes_to_rest(control: ReplicaControl, monkeyp
     control.quiesce()
 
     assert set(asked) == {0, 3}
-
-
-def test_who_can_not_be_served_now_does_not_end_the_control(
-    control: ReplicaControl, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither a connection that can't be accepted (no descriptors are left), nor a thread that can't be had."""
-    accept, start, refusals = socket.socket.accept, threading.Thread.start, ["accept", "thread"]
-
-    def accept_later(listener: socket.socket) -> Any:
-        if refusals and refusals[0] == "accept":
-            refusals.pop(0)
-            raise OSError(24, "Too many open files")
-        return accept(listener)
-
-    def start_later(thread: threading.Thread) -> None:
-        if thread.name == "replica-asker" and refusals and refusals[0] == "thread":
-            refusals.pop(0)
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(socket.socket, "accept", accept_later)
-    monkeypatch.setattr(threading.Thread, "start", start_later)
-    control.start()
-    with ask(control, {"op": "state"}) as refused, suppress(ConnectionResetError):
-        assert refused.recv(1) == b""
-
-    assert told(ask(control, {"op": "state"}))["ok"] is True
-    assert refusals == []
-
-
-def test_the_state_is_told_while_a_quiesce_waits(control: ReplicaControl) -> None:
-    """A thread a connection; and what is no request is answered, too."""
-    control.start()
-    step = Step(control)
-    assert step.runs.wait(LONG_S)
-    with ask(control, {"op": "quiesce", "deadline_s": LONG_S}) as quiescing:
-        while not control._quiet:
-            step.thread.join(0.001)
-        assert told(ask(control, {"op": "state"})) == {"ok": True, "quiet": True, "mapped": [True] * 3}
-        assert told(ask(control, {"op": "dance"}))["detail"] == "ValueError: there is no op 'dance'"
-        assert told(ask(control, []))["ok"] is False
-        step.end()
-        assert told(quiescing)["released_bytes"] == 3 * Range.size_bytes
-
-
-def ask(control: ReplicaControl, message: Any) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(LONG_S)
-    connection.connect(control.path)
-    connection.sendall((json.dumps(message) + "\n").encode())
-    return connection
-
-
-def told(connection: socket.socket) -> dict[str, Any]:
-    with connection, connection.makefile("rb") as lines:
-        answer: dict[str, Any] = json.loads(lines.readline())
-    return answer
