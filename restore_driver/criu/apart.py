@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from restore_driver.criu.images import PAGE_BYTES, Run, plain_ranges, private_anonymous_ranges, read_core
+from restore_driver.criu.images import PAGE_BYTES, Run, private_anonymous_areas, read_core
 
 LEAST_PAGES = 16
 """Shorter runs stay: of an engine's memory they are 4%, and nine of ten runs."""
@@ -52,10 +52,12 @@ def plain_memory(images: Path, tasks: Sequence[str]) -> dict[str, Ranges]:
         return {}
     written = tuple(sorted({core.rseq_address // PAGE_BYTES for core in cores if core.rseq_address is not None}))
     kernels = [(page * PAGE_BYTES, (page + 1) * PAGE_BYTES) for page in written]
-    areas = Counter(area for task in tasks for area in private_anonymous_ranges(images / f"mm-{task}.img"))
-    forked = [area for area, count in areas.items() if count > 1]
+    areas = {task: private_anonymous_areas(images / f"mm-{task}.img") for task in tasks}
+    spans = Counter(area.span for found in areas.values() for area in found)
+    forked = [span for span, count in spans.items() if count > 1]
     holes = _merged([*kernels, *forked])
-    return {task: tuple(_without(plain_ranges(images / f"mm-{task}.img"), holes)) for task in tasks}
+    plain = {task: _merged([area.span for area in found if area.plain]) for task, found in areas.items()}
+    return {task: tuple(_without(ranges, holes)) for task, ranges in plain.items()}
 
 
 def set_apart(pieces: Sequence[Piece], plain: Ranges) -> tuple[list[Piece], list[Piece]]:

@@ -142,11 +142,11 @@ def _compact_task(
         apart: list[Piece] = []
         if memory is not None and not (memory / source.name).exists():
             kept, apart = set_apart(kept, plain)
-        if memory is not None and apart:
-            memory.mkdir(mode=0o700, exist_ok=True)
-            written += [memory / pages.name, memory / source.name]
-            _write_pages(apart, content, memory / pages.name, look)
-            (memory / source.name).write_bytes(_as_pagemap(pagemap, apart))
+            if apart:
+                memory.mkdir(mode=0o700, exist_ok=True)
+                written += [memory / pages.name, memory / source.name]
+                _write_pages(apart, content, memory / pages.name, look)
+                (memory / source.name).write_bytes(_as_pagemap(pagemap, apart))
         _write_pages(kept, content, new_pages, look)
         new_map.write_bytes(_as_pagemap(pagemap, kept))
     _take_over(source, new_map)

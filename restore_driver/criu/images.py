@@ -121,25 +121,43 @@ def private_anonymous_ranges(mm: Path) -> tuple[tuple[int, int], ...]:
     Raises:
         DriverError: MANIFEST_INVALID.
     """
-    return tuple(sorted((area.start, area.end) for area in _areas(mm) if area.private_anonymous))
+    return tuple(area.span for area in private_anonymous_areas(mm))
 
 
-def plain_ranges(mm: Path) -> tuple[tuple[int, int], ...]:
-    """Those of `private_anonymous_ranges` that are ordinary memory which the task may write: no stack that grows, no
-    page of the kernel's; joined where they touch.
+@dataclass(frozen=True)
+class Area:
+    """A mapping, as an mm image has it."""
+
+    start: int
+    end: int
+    prot: int
+    flags: int
+    status: int
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Its addresses, [start, end)."""
+        return (self.start, self.end)
+
+    @property
+    def private_anonymous(self) -> bool:
+        """An absent page of it reads as zero, and nobody else may have it."""
+        return bool(self.status & _VMA_ANON_PRIVATE) and self.flags & (_MAP_PRIVATE | _MAP_ANONYMOUS) == 0x22
+
+    @property
+    def plain(self) -> bool:
+        """Ordinary memory which the task may write: no stack that grows, no page of the kernel's."""
+        special = self.status & ~(_VMA_REGULAR | _VMA_HEAP | _VMA_ANON_PRIVATE)
+        return not special and not self.flags & (_MAP_GROWSDOWN | _MAP_HUGETLB) and bool(self.prot & _PROT_WRITE)
+
+
+def private_anonymous_areas(mm: Path) -> tuple[Area, ...]:
+    """Those of a task's `mm-PID.img`, sorted by their addresses.
 
     Raises:
         DriverError: MANIFEST_INVALID.
     """
-    joined: list[tuple[int, int]] = []
-    for area in sorted(_areas(mm), key=lambda area: area.start):
-        if not (area.private_anonymous and area.plain):
-            continue
-        if joined and joined[-1][1] == area.start:
-            joined[-1] = (joined[-1][0], area.end)
-        else:
-            joined.append((area.start, area.end))
-    return tuple(joined)
+    return tuple(sorted((area for area in _areas(mm) if area.private_anonymous), key=lambda area: area.start))
 
 
 @dataclass(frozen=True)
@@ -168,32 +186,14 @@ def read_core(path: Path) -> Core:
     return Core(task.get(1) == _TASK_STOPPED, rseq.get(1))
 
 
-@dataclass(frozen=True)
-class _Area:
-    start: int
-    end: int
-    prot: int
-    flags: int
-    status: int
-
-    @property
-    def private_anonymous(self) -> bool:
-        return bool(self.status & _VMA_ANON_PRIVATE) and self.flags & (_MAP_PRIVATE | _MAP_ANONYMOUS) == 0x22
-
-    @property
-    def plain(self) -> bool:
-        special = self.status & ~(_VMA_REGULAR | _VMA_HEAP | _VMA_ANON_PRIVATE)
-        return not special and not self.flags & (_MAP_GROWSDOWN | _MAP_HUGETLB) and bool(self.prot & _PROT_WRITE)
-
-
-def _areas(mm: Path) -> Iterator[_Area]:
+def _areas(mm: Path) -> Iterator[Area]:
     messages = read_messages(mm, MM_MAGIC)
     for number, value in fields_of(messages[0], mm) if messages else ():
         if number == 14 and isinstance(value, bytes):
             vma = dict(_numbers(value, mm))
             if not 0 <= vma.get(1, -1) < vma.get(2, -1):
                 raise _broken(mm, "an area has no addresses")
-            yield _Area(vma[1], vma[2], vma.get(5, 0), vma.get(6, 0), vma.get(7, 0))
+            yield Area(vma[1], vma[2], vma.get(5, 0), vma.get(6, 0), vma.get(7, 0))
 
 
 def fields_of(message: bytes, path: Path) -> Iterator[tuple[int, int | bytes]]:

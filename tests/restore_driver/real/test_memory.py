@@ -43,17 +43,19 @@ while True:
 
 SHELL = ("/bin/sh", "-c", '"$@"; exit', "sh")
 """Runs the words after it, as its child."""
+IN_A_SESSION_FROM_OUTSIDE = ("unshare", "--pid", "--fork", "--kill-child", *SHELL)
+"""A session begun in one pid namespace, and the words run in another: as an exec into a container runs them."""
 
 
 @contextmanager
-def family(*, session: bool = True) -> Iterator[int]:
+def family(*under: str) -> Iterator[int]:
     """A process and its forked child: 48 MiB are both's, 32 MiB the parent's own; the parent's PID.
 
-    Without a session of its own it is in that of a shell, its parent: ours may have a leader that we can not see.
+    Whatever it is run under begins the session, or it does: ours may have a leader that we can not see.
     """
     argv = [os.path.realpath(sys.executable), "-c", FAMILY]
     leader = subprocess.Popen(
-        argv if session else [*SHELL, *argv],
+        [*under, *argv],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -62,7 +64,7 @@ def family(*, session: bool = True) -> Iterator[int]:
     assert leader.stdout is not None
     try:
         assert leader.stdout.readline() == b"ready\n"
-        yield leader.pid if session else proc.children(leader.pid)[0]
+        yield proc.tree(leader.pid)[-2]  # the last one is its child
     finally:
         kill_tree(leader.pid)
         leader.wait()
@@ -115,7 +117,7 @@ def test_a_task_that_was_stopped_stays_so_and_the_others_run(state: Path, place:
 
 def test_a_tree_in_its_callers_session_is_left_to_criu(state: Path, place: Place, tmp_path: Path) -> None:
     """Stopped when CRIU ends, its process group would be orphaned, and the kernel would hang up on it."""
-    with family(session=False) as parent:
+    with family(*SHELL) as parent:
         result, now = moved(Driver(open_tools(state)), parent, tmp_path / "a" / "snapshot", place())
 
     assert manifests.load(tmp_path / "a" / "snapshot").process.shell_job
@@ -124,13 +126,8 @@ def test_a_tree_in_its_callers_session_is_left_to_criu(state: Path, place: Place
 
 
 def test_a_tree_whose_session_began_in_another_pid_namespace_is_refused_untouched(state: Path, tmp_path: Path) -> None:
-    """As what is started by an exec into a container is; CRIU has no number for such a leader."""
-    argv = ["unshare", "--pid", "--fork", "--kill-child", *SHELL, os.path.realpath(sys.executable), "-c", FAMILY]
-    outside = subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True)
-    assert outside.stdout is not None
-    try:
-        assert outside.stdout.readline() == b"ready\n"
-        pid = proc.children(proc.children(outside.pid)[0])[0]
+    """CRIU has no number for such a leader."""
+    with family(*IN_A_SESSION_FROM_OUTSIDE) as pid:
         request = CheckpointRequest(pid=pid, artifact=tmp_path / "a" / "snapshot", replica=ReplicaSpec())
         result = Driver(open_tools(state)).carry_out(request)
 
@@ -138,10 +135,6 @@ def test_a_tree_whose_session_began_in_another_pid_namespace_is_refused_untouche
         assert (str(pid) in result.detail, "setsid" in result.mend) == (True, True)
         assert proc.is_alive(pid)
         assert not (tmp_path / "a").exists()
-    finally:
-        kill_tree(outside.pid)
-        outside.wait()
-        outside.stdout.close()
 
 
 def test_an_artifact_that_was_left_whole_is_set_apart_later(state: Path, place: Place, tmp_path: Path) -> None:
