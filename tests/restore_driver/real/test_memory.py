@@ -155,9 +155,14 @@ def test_a_replica_never_runs_without_all_of_its_memory(snapshot: Path, place: P
     """CRIU leaves every thread of the tree stopped, the large pieces missing; whole, and not before, it goes on."""
     placeholder, driver, threads = place(), Driver(open_tools(state)), dict[str, str]()
 
+    def states() -> str:
+        return "".join(thread_states(pid) for pid in placeholder.members().values())
+
     def look(event: str, phase: str) -> None:
+        if (event, phase) == ("begin", "fill-memory"):  # sent to all, taken by each once it has a core
+            eventually(lambda: "R" not in states(), "their stop")
         if phase == "fill-memory":
-            threads[event] = "".join(thread_states(pid) for pid in placeholder.members().values())
+            threads[event] = states()
 
     result = driver.carry_out(RestoreRequest(artifact=snapshot, placeholder_pid=placeholder.pid), look)
     filled = next(phase.details for phase in result.phases if phase.phase == "fill-memory")
