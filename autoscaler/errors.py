@@ -1,7 +1,7 @@
 """The autoscaler's errors, by who must act.
 
 ForethawError
-+-- ConfigError      the user: a setting is wrong; the text names field, value and mend
++-- ConfigError      the user: a setting is wrong; the text names field, value and hint
 +-- PlanError        us: a policy returned a plan that breaks its own contract
 """
 

@@ -28,8 +28,8 @@ from restore_driver.criu.compact import compact as compact_images
 from restore_driver.criu.find import find_criu
 from restore_driver.host import proc
 from restore_driver.placeholder.create import Placeholder, create
-from restore_driver.replica_spec import ReplicaSpec
-from restore_driver.requests import CheckpointRequest, RestoreRequest
+from restore_driver.wire.replica_spec import ReplicaSpec
+from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
 
 WORK = """
 import mmap, os, sys, time

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from autoscaler.forecast import SamplePathForecaster
+from autoscaler.leadtimes.parts import load_lead_times
+from policies.baselines.hpa import HpaPolicy
 from policies.decide import ForethawPolicy
-from policies.hpa import HpaPolicy
 from policies.types import (
     ACTIVE,
     DecisionInput,
@@ -25,7 +26,6 @@ from policies.types import (
     TargetObservation,
     TargetSpec,
 )
-from simulations.leadtimes import load_lead_times
 
 TARGETS, PATHS, NODES, REPEATS = 5, 1000, 40, 300
 

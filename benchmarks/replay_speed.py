@@ -28,9 +28,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from autoscaler.rating.service import ServiceModel, load_service
 from policies.types import FloatArray
 from simulations.engine import Fleet
-from simulations.service import ServiceModel, load_service
 
 SERVICE = "llama-3.1-8b-h100"
 MEAN_PROMPT, MEAN_OUTPUT = 500, 200

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import typer
 
-from restore_driver.commands import artifacts, attempts, doctor, holder, residents, storage
+from restore_driver.commands import artifacts, attempts, doctor, holder, storage
+from restore_driver.commands import daemons as residents
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "checkpoint": attempts.checkpoint,

@@ -14,10 +14,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from restore_driver import recovery
-from restore_driver.phases import TABLES, Phase
-from restore_driver.recovery import Recovered
-from restore_driver.requests import (
+from restore_driver.attempt import recovery
+from restore_driver.attempt.phases import TABLES, Phase
+from restore_driver.attempt.recovery import Recovered
+from restore_driver.attempt.walk import Attempt, Observer, Plan, Result, Step, walk
+from restore_driver.steps.dump import Dumping
+from restore_driver.steps.park import Parking, Unparking
+from restore_driver.steps.restore import Restoring, restored_before
+from restore_driver.steps.rollback import make_undos
+from restore_driver.tools import Tools
+from restore_driver.wire.requests import (
     AnyRequest,
     CheckpointRequest,
     ParkRequest,
@@ -25,12 +31,6 @@ from restore_driver.requests import (
     UnparkRequest,
     table_of,
 )
-from restore_driver.sequence import Attempt, Observer, Plan, Result, Step, walk
-from restore_driver.steps.dumping import Dumping
-from restore_driver.steps.parking import Parking, Unparking
-from restore_driver.steps.restoring import Restoring, restored_before
-from restore_driver.steps.undo import make_undos
-from restore_driver.tools import Tools
 
 COLD_START = "cold-start"
 """What a result asks for when no replica could be had from a snapshot."""

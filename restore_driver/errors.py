@@ -1,9 +1,9 @@
 """Every way in which a checkpoint, restore or park can fail, as one reason code each.
 
 A `Reason` is what a controller acts on and what a person on call greps for; the detail names the object and the
-value, the mend says what to do. Reasons are sorted by what happens next:
+value, the hint says what to do. Reasons are sorted by what happens next:
 
-  refused       nothing was touched; the same request will be refused again until the mend is done
+  refused       nothing was touched; the same request will be refused again until the hint is followed
   failed        something was begun and undone; this (pod, snapshot) is not tried again, a cold start is asked for
   lost          the replica itself is gone or unusable; it must be replaced
 """
@@ -49,13 +49,13 @@ class Reason(StrEnum):
 
 
 class DriverError(Exception):
-    """A refusal or a failure with its reason code, what it concerns, and what would mend it."""
+    """A refusal or a failure with its reason code, what it concerns, and what would fix it."""
 
-    def __init__(self, reason: Reason, detail: str, mend: str = "") -> None:
-        super().__init__(f"{reason.value}: {detail}" + (f"; {mend}" if mend else ""))
+    def __init__(self, reason: Reason, detail: str, hint: str = "") -> None:
+        super().__init__(f"{reason.value}: {detail}" + (f"; {hint}" if hint else ""))
         self.reason = reason
         self.detail = detail
-        self.mend = mend
+        self.hint = hint
 
     def __reduce__(self) -> tuple[type[DriverError], tuple[Reason, str, str]]:
-        return (type(self), (self.reason, self.detail, self.mend))
+        return (type(self), (self.reason, self.detail, self.hint))

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from restore_driver.compat.fingerprint import Fingerprint, Gpu, here
 from restore_driver.criu import kerndat
 from restore_driver.criu.find import Criu, find_criu
 from restore_driver.cuda import CudaProcesses, open_cuda
 from restore_driver.errors import DriverError, Reason
-from restore_driver.fingerprint import Fingerprint, Gpu, here
 from restore_driver.host.trusted import require_trusted
 
 STATE = Path("/run/forethaw")

@@ -18,13 +18,13 @@ from multiprocessing.sharedctypes import Synchronized
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from simulations.build import build_scenario
-from simulations.clairvoyant import clairvoyant_row
-from simulations.options import SimulateOptions
+from simulations.bounds.clairvoyant_row import clairvoyant_row
 from simulations.replay import replay
 from simulations.results import Comparison, PoolingGain, RunResult
-from simulations.rows import CLAIRVOYANT, ROWS
-from simulations.scenario import Scenario
+from simulations.scenario.build import build_scenario
+from simulations.scenario.options import SimulateOptions
+from simulations.scenario.rows import CLAIRVOYANT, ROWS
+from simulations.scenario.scenario import Scenario
 
 APART = "forethaw-apart"
 OURS = "forethaw"

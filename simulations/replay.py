@@ -13,8 +13,8 @@ from autoscaler.reconcile import ManagedTarget, Ports, ReconcileConfig, initial_
 from policies.types import Policy, SupplyStep, TargetSpec
 from simulations.engine import Fleet
 from simulations.results import RunResult
-from simulations.rows import Row
-from simulations.scenario import Scenario, TargetScenario
+from simulations.scenario.rows import Row
+from simulations.scenario.scenario import Scenario, TargetScenario
 from simulations.score import score_run
 from simulations.world.cluster import SimulatedCluster, WorldConfig
 from simulations.world.ledger import Ledger

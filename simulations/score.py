@@ -10,7 +10,7 @@ import numpy as np
 
 from policies.types import FloatArray
 from simulations.results import GPU_STATES, RunResult, RunSeries, TargetResult
-from simulations.scenario import Scenario
+from simulations.scenario.scenario import Scenario
 from simulations.world.cluster import SimulatedCluster
 from simulations.world.ledger import POOL_STATES, TARGET_STATES
 from simulations.world.recorder import SeriesRecorder

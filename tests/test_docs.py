@@ -34,7 +34,7 @@ def test_the_headline_of_each_result_follows_from_its_rows(path: Path) -> None:
     )
 
 
-def test_every_reason_has_its_mend() -> None:
+def test_every_reason_has_its_hint() -> None:
     """docs/restore.md sorts all reasons by what to do."""
     text = (ROOT / "docs" / "restore.md").read_text("utf-8")
     told = set(re.findall(r"`([A-Z]\w+)`", text + (ROOT / "docs" / "storage.md").read_text("utf-8")))

@@ -90,7 +90,7 @@ def test_the_command_of_the_demo_is_one_that_the_command_line_takes() -> None:
     """Checked by the options themselves, without the replay."""
     from typer.main import get_command
 
-    from simulations.cli import app
+    from simulations.commands import app
 
     words = re.search(r"^DEMO := (.+)$", makefile(), re.MULTILINE)
 

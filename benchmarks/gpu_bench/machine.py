@@ -18,16 +18,16 @@ from typing import Any
 
 from restore_driver.agent.client import ask, status
 from restore_driver.artifact.seal import verify_and_seal
+from restore_driver.attempt.walk import Result
 from restore_driver.host import proc
 from restore_driver.host.hugepages import mount_huge_tmpfs
 from restore_driver.host.mounts import unmount
 from restore_driver.host.netns import in_network_namespace
 from restore_driver.placeholder.create import Placeholder, create
-from restore_driver.replica_spec import ReplicaSpec
-from restore_driver.requests import CheckpointRequest, ParkRequest, RestoreRequest, UnparkRequest
-from restore_driver.sequence import Result
 from restore_driver.weights.client import HolderClient
 from restore_driver.weights.safetensors import Layout
+from restore_driver.wire.replica_spec import ReplicaSpec
+from restore_driver.wire.requests import CheckpointRequest, ParkRequest, RestoreRequest, UnparkRequest
 
 PROMPT = {"prompt": [11, 222, 3333], "steps": 3}
 PORT = 8123

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_bench.machine import Machine
+from restore_driver.attempt.walk import Result
 from restore_driver.errors import DriverError
-from restore_driver.sequence import Result
 from restore_driver.weights.client import HolderClient
 
 Row = dict[str, Any]

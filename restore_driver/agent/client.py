@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from restore_driver.agent.protocol import connect, lines, send
+from restore_driver.attempt.walk import Observer, Result
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.trusted import require_trusted
-from restore_driver.requests import Request
-from restore_driver.sequence import Observer, Result
+from restore_driver.wire.requests import Request
 
 
 def ask(path: Path, request: Request, deadline_s: float, observe: Observer = lambda *_: None) -> Result:
@@ -47,7 +47,7 @@ def _converse(path: Path, message: dict[str, Any], deadline_s: float, observe: O
                     observe(line["event"], line["phase"])
                 elif "error" in line:
                     error = line["error"]
-                    raise DriverError(Reason(error["reason"]), error["detail"], error["mend"])
+                    raise DriverError(Reason(error["reason"]), error["detail"], error["hint"])
                 else:
                     result: dict[str, Any] = line["result"]
                     return result

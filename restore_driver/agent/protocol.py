@@ -3,7 +3,7 @@
 caller: one request (`requests.AnyRequest`, told apart by `do`), or {"do": "status"}
 agent:  {"event": "begin" | "end" | "undo", "phase": ...}   as the attempt goes
         {"result": {...}}                                    once, last; then the agent closes
-        {"error": {"reason", "detail", "mend"}}              instead, for what is no request
+        {"error": {"reason", "detail", "hint"}}              instead, for what is no request
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ from restore_driver.driver import Driver
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.trusted import require_trusted
 from restore_driver.host.unix_sockets import is_root_or_us, listen
-from restore_driver.requests import AnyRequest
-from restore_driver.wrong import refused_request
+from restore_driver.validation_errors import refused_request
+from restore_driver.wire.requests import AnyRequest
 
 _REQUEST: TypeAdapter[AnyRequest] = TypeAdapter(AnyRequest)
 _PATIENCE_S = 30.0
@@ -101,7 +101,7 @@ class Agent:
                 if message is not None:
                     self._answer(connection, message)
             except DriverError as error:
-                send(connection, {"error": {"reason": error.reason, "detail": error.detail, "mend": error.mend}})
+                send(connection, {"error": {"reason": error.reason, "detail": error.detail, "hint": error.hint}})
 
     def _answer(self, connection: socket.socket, message: dict[str, Any]) -> None:
         if message.get("do") == "status":

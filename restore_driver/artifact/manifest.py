@@ -11,12 +11,12 @@ from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from restore_driver.artifact.digest import open_regular
+from restore_driver.compat.fingerprint import Fingerprint
 from restore_driver.errors import DriverError, Reason
-from restore_driver.fingerprint import Fingerprint
 from restore_driver.host.trusted import refuse_escaping
-from restore_driver.proof import ProofRecord
-from restore_driver.replica_spec import ReplicaSpec
-from restore_driver.wrong import where_and_why
+from restore_driver.proof.prove import ProofRecord
+from restore_driver.validation_errors import where_and_why
+from restore_driver.wire.replica_spec import ReplicaSpec
 
 NAME = "manifest.json"
 IMAGES = "images"

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from restore_driver.artifact.digest import digest_files, list_files
-from restore_driver.artifact.hold import alone
 from restore_driver.artifact.manifest import NAME, FileEntry, Manifest, to_bytes
+from restore_driver.artifact.read_lock import alone
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.disk import is_full, sync
 from restore_driver.host.trusted import require_trusted

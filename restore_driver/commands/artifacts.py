@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from restore_driver.commands.ending import FAILED, refuse
 from restore_driver.commands.options import AsJson
+from restore_driver.commands.run_request import FAILED, refuse
 from restore_driver.errors import DriverError
 
 Artifact = Annotated[Path, typer.Argument(help="Directory of an artifact.")]
@@ -66,8 +66,8 @@ def inspect(artifact: Artifact, as_json: AsJson = False) -> None:
     """Show what an artifact holds and whether it fits this machine; exit code 1 if it doesn't."""
     from restore_driver.artifact import manifest as manifests
     from restore_driver.artifact.seal import check_seal
-    from restore_driver.compatibility import incompatibilities
-    from restore_driver.fingerprint import here
+    from restore_driver.compat.fingerprint import here
+    from restore_driver.compat.rules import incompatibilities
 
     try:
         manifest = manifests.load(artifact.absolute())

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from restore_driver.commands.ending import carry_out
+from restore_driver.commands.daemons import end_placeholder, make_placeholder
 from restore_driver.commands.options import (
     ATTEMPT,
     MACHINE,
@@ -23,7 +23,7 @@ from restore_driver.commands.options import (
     SpecFile,
     StateDirectory,
 )
-from restore_driver.commands.residents import end_placeholder, make_placeholder
+from restore_driver.commands.run_request import carry_out
 from restore_driver.errors import DriverError, Reason
 
 
@@ -47,7 +47,7 @@ def checkpoint(
     as_json: AsJson = False,
 ) -> None:
     """Dump a live replica into a sealed artifact: quiesce, CUDA, CRIU, files, digests, one rename."""
-    from restore_driver.requests import CheckpointRequest
+    from restore_driver.wire.requests import CheckpointRequest
 
     def make() -> CheckpointRequest:
         return CheckpointRequest(
@@ -95,7 +95,7 @@ def restore(
     as_json: AsJson = False,
 ) -> None:
     """Restore an artifact into a placeholder, prove it, and say where it runs."""
-    from restore_driver.requests import RestoreRequest
+    from restore_driver.wire.requests import RestoreRequest
 
     made = None if into is not None else make_placeholder(network, as_json=as_json)
 
@@ -135,7 +135,7 @@ def park(
     as_json: AsJson = False,
 ) -> None:
     """Move a live replica's CUDA state into host memory; its GPU memory is proven free."""
-    from restore_driver.requests import ParkRequest
+    from restore_driver.wire.requests import ParkRequest
 
     carry_out(
         lambda: ParkRequest(
@@ -160,13 +160,13 @@ def unpark(
     as_json: AsJson = False,
 ) -> None:
     """Wake a parked replica and prove it."""
-    from restore_driver.requests import UnparkRequest
+    from restore_driver.wire.requests import UnparkRequest
 
     carry_out(lambda: UnparkRequest(pid=pid, holder=holder, deadlines_s=_deadlines(deadline)), state, agent, as_json)
 
 
 def _replica(path: Path | None) -> Any:
-    from restore_driver.replica_spec import ReplicaSpec, load_replica_spec
+    from restore_driver.wire.replica_spec import ReplicaSpec, load_replica_spec
 
     return ReplicaSpec() if path is None else load_replica_spec(path)
 

@@ -31,7 +31,7 @@ def doctor(
     ] = PATIENCE_S,
     as_json: AsJson = False,
 ) -> None:
-    """Try what checkpoint and restore need of this machine, change nothing, and say what would mend it.
+    """Try what checkpoint and restore need of this machine, change nothing, and say what would fix it.
 
     Ends with 0 when all that is needed is there (warnings allowed), with 1 when something is missing or broken.
     """

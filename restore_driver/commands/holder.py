@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeGuard
 
 import typer
 
-from restore_driver.commands.ending import refuse
 from restore_driver.commands.options import AsJson
+from restore_driver.commands.run_request import refuse
 from restore_driver.errors import DriverError, Reason
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def preload(
     as_json: AsJson = False,
 ) -> None:
     """Have a model read into page-locked memory; one that is there already stays."""
-    from restore_driver.report import Progress
+    from restore_driver.commands.console import Progress
     from restore_driver.weights.client import HolderClient
     from restore_driver.weights.safetensors import in_file_order
 
@@ -151,20 +151,20 @@ def read_layout(path: Path) -> Layout:
     """
     from restore_driver.weights.safetensors import Layout
 
-    mend = 'write {"total_bytes": N, "offsets_bytes": {"TENSOR": N, ...}}, or leave --layout out'
+    hint = 'write {"total_bytes": N, "offsets_bytes": {"TENSOR": N, ...}}, or leave --layout out'
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise DriverError(Reason.REQUEST_INVALID, f"--layout {path} can't be read: {error}", mend) from error
+        raise DriverError(Reason.REQUEST_INVALID, f"--layout {path} can't be read: {error}", hint) from error
     about = content if isinstance(content, dict) else {}
     total, offsets = about.get("total_bytes"), about.get("offsets_bytes")
     if not _is_size(total) or not total:
-        raise DriverError(Reason.REQUEST_INVALID, f"--layout {path}: total_bytes is {total!r}, no size", mend)
+        raise DriverError(Reason.REQUEST_INVALID, f"--layout {path}: total_bytes is {total!r}, no size", hint)
     if not isinstance(offsets, dict):
-        raise DriverError(Reason.REQUEST_INVALID, f"--layout {path}: offsets_bytes is {offsets!r}, no table", mend)
+        raise DriverError(Reason.REQUEST_INVALID, f"--layout {path}: offsets_bytes is {offsets!r}, no table", hint)
     for name, offset in offsets.items():
         if not _is_size(offset):
-            raise DriverError(Reason.REQUEST_INVALID, f"--layout {path}: offset of {name} is {offset!r}", mend)
+            raise DriverError(Reason.REQUEST_INVALID, f"--layout {path}: offset of {name} is {offset!r}", hint)
     return Layout(total, offsets)
 
 

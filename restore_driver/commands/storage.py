@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from restore_driver.commands.ending import fail, refuse
 from restore_driver.commands.options import OUTPUT, AsJson
+from restore_driver.commands.run_request import fail, refuse
 from restore_driver.errors import DriverError, Reason
 
 if TYPE_CHECKING:
@@ -202,8 +202,8 @@ def prune(
         forethaw prune /var/lib/forethaw --quota 200G --dry-run
     """
     from restore_driver.store import prune as pruning
-    from restore_driver.store.notation import parse_bytes, parse_duration_s
     from restore_driver.store.retention import Policy
+    from restore_driver.store.units import parse_bytes, parse_duration_s
 
     with _ending(as_json):
         policy = Policy(
@@ -236,14 +236,14 @@ def _shelves(where: str, access: Access) -> list[Shelf]:
 
 def _access(endpoint: str | None, allow_http: bool, patience: str) -> Access:
     from restore_driver.store.address import Access
-    from restore_driver.store.notation import parse_duration_s
+    from restore_driver.store.units import parse_duration_s
 
     return Access(endpoint, allow_http, parse_duration_s(patience, "--patience"))
 
 
 def _limiter(bandwidth: str | None) -> Any:
     from restore_driver.store.bandwidth import Limiter
-    from restore_driver.store.notation import parse_bytes
+    from restore_driver.store.units import parse_bytes
 
     return Limiter(None if bandwidth is None else parse_bytes(bandwidth, "--bandwidth"))
 
@@ -288,6 +288,6 @@ def _print_pruned(done: Pruned) -> None:
 
 
 def _size(number_bytes: float) -> str:
-    from restore_driver.store.notation import write_bytes
+    from restore_driver.store.units import write_bytes
 
     return write_bytes(number_bytes)

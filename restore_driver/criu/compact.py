@@ -26,7 +26,6 @@ from pathlib import Path
 
 import numpy as np
 
-from restore_driver.criu.apart import Piece, Ranges, append, plain_memory, set_apart
 from restore_driver.criu.images import (
     IN_PARENT,
     PAGE_BYTES,
@@ -36,6 +35,7 @@ from restore_driver.criu.images import (
     read_pagemap,
     write_pagemap,
 )
+from restore_driver.criu.offload_selection import Piece, Ranges, append, plain_memory, set_apart
 from restore_driver.errors import DriverError, Reason
 
 _CHUNK_PAGES = 4096

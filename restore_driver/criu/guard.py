@@ -12,8 +12,8 @@ import os
 import signal
 
 from restore_driver.host import proc
-from restore_driver.host.continuing import continue_tree
 from restore_driver.host.process import close_all_but, die_with_parent, outlive_parent
+from restore_driver.host.sigcont import continue_tree
 
 _BEHIND_THE_DRIVER_S = 1.0
 """A driver that lives keeps the deadline itself."""

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from restore_driver.cuda.choose import open_cuda
+from restore_driver.cuda.backend_selection import open_cuda
 from restore_driver.cuda.cli import Cli
 from restore_driver.cuda.client import HelperClient
 from restore_driver.cuda.gpu_map import device_map

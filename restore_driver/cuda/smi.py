@@ -58,6 +58,6 @@ def _ask(argv: tuple[str, ...], deadline_s: float) -> str:
         raise
     if ended.exit_code != 0:
         raise DriverError(
-            Reason.CUDA_MISSING, f"{argv[0]} ended with {ended.exit_code}: {ended.output.strip()}", "mend the driver"
+            Reason.CUDA_MISSING, f"{argv[0]} ended with {ended.exit_code}: {ended.output.strip()}", "fix the driver"
         )
     return ended.output

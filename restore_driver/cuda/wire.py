@@ -40,7 +40,7 @@ def pack_error(error: DriverError) -> Message:
     return {
         "reason": error.reason.value,
         "detail": error.detail,
-        "mend": error.mend,
+        "hint": error.hint,
         "not_cuda": isinstance(error, NotCuda),
     }
 
@@ -48,7 +48,7 @@ def pack_error(error: DriverError) -> Message:
 def unpack_error(packed: Message) -> DriverError:
     """The same error on this side."""
     kind = NotCuda if packed["not_cuda"] else DriverError
-    return kind(Reason(packed["reason"]), packed["detail"], packed["mend"])
+    return kind(Reason(packed["reason"]), packed["detail"], packed["hint"])
 
 
 def pack_memory(reading: MemoryReading) -> Message:

@@ -1,4 +1,4 @@
-"""`forethaw doctor`: whether this machine can checkpoint and restore, found out by trying, and what would mend it.
+"""`forethaw doctor`: whether this machine can checkpoint and restore, found out by trying, and what would fix it.
 
 `checks.py` is the table of what is looked at, `examine.py` goes through it, `findings.py` says what comes out; every
 other module is one subject of the table. Nothing is changed: what must be tried (a namespace, a mount, CRIU's own

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from restore_driver.doctor import criu, gpus, kernel, memory, namespaces, privileges, residents, storage
+from restore_driver.doctor import criu, gpus, kernel, memory, namespaces, privileges, storage
+from restore_driver.doctor import daemons as residents
 from restore_driver.doctor.findings import Answer
 from restore_driver.doctor.machine import Machine
 

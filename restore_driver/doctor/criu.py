@@ -22,7 +22,7 @@ def program(machine: Machine) -> Answer:
     found = machine.criu
     if isinstance(found, DriverError):
         verdict = missing if found.reason is Reason.CRIU_MISSING else broken
-        return verdict(found.detail, found.mend or "see whether it runs by hand: `criu --version`")
+        return verdict(found.detail, found.hint or "see whether it runs by hand: `criu --version`")
     return ok(f"{found.directory / found.name} is CRIU {'.'.join(map(str, found.version))}")
 
 

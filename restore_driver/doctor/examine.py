@@ -54,7 +54,7 @@ def _answer(machine: Machine, check: Check) -> Answer:
     try:
         return check.look(machine)
     except DriverError as error:
-        return broken(error.detail, error.mend or "see the detail")
+        return broken(error.detail, error.hint or "see the detail")
     except Exception as error:  # one look that fails must not hide what the others saw
         return broken(f"the look itself failed: {type(error).__name__}: {error}", "look at it by hand, and report this")
 
@@ -64,4 +64,4 @@ def _gave_up(limit_s: float) -> Answer:
 
 
 def _named(name: str, answer: Answer) -> Finding:
-    return Finding(name, answer.verdict, answer.detail, answer.mend)
+    return Finding(name, answer.verdict, answer.detail, answer.hint)

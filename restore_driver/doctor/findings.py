@@ -1,4 +1,4 @@
-"""What a look at the machine comes to: a verdict, what was seen, and what would mend it."""
+"""What a look at the machine comes to: a verdict, what was seen, and what would fix it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """Sorted by what the reader should do: nothing, know it, mend it."""
+    """Sorted by what the reader should do: nothing, know it, hint it."""
 
     OK = "ok"
     ABSENT = "absent"  # not here, and nobody asked for it
@@ -26,7 +26,7 @@ class Answer:
 
     verdict: Verdict
     detail: str
-    mend: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Finding:
     name: str
     verdict: Verdict
     detail: str
-    mend: str = ""
+    hint: str = ""
 
 
 def is_fit(findings: Iterable[Finding]) -> bool:
@@ -44,9 +44,9 @@ def is_fit(findings: Iterable[Finding]) -> bool:
     return all(finding.verdict not in FATAL for finding in findings)
 
 
-def ok(detail: str, mend: str = "") -> Answer:
+def ok(detail: str, hint: str = "") -> Answer:
     """As it should be."""
-    return Answer(Verdict.OK, detail, mend)
+    return Answer(Verdict.OK, detail, hint)
 
 
 def absent(detail: str) -> Answer:
@@ -54,16 +54,16 @@ def absent(detail: str) -> Answer:
     return Answer(Verdict.ABSENT, detail)
 
 
-def warning(detail: str, mend: str) -> Answer:
+def warning(detail: str, hint: str) -> Answer:
     """Worth knowing: something works differently."""
-    return Answer(Verdict.WARNING, detail, mend)
+    return Answer(Verdict.WARNING, detail, hint)
 
 
-def missing(detail: str, mend: str) -> Answer:
+def missing(detail: str, hint: str) -> Answer:
     """Needed and not here."""
-    return Answer(Verdict.MISSING, detail, mend)
+    return Answer(Verdict.MISSING, detail, hint)
 
 
-def broken(detail: str, mend: str) -> Answer:
+def broken(detail: str, hint: str) -> Answer:
     """Needed, here, and of no use."""
-    return Answer(Verdict.BROKEN, detail, mend)
+    return Answer(Verdict.BROKEN, detail, hint)

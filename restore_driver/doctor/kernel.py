@@ -6,7 +6,7 @@ import ctypes
 import os
 from pathlib import Path
 
-from restore_driver.compatibility import kernel_version
+from restore_driver.compat.rules import kernel_version
 from restore_driver.doctor.findings import Answer, broken, ok, warning
 from restore_driver.doctor.machine import Machine
 from restore_driver.doctor.probe import in_child

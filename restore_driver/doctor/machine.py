@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from restore_driver.compat.fingerprint import Gpu, read_gpus
 from restore_driver.criu.find import Criu, find_criu
 from restore_driver.errors import DriverError
-from restore_driver.fingerprint import Gpu, read_gpus
 from restore_driver.host.process import run
 
 PATIENCE_S = 5.0

@@ -1,4 +1,4 @@
-"""An examination for human eyes: one line a check, and below it what would mend it."""
+"""An examination for human eyes: one line a check, and below it what would fix it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _STYLES = {
 def print_findings(findings: Sequence[Finding]) -> None:
     """The table, then one line on what it comes to."""
     console = Console(highlight=False)
-    table = Table("verdict", "check", "detail, and what would mend it", box=None, padding=(0, 2, 0, 0))
+    table = Table("verdict", "check", "detail, and what would fix it", box=None, padding=(0, 2, 0, 0))
     for finding in findings:
         seen = Text(finding.detail)
-        if finding.mend:
-            seen.append(f"\n-> {finding.mend}", style=_STYLES[finding.verdict])
+        if finding.hint:
+            seen.append(f"\n-> {finding.hint}", style=_STYLES[finding.verdict])
         table.add_row(Text(finding.verdict, style=_STYLES[finding.verdict]), finding.name, seen)
     console.print(table)
     console.print()
@@ -34,7 +34,7 @@ def print_findings(findings: Sequence[Finding]) -> None:
 
 
 def in_short(findings: Sequence[Finding]) -> str:
-    """The last line: fit or not, and what to mend first."""
+    """The last line: fit or not, and what to fix first."""
     warnings = sum(finding.verdict is Verdict.WARNING for finding in findings)
     more = f"; {warnings} warning{'' if warnings == 1 else 's'}" if warnings else ""
     if is_fit(findings):

@@ -66,7 +66,7 @@ def _trusted(machine: Machine, option: str, path: Path) -> Answer:
         sticky = not exists and here.lstat().st_mode & stat.S_ISVTX
         require_trusted(here.parent if sticky else here, owner=os.geteuid())
     except DriverError as error:
-        return broken(f"{option} {path}: {error.detail}", error.mend)
+        return broken(f"{option} {path}: {error.detail}", error.hint)
     if not os.access(here, os.W_OK) and machine.is_root:
         return broken(f"{option} {path}: {here} can't be written to", "name a directory on a file system that can")
     return ok(f"{path}: only root may write there" if exists else f"{path}: not there yet; to be made in {here}")

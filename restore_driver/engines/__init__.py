@@ -11,7 +11,7 @@ from typing import assert_never
 from restore_driver.engines import exec as exec_hooks
 from restore_driver.engines import http, inprocess, none, sglang, vllm
 from restore_driver.engines.target import Facts, Note, Target, Waking, keep_nothing
-from restore_driver.replica_spec import (
+from restore_driver.wire.replica_spec import (
     EngineSpec,
     ExecEngine,
     HttpEngine,

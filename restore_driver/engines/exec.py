@@ -20,7 +20,7 @@ from restore_driver.errors import DriverError, Reason
 from restore_driver.host.capabilities import Rights
 from restore_driver.host.namespaces import Entry, keep_open, open_entry
 from restore_driver.host.process import Completed, run
-from restore_driver.replica_spec import ExecEngine
+from restore_driver.wire.replica_spec import ExecEngine
 
 _SHOWN = 200
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -22,7 +22,7 @@ from restore_driver.engines.target import Facts, Target
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.netns import in_network_namespace
 from restore_driver.host.trusted import require_trusted
-from restore_driver.replica_spec import HttpCall, HttpEngine
+from restore_driver.wire.replica_spec import HttpCall, HttpEngine
 
 LONGEST_ANSWER_BYTES = 16 << 20
 PAUSE_S = 0.02
@@ -53,7 +53,7 @@ class Answer:
         return self.body[:_SHOWN].decode(errors="replace").strip()
 
 
-def call(request: HttpCall, target: Target, deadline_s: float, reason: Reason, mend: str = "") -> Answer:
+def call(request: HttpCall, target: Target, deadline_s: float, reason: Reason, hint: str = "") -> Answer:
     """Makes one request and expects its status.
 
     Raises:
@@ -64,7 +64,7 @@ def call(request: HttpCall, target: Target, deadline_s: float, reason: Reason, m
         raise DriverError(
             reason,
             f"{request.method} {request.url} answered {answer.status}, not {request.status}: {answer.shown}",
-            mend,
+            hint,
         )
     return answer
 

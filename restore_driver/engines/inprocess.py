@@ -17,7 +17,7 @@ from restore_driver.deadline import Deadline
 from restore_driver.engines.target import Facts, Target, Waking
 from restore_driver.errors import DriverError, Reason
 from restore_driver.files.in_root import open_in_root
-from restore_driver.replica_spec import InProcessEngine
+from restore_driver.wire.replica_spec import InProcessEngine
 
 _LONGEST_ANSWER_BYTES = 1 << 20
 _SHARE = 0.9

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from restore_driver.engines.target import Facts, Target
-from restore_driver.replica_spec import NoEngine
+from restore_driver.wire.replica_spec import NoEngine
 
 
 def quiesce(spec: NoEngine, target: Target, deadline_s: float) -> Facts:

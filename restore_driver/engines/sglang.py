@@ -24,7 +24,7 @@ from restore_driver.deadline import Deadline
 from restore_driver.engines.http import PAUSE_S, Answer, call, exchange
 from restore_driver.engines.target import Facts, Note, Target, Waking, keep_nothing
 from restore_driver.errors import DriverError, Reason
-from restore_driver.replica_spec import HttpCall, SglangEngine
+from restore_driver.wire.replica_spec import HttpCall, SglangEngine
 
 _INFO_PATHS = ("/server_info", "/get_server_info")
 

@@ -25,7 +25,7 @@ from restore_driver.deadline import Deadline
 from restore_driver.engines.http import PAUSE_S, Answer, call, exchange
 from restore_driver.engines.target import Facts, Target
 from restore_driver.errors import DriverError, Reason
-from restore_driver.replica_spec import HttpCall, VllmEngine
+from restore_driver.wire.replica_spec import HttpCall, VllmEngine
 
 _UNFINISHED = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{[^}]*\})? (\S+)", re.MULTILINE)
 _MEND = "serve with --enable-sleep-mode and VLLM_SERVER_DEV_MODE=1"

@@ -36,7 +36,7 @@ def free_bytes(path: Path) -> int:
     return about.f_bavail * about.f_frsize
 
 
-def require_free(directory: Path, needed_bytes: int, what: str, mend: str = "free some space") -> None:
+def require_free(directory: Path, needed_bytes: int, what: str, hint: str = "free some space") -> None:
     """Refuses when the file system of a directory has less than that free.
 
     Raises:
@@ -44,4 +44,4 @@ def require_free(directory: Path, needed_bytes: int, what: str, mend: str = "fre
     """
     free = free_bytes(directory)
     if free < needed_bytes:
-        raise DriverError(Reason.DISK_FULL, f"{directory} has {free:,} bytes free, {what} {needed_bytes:,}", mend)
+        raise DriverError(Reason.DISK_FULL, f"{directory} has {free:,} bytes free, {what} {needed_bytes:,}", hint)

@@ -180,7 +180,7 @@ def _told(error: BaseException, entered: bool) -> bytes:
     if isinstance(error, OSError):
         said["number"] = error.errno
     if isinstance(error, DriverError):
-        said.update(reason=error.reason.value, detail=error.detail[:1000], mend=error.mend[:500])
+        said.update(reason=error.reason.value, detail=error.detail[:1000], hint=error.hint[:500])
     return json.dumps(said).encode()
 
 
@@ -194,7 +194,7 @@ def _written(pipe_fd: int) -> bytes:
 
 def _raise(program: str, said: Mapping[str, Any]) -> NoReturn:
     if "reason" in said:
-        raise DriverError(Reason(said["reason"]), said["detail"], said["mend"])
+        raise DriverError(Reason(said["reason"]), said["detail"], said["hint"])
     if not said["entered"]:
         raise NotStarted(f"before {program} could start: {said['text']}")
     cause = OSError(said.get("number") or 0, said["text"], program)

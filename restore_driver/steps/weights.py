@@ -14,8 +14,8 @@ from restore_driver.deadline import Deadline
 from restore_driver.engines import Note, Target
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.trusted import require_trusted
-from restore_driver.replica_spec import InProcessEngine, ReplicaSpec
 from restore_driver.weights.client import HolderClient
+from restore_driver.wire.replica_spec import InProcessEngine, ReplicaSpec
 
 
 @dataclass

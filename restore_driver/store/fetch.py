@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from restore_driver.artifact.manifest import FileEntry
 from restore_driver.deadline import Clock
 from restore_driver.errors import DriverError, Reason
-from restore_driver.store import travel
+from restore_driver.store import chunk_index as travel
 from restore_driver.store.backend import Backend
 from restore_driver.store.bandwidth import Limiter
-from restore_driver.store.crew import Crew
+from restore_driver.store.chunk_index import TravellingFile
 from restore_driver.store.progress import Bar
 from restore_driver.store.staging import Staging
-from restore_driver.store.travel import TravellingFile
+from restore_driver.store.task_group import Crew
 
 _RUN_BYTES = 64 << 20
 """Of one request, before packing: long enough for the network's speed, short enough that all streams have one."""

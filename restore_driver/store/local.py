@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from restore_driver.artifact import hold
+from restore_driver.artifact import read_lock as hold
 from restore_driver.artifact.manifest import NAME as MANIFEST
 from restore_driver.artifact.publish import swap_in
 from restore_driver.errors import DriverError, Reason

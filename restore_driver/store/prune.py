@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from restore_driver.artifact import hold, publish
 from restore_driver.artifact import manifest as manifests
+from restore_driver.artifact import publish
+from restore_driver.artifact import read_lock as hold
 from restore_driver.artifact.seal import SUFFIX, seal_path
 from restore_driver.errors import DriverError, Reason
 from restore_driver.store.backend import Backend

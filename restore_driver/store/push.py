@@ -21,19 +21,19 @@ from typing import Any
 
 from blake3 import blake3
 
-from restore_driver.artifact import hold
 from restore_driver.artifact import manifest as manifests
+from restore_driver.artifact import read_lock as hold
 from restore_driver.artifact.digest import open_regular
 from restore_driver.artifact.manifest import FileEntry
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.trusted import require_trusted
-from restore_driver.store import travel
+from restore_driver.store import chunk_index as travel
 from restore_driver.store.backend import Backend, manifest_of, place_of
 from restore_driver.store.bandwidth import Limiter
 from restore_driver.store.catalog import digest_of, read_small
-from restore_driver.store.crew import Crew
+from restore_driver.store.chunk_index import PIECE_BYTES, Travel, TravellingFile
 from restore_driver.store.progress import Bar
-from restore_driver.store.travel import PIECE_BYTES, Travel, TravellingFile
+from restore_driver.store.task_group import Crew
 
 FILES_AT_ONCE = 4
 _REMEMBERED_BYTES = 16 << 20

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from restore_driver.artifact import hold
+from restore_driver.artifact import read_lock as hold
 from restore_driver.errors import DriverError
 
 GONE = ".gone-"

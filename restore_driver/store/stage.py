@@ -20,8 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from restore_driver.artifact import hold
 from restore_driver.artifact import manifest as manifests
+from restore_driver.artifact import read_lock as hold
 from restore_driver.artifact.digest import digest_file
 from restore_driver.artifact.manifest import FileEntry, Manifest
 from restore_driver.artifact.publish import refuse_what_is_no_artifact, swap_in
@@ -29,15 +29,15 @@ from restore_driver.artifact.seal import check_seal, seal_as_it_is, seal_path, v
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.disk import is_full
 from restore_driver.host.trusted import require_trusted
-from restore_driver.store import travel
+from restore_driver.store import chunk_index as travel
 from restore_driver.store.backend import Backend
 from restore_driver.store.bandwidth import Limiter
 from restore_driver.store.catalog import digest_of, find, load_manifest, read_small
-from restore_driver.store.crew import Crew
 from restore_driver.store.fetch import Fetch, Line, Run
+from restore_driver.store.free_space import huge_bytes, make_memory, require_disk
 from restore_driver.store.progress import Bar
-from restore_driver.store.room import huge_bytes, make_memory, require_disk
 from restore_driver.store.staging import Staging
+from restore_driver.store.task_group import Crew
 
 STREAMS = 8
 """Ranges fetched at once: one stream of an object store is slower than a network card."""

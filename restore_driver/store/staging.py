@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from restore_driver.artifact import hold
+from restore_driver.artifact import read_lock as hold
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.disk import sync
 

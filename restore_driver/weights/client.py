@@ -90,7 +90,7 @@ class HolderClient:
         if "error" in answer:
             if fd is not None:
                 os.close(fd)
-            raise DriverError(Reason(answer["reason"]), answer["error"], answer.get("mend", ""))
+            raise DriverError(Reason(answer["reason"]), answer["error"], answer.get("hint", ""))
         return answer, fd
 
     def close(self) -> None:

@@ -237,7 +237,7 @@ def _peer_lives(connection: socket.socket) -> bool:
 
 
 def _told(error: DriverError) -> dict[str, Any]:
-    return {"error": error.detail, "reason": error.reason.value, "mend": error.mend}
+    return {"error": error.detail, "reason": error.reason.value, "hint": error.hint}
 
 
 def open_device(name: str) -> Device:

@@ -9,7 +9,7 @@
     {"do": "release", "token"}         -> {} nobody will take it
     {"do": "drop", "model"}, {"do": "status"}, {"do": "measure"}
 
-Anything may answer {"error", "reason", "mend"} instead. `take`, `wait` and `done` are open to whoever knows the token,
+Anything may answer {"error", "reason", "hint"} instead. `take`, `wait` and `done` are open to whoever knows the token,
 which can't be guessed; the rest is for root and for the holder's own user, in the holder's own pid and user namespace.
 `take` and `wait` last as long as the copy does, or until whoever asked hangs up: his is the deadline.
 """

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from autoscaler.rating.service import ServiceModel
 from policies.types import FloatArray
 from simulations.engine.events import place_slot, run
 from simulations.engine.latency import LatencyHistogram
@@ -26,7 +27,6 @@ from simulations.engine.layout import (
     allocate,
     with_longer_queue,
 )
-from simulations.service import ServiceModel
 
 PIECE = 65536
 """Arrivals handed to the loop at once: large enough to forget the call, small enough for the cache."""

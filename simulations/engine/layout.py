@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from autoscaler.rating.service import ServiceModel
 from policies.types import FloatArray
 from simulations.engine.tournament import make_tree
-from simulations.service import ServiceModel
 
 OFF, SERVING, DRAINING = 0, 1, 2
 

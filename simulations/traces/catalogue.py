@@ -13,7 +13,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from simulations.errors import InputError
+from autoscaler.input_error import InputError
 from simulations.traces.tables import TraceFile
 
 AZURE_LICENCE = "CC-BY-4.0, Microsoft (AzurePublicDataset)"
@@ -78,9 +78,9 @@ def locate(name_or_path: str | Path) -> Located:
     path = Path(name_or_path)
     if not path.exists():
         near = difflib.get_close_matches(text, SHIPPED, n=1)
-        mend = f"did you mean {near[0]}, or " if near else ""
+        hint = f"did you mean {near[0]}, or " if near else ""
         problem = "there is no such file, and no trace of this name comes with the simulator"
-        raise InputError(text, None, None, None, problem, f"{mend}give one of {', '.join(trace_names())}")
+        raise InputError(text, None, None, None, problem, f"{hint}give one of {', '.join(trace_names())}")
     return Located(path.name, TraceFile(text, path), path.parent, "not stated (a file of your own)", "", shipped=False)
 
 

@@ -41,10 +41,10 @@ def not_negative(block: Block, field: str) -> FloatArray:
 def whole_numbers(block: Block, field: str, most: int = MOST_TOKENS) -> IntArray:
     """A column as whole numbers from 0 to `most`, (rows,)."""
     values = numbers(block, field)
-    mend = f"give a whole number from 0 to {most}"
-    refuse_where(block, field, values < 0, "this is negative", mend)
-    refuse_where(block, field, values != np.floor(values), "this is not a whole number", mend)
-    refuse_where(block, field, values > most, "this is too large", mend)
+    hint = f"give a whole number from 0 to {most}"
+    refuse_where(block, field, values < 0, "this is negative", hint)
+    refuse_where(block, field, values != np.floor(values), "this is not a whole number", hint)
+    refuse_where(block, field, values > most, "this is too large", hint)
     return values.astype(np.int64)
 
 
@@ -64,10 +64,10 @@ def utc_ns(block: Block, field: str) -> IntArray:
     raise block.refusal(row, field, "this is not a time in UTC", "write times such as 2023-11-16 18:17:03.979")
 
 
-def refuse_where(block: Block, field: str, wrong: NDArray[np.bool_], problem: str, mend: str) -> None:
+def refuse_where(block: Block, field: str, wrong: NDArray[np.bool_], problem: str, hint: str) -> None:
     """InputError at the first row where `wrong` (rows,) is set."""
     if wrong.any():
-        raise block.refusal(int(wrong.argmax()), field, problem, mend)
+        raise block.refusal(int(wrong.argmax()), field, problem, hint)
 
 
 def _is_number(text: str) -> bool:

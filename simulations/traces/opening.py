@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from simulations.errors import InputError
+from autoscaler.input_error import InputError
 from simulations.traces.catalogue import Located, locate, token_file
 from simulations.traces.copies import Draw
 from simulations.traces.from_arrivals import RecordedArrivals
@@ -149,8 +149,8 @@ def _piece(located: Located, record: Record, start_s: float, duration_s: float |
     rest_s = span_s - start_s
     # Half a nanosecond of rounding must not turn "to the end" into "beyond the end".
     if duration_s is not None and not 1e-9 <= duration_s <= rest_s + 1e-6:
-        mend = f"give a duration above 0 and up to {rest_s:g} s"
-        raise located.file.refusal("the trace has no such piece", mend, field="duration_s", value=duration_s)
+        hint = f"give a duration above 0 and up to {rest_s:g} s"
+        raise located.file.refusal("the trace has no such piece", hint, field="duration_s", value=duration_s)
     start_ns = round(start_s * NS)
     wanted_ns = record.span_ns if duration_s is None else round(duration_s * NS)
     return start_ns, min(wanted_ns, record.span_ns - start_ns)
@@ -169,5 +169,5 @@ def _check(located: Located, seed: int, scale: int, thin: float, family: str, sh
     elif not 0 <= shift_s < float("inf"):
         wrong = "shift_s", shift_s, "give a number of seconds from 0 up"
     if wrong is not None:
-        field, value, mend = wrong
-        raise InputError(located.file.shown, None, field, value, "this value cannot be used", mend)
+        field, value, hint = wrong
+        raise InputError(located.file.shown, None, field, value, "this value cannot be used", hint)

@@ -131,8 +131,8 @@ def _arrivals(
 
 def _from_start_ns(block: Block, field: str, units_per_s: float) -> IntArray:
     values = not_negative(block, field)
-    mend = "count from the start of the trace, not from 1970"
-    refuse_where(block, field, values > LONGEST_S * units_per_s, "this is more than ten years", mend)
+    hint = "count from the start of the trace, not from 1970"
+    refuse_where(block, field, values > LONGEST_S * units_per_s, "this is more than ten years", hint)
     return np.rint(values * (NS / units_per_s)).astype(np.int64)
 
 

@@ -20,7 +20,7 @@ from importlib.resources.abc import Traversable
 from itertools import chain, islice
 from typing import IO, Any, cast
 
-from simulations.errors import InputError
+from autoscaler.input_error import InputError
 
 BLOCK_ROWS = 100_000
 GZIP_MAGIC = b"\x1f\x8b"
@@ -34,9 +34,9 @@ class TraceFile:
     at: Traversable
 
     def refusal(
-        self, problem: str, mend: str, *, line: int | None = None, field: str | None = None, value: object = None
+        self, problem: str, hint: str, *, line: int | None = None, field: str | None = None, value: object = None
     ) -> InputError:
-        return InputError(self.shown, line, field, value, problem, mend)
+        return InputError(self.shown, line, field, value, problem, hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,10 @@ class Block:
     lines: tuple[int, ...]
     columns: dict[str, tuple[str, ...]]
 
-    def refusal(self, row: int, field: str, problem: str, mend: str) -> InputError:
+    def refusal(self, row: int, field: str, problem: str, hint: str) -> InputError:
         """An error that points at one field of one row (counted from 0 within the block)."""
         value = self.columns[field][row]
-        return self.file.refusal(problem, mend, line=self.lines[row], field=field, value=value)
+        return self.file.refusal(problem, hint, line=self.lines[row], field=field, value=value)
 
 
 def read_table(file: TraceFile) -> tuple[tuple[str, ...], Iterator[Block]]:
@@ -84,8 +84,8 @@ def _blocks(file: TraceFile, header: tuple[str, ...], rows: Iterator[tuple[int, 
         for line, row in block:
             if len(row) != len(header):
                 problem = f"the row has {len(row)} fields where the header has {len(header)}"
-                mend = f"give {', '.join(header)} in every row"
-                raise file.refusal(problem, mend, line=line, value=",".join(row))
+                hint = f"give {', '.join(header)} in every row"
+                raise file.refusal(problem, hint, line=line, value=",".join(row))
         lines, fields = zip(*block, strict=True)
         yield Block(file, lines, dict(zip(header, zip(*fields, strict=True), strict=True)))
 

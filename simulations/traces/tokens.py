@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulations.errors import InputError
+from autoscaler.input_error import InputError
 from simulations.traces.columns import MOST_TOKENS, FloatArray
 from simulations.traces.records import RateRecord
 from simulations.traces.tables import TraceFile, read_json
@@ -121,5 +121,5 @@ def _quantiles(file: TraceFile, name: str, fields: dict[str, Any], field: str) -
 
 
 def _refusal(file: TraceFile, name: str, field: str, value: Any, problem: str) -> InputError:
-    mend = "give ascending quantiles of token counts"
-    return file.refusal(problem, mend, field=f"{name}.{field}", value=value)
+    hint = "give ascending quantiles of token counts"
+    return file.refusal(problem, hint, field=f"{name}.{field}", value=value)

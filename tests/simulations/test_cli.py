@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from simulations.cli import main
+from simulations.commands import main
 
 PLAIN = "time_s,prompt_tokens,output_tokens\n"
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoscaler.rating.service import ServiceModel, load_service
 from simulations.engine import SAMPLE_FIELDS, Fleet, LatencyHistogram
-from simulations.service import ServiceModel, load_service
 
 SERVICE = ServiceModel(
     name="even", source="a test", gpu="none", gpus_per_replica=1, weights_bytes=0,

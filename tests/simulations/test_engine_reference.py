@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoscaler.rating.service import ServiceModel
 from simulations.engine import Fleet
-from simulations.service import ServiceModel
 
 NEVER = float("inf")
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoscaler.rating.service import ServiceModel
 from policies.types import FloatArray
 from simulations.engine import Fleet
-from simulations.service import ServiceModel
 
 BATCHES = 30
 DRAWS = settings(max_examples=8, derandomize=True, deadline=None)

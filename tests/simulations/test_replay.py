@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from policies.types import Decision, DecisionInput
-from simulations.build import build_scenario
-from simulations.clairvoyant import clairvoyant_row
+from simulations.bounds.clairvoyant_row import clairvoyant_row
 from simulations.compare import run_row, run_simulate
-from simulations.options import FLEET_SERVEGEN, SimulateOptions, TargetRequest, make_options
 from simulations.replay import replay
 from simulations.report import to_json
 from simulations.results import RunResult
-from simulations.rows import ROWS
+from simulations.scenario.build import build_scenario
+from simulations.scenario.options import FLEET_SERVEGEN, SimulateOptions, TargetRequest, make_options
+from simulations.scenario.rows import ROWS
 
 
 def options(rows: tuple[str, ...] = ("forethaw",), **changes: object) -> SimulateOptions:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulations.errors import InputError
+from autoscaler.input_error import InputError
 from simulations.traces import open_trace, trace_names
 
 

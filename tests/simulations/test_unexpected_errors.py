@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-import simulations.service
-from simulations.cli import main
+import autoscaler.rating.service
+from simulations.commands import main
 
 
 def crashed(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | str | None:
@@ -16,7 +16,7 @@ def crashed(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | str | None:
     def broken() -> tuple[str, ...]:
         raise RuntimeError("the list is torn")
 
-    monkeypatch.setattr(simulations.service, "service_names", broken)
+    monkeypatch.setattr(autoscaler.rating.service, "service_names", broken)
     monkeypatch.setattr(sys, "argv", ["forethaw", *words])
     with pytest.raises(SystemExit) as left:
         main()

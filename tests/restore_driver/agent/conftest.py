@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from restore_driver.replica_spec import ReplicaSpec
+from restore_driver.wire.replica_spec import ReplicaSpec
 from tests.restore_driver.real.conftest import ROOT, criu, place
 from tests.restore_driver.waiting import PATIENCE_S
 

@@ -32,7 +32,7 @@ def test_it_says_who_it_is_and_what_it_has(agent: RunningAgent) -> None:
 
 def error_of(answers: list[dict[str, Any]]) -> tuple[str, str]:
     [answer] = answers
-    assert set(answer) == {"error"} and set(answer["error"]) == {"reason", "detail", "mend"}
+    assert set(answer) == {"error"} and set(answer["error"]) == {"reason", "detail", "hint"}
     return answer["error"]["reason"], answer["error"]["detail"]
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from restore_driver.artifact.publish import Draft
-from restore_driver.fingerprint import Fingerprint, Gpu
-from restore_driver.proof import ProofRecord
-from restore_driver.replica_spec import ReplicaSpec
+from restore_driver.compat.fingerprint import Fingerprint, Gpu
+from restore_driver.proof.prove import ProofRecord
+from restore_driver.wire.replica_spec import ReplicaSpec
 
 FILES = {"images/pages-1.img": b"\1" * 9000, "images/core-9.img": b"core", "images/empty.img": b"", "files.tar": b"tar"}
 

@@ -87,7 +87,7 @@ def test_an_unknown_field_is_refused_at_every_depth(where: tuple[str | int, ...]
     error = refusal(changed((*where, "surprise"), 1))
 
     assert error.reason is Reason.MANIFEST_INVALID
-    assert ".".join(map(str, (*where, "surprise"))) in error.detail and error.mend
+    assert ".".join(map(str, (*where, "surprise"))) in error.detail and error.hint
 
 
 @pytest.mark.parametrize("name", sorted(set(CONTENT) - {"schema_version", "compacted_bytes"}))

@@ -137,7 +137,7 @@ def test_any_tampering_breaks_the_seal(how: str, sealed: Path) -> None:
         check_seal(sealed)
 
     assert caught.value.reason in (Reason.SEAL_BROKEN, Reason.NOT_TRUSTED)
-    assert str(sealed.parent) in caught.value.detail and caught.value.mend
+    assert str(sealed.parent) in caught.value.detail and caught.value.hint
 
 
 FULL = ["content, times restored", "truncated", "grown", "missing", "renamed", "two files swapped", "owner"]

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restore_driver.criu import apart as setting_apart
 from restore_driver.criu import compact as compacting
+from restore_driver.criu import offload_selection as setting_apart
 from restore_driver.criu.compact import Compaction, compact, split
 from restore_driver.criu.images import IN_PARENT, LAZY, PAGE_BYTES, PRESENT, Run, read_pagemap
 from restore_driver.errors import DriverError, Reason

@@ -59,7 +59,7 @@ class StandIn:
         """The next calls answer this code, or hang."""
         (self.directory / "faults" / f"{call}.{pid}").write_text(str(what))
 
-    def mend(self, call: str, pid: int) -> None:
+    def fix(self, call: str, pid: int) -> None:
         (self.directory / "faults" / f"{call}.{pid}").unlink()
 
     def calls(self) -> list[str]:

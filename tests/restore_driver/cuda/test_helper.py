@@ -67,7 +67,7 @@ def test_error_codes_name_call_process_and_code(stand_in, client, call, code, de
         getattr(client, call)(subject.pid, LONG_S)
 
     assert (failed.value.reason, failed.value.detail) == (Reason.CUDA_FAILED, detail.format(pid=subject.pid))
-    assert failed.value.mend
+    assert failed.value.hint
     assert client.state(subject.pid) is CudaState.LOCKED
 
 

@@ -75,7 +75,7 @@ def test_refused(before, action):
         Reason.CUDA_FAILED,
         f"{action.value} of process 7: it is {before.value}",
     )
-    assert refused.value.mend
+    assert refused.value.hint
     assert process == Process(before)
 
 

@@ -40,7 +40,7 @@ def test_a_machine_with_a_gpu_that_answers(gpu: Gpu) -> None:
     ]
 
 
-def test_what_can_not_be_checkpointed_is_named_with_its_mend(gpu: Gpu, tmp_path: Path) -> None:
+def test_what_can_not_be_checkpointed_is_named_with_its_hint(gpu: Gpu, tmp_path: Path) -> None:
     """An old driver, a split card, a shared context; and a card that falls asleep, which is only slow."""
     server = tmp_path / "nvidia-cuda-mps-control"
     shutil.copy(shutil.which("sleep") or "", server)

@@ -40,7 +40,7 @@ def test_crius_check_is_judged_by_exit_code_and_text(exit_code: int, said: str, 
     answer = judge(Completed(("criu", "check"), exit_code, said, 0.1))
 
     assert (answer.verdict, answer.detail) == (verdict, detail)
-    assert bool(answer.mend) is (verdict is not Verdict.OK)
+    assert bool(answer.hint) is (verdict is not Verdict.OK)
 
 
 @pytest.mark.parametrize(

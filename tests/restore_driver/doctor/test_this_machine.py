@@ -58,7 +58,7 @@ def test_people_get_a_table_with_mends_and_a_last_word() -> None:
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
 
     assert done.returncode == 1
-    assert lines[0] == "verdict check detail, and what would mend it"
+    assert lines[0] == "verdict check detail, and what would fix it"
     assert lines[lines.index("missing criu there is no CRIU (looked at /nowhere)") + 1] == f"-> {INSTALL}"
     assert lines[-1].startswith("Missing or broken: criu, criu-check")
 

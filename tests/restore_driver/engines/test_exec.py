@@ -8,7 +8,7 @@ import pytest
 
 from restore_driver.engines import Target, quiesce, resume
 from restore_driver.errors import DriverError, Reason
-from restore_driver.replica_spec import ExecEngine
+from restore_driver.wire.replica_spec import ExecEngine
 
 
 def engine(script: str) -> ExecEngine:

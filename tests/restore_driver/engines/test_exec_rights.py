@@ -15,7 +15,7 @@ from restore_driver.engines import Target, quiesce
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import namespaces
 from restore_driver.host.namespaces import open_entry
-from restore_driver.replica_spec import ExecEngine
+from restore_driver.wire.replica_spec import ExecEngine
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
 RIGHTS = ("Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")

@@ -14,7 +14,7 @@ from restore_driver.engines import Target, http, quiesce, resume
 from restore_driver.engines.http import call
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.netns import in_network_namespace
-from restore_driver.replica_spec import HttpCall, HttpEngine
+from restore_driver.wire.replica_spec import HttpCall, HttpEngine
 from tests.restore_driver.engines.fake_engines import HERE, FakeEngine, Reply, serving
 
 

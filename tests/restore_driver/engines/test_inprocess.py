@@ -10,7 +10,7 @@ import pytest
 
 from restore_driver.engines import Target, Waking, inprocess, quiesce, resume
 from restore_driver.errors import DriverError, Reason
-from restore_driver.replica_spec import InProcessEngine
+from restore_driver.wire.replica_spec import InProcessEngine
 from tests.restore_driver.engines.fake_engines import Helper
 
 SPEC = InProcessEngine(kind="inprocess", socket="/run/helper.sock", models=("m",), holder="/run/holder.sock")

@@ -9,7 +9,7 @@ import pytest
 
 from restore_driver.engines import Waking, quiesce, resume
 from restore_driver.errors import DriverError, Reason
-from restore_driver.replica_spec import SglangEngine
+from restore_driver.wire.replica_spec import SglangEngine
 from tests.restore_driver.engines.fake_engines import HERE, FakeSglang
 
 
@@ -100,20 +100,20 @@ def test_weights_that_could_not_be_loaded_again_are_loaded_by_the_undo(sglang: F
 
 
 @pytest.mark.parametrize(
-    ("missing", "mend"),
+    ("missing", "hint"),
     [
         ("enable_memory_saver", "serve with --enable-memory-saver"),
         ("enable_weights_cpu_backup", "serve with --enable-weights-cpu-backup, or give reload_from in the spec"),
     ],
 )
 def test_what_would_lose_the_weights_is_refused_before_anything_is_touched(
-    sglang: FakeSglang, missing: str, mend: str
+    sglang: FakeSglang, missing: str, hint: str
 ) -> None:
     sglang.arguments[missing] = False
     with pytest.raises(DriverError) as caught:
         quiesce(spec(sglang), HERE, 5.0)
 
-    assert (caught.value.reason, caught.value.mend) == (Reason.QUIESCE_FAILED, mend)
+    assert (caught.value.reason, caught.value.hint) == (Reason.QUIESCE_FAILED, hint)
     assert sglang.asked == ["GET /server_info"]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from restore_driver.engines import quiesce, resume
 from restore_driver.errors import DriverError, Reason
-from restore_driver.replica_spec import VllmEngine
+from restore_driver.wire.replica_spec import VllmEngine
 from tests.restore_driver.engines.fake_engines import HERE, FakeVllm
 
 
@@ -96,7 +96,7 @@ def test_without_dev_mode_the_mend_is_named(vllm: FakeVllm) -> None:
     with pytest.raises(DriverError) as caught:
         quiesce(spec(vllm), HERE, 5.0)
 
-    assert (caught.value.reason, caught.value.mend) == (
+    assert (caught.value.reason, caught.value.hint) == (
         Reason.QUIESCE_FAILED,
         "serve with --enable-sleep-mode and VLLM_SERVER_DEV_MODE=1",
     )

@@ -8,10 +8,10 @@ import os
 
 import pytest
 
+from restore_driver.attempt.walk import Result
 from restore_driver.driver import Driver
 from restore_driver.host import proc
-from restore_driver.requests import CheckpointRequest, ParkRequest
-from restore_driver.sequence import Result
+from restore_driver.wire.requests import CheckpointRequest, ParkRequest
 from tests.restore_driver.gpu_sequences.conftest import GPUS, Ready, answer, killed_driver
 from tests.restore_driver.gpu_sequences.test_park import OUT_OF_MEMORY, at
 
@@ -39,7 +39,7 @@ def test_a_parked_replica_is_not_checkpointed(ready: Ready) -> None:
     card.park()
     refused = card.checkpoint(end=True)
 
-    assert (refused.outcome, refused.phase, refused.mend) == ("refused", "gate", "unpark it")
+    assert (refused.outcome, refused.phase, refused.hint) == ("refused", "gate", "unpark it")
     assert card.unpark().outcome == "proven"
 
 
@@ -52,7 +52,7 @@ def test_a_park_that_was_cut_off_at_its_last_line_is_forgotten_with_its_record(r
     assert [each.errors for each in recovered] == [()]
     assert card.cuda_state() == "running"
     refused = card.unpark()
-    assert (refused.outcome, refused.mend) == ("refused", "park it first")
+    assert (refused.outcome, refused.hint) == ("refused", "park it first")
     assert answer(card.replica) is not None
 
 
@@ -87,10 +87,10 @@ def test_going_on_that_fails_leaves_the_card_to_the_undo(ready: Ready) -> None:
     before = answer(card.replica)
     card.stand_in.fault("restore", card.replica.pid, OUT_OF_MEMORY)
 
-    def mend() -> None:
-        card.stand_in.mend("restore", card.replica.pid)
+    def fix() -> None:
+        card.stand_in.fix("restore", card.replica.pid)
 
-    result = card.checkpoint(end=False, observe=at("restore-cuda", mend, "undo"))
+    result = card.checkpoint(end=False, observe=at("restore-cuda", fix, "undo"))
 
     assert (result.outcome, result.phase, result.undo_errors) == ("failed", "continue", ())
     assert (answer(card.replica), card.leases()) == (before, 0)
@@ -129,8 +129,8 @@ def test_each_replica_s_own_card_is_preferred(ready: Ready) -> None:
     )
     assert card.driver.carry_out(request).outcome == "ended"
     from restore_driver.artifact.manifest import load
-    from restore_driver.requests import RestoreRequest
-    from restore_driver.steps.restoring import Restoring
+    from restore_driver.steps.restore import Restoring
+    from restore_driver.wire.requests import RestoreRequest
 
     restoring = Restoring(card.driver.tools, RestoreRequest(artifact=card.artifact, placeholder_pid=os.getpid()))
 

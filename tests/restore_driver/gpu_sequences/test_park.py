@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
+from restore_driver.attempt.phases import PARK, UNPARK
+from restore_driver.attempt.walk import Result
 from restore_driver.host import proc
-from restore_driver.phases import PARK, UNPARK
-from restore_driver.requests import ParkRequest, UnparkRequest
-from restore_driver.sequence import Result
 from restore_driver.weights.client import HolderClient
+from restore_driver.wire.requests import ParkRequest, UnparkRequest
 from tests.restore_driver.gpu_sequences.conftest import Ready, answer, is_quiet_for, killed_driver
 from tests.restore_driver.waiting import eventually
 
@@ -85,11 +85,11 @@ def test_a_parked_replica_outlives_the_driver_that_parked_it(ready: Ready) -> No
 def test_what_is_parked_is_not_parked_again_and_what_is_awake_is_not_unparked(ready: Ready) -> None:
     card = ready()
     refused = card.unpark()
-    assert (refused.outcome, refused.reason, refused.mend) == ("refused", "RequestInvalid", "park it first")
+    assert (refused.outcome, refused.reason, refused.hint) == ("refused", "RequestInvalid", "park it first")
 
     card.park()
     refused = card.park()
-    assert (refused.outcome, refused.reason, refused.mend) == ("refused", "RequestInvalid", "unpark it")
+    assert (refused.outcome, refused.reason, refused.hint) == ("refused", "RequestInvalid", "unpark it")
     assert card.cuda_state() == "checkpointed"
 
 
@@ -116,7 +116,7 @@ def test_a_park_that_fails_leaves_the_replica_serving(call: str, ready: Ready) -
     assert (result.undone, result.undo_errors) == (("restore-cuda", "resume-engine"), ())
     assert (card.cuda_state(), answer(card.replica), card.leases()) == ("running", before, 0)
 
-    card.stand_in.mend(call, card.replica.pid)
+    card.stand_in.fix(call, card.replica.pid)
     assert card.park().outcome == "parked"
 
 
@@ -124,10 +124,10 @@ def test_a_hanging_checkpoint_misses_its_deadline_and_is_brought_back(ready: Rea
     card = ready()
     card.stand_in.fault("checkpoint", card.replica.pid, "hang")
 
-    def mend() -> None:
-        card.stand_in.mend("checkpoint", card.replica.pid)
+    def fix() -> None:
+        card.stand_in.fix("checkpoint", card.replica.pid)
 
-    result = card.park(at("restore-cuda", mend, "undo"), **{"cuda-checkpoint": 0.5})
+    result = card.park(at("restore-cuda", fix, "undo"), **{"cuda-checkpoint": 0.5})
 
     assert (result.phase, result.reason, result.undo_errors) == ("cuda-checkpoint", "DeadlineExceeded", ())
     assert answer(card.replica) is not None
@@ -175,7 +175,7 @@ def test_too_little_memory_on_the_card_leaves_it_parked(ready: Ready) -> None:
 
 
 def test_a_cuda_restore_that_fails_is_final(ready: Ready) -> None:
-    """Out of memory in CUDA's restore can't be mended: the process is ended, its lease is off, a cold start is due."""
+    """Out of memory in CUDA's restore can't be fixed: the process is ended, its lease is off, a cold start is due."""
     card = ready()
     card.park()
     card.stand_in.fault("restore", card.replica.pid, OUT_OF_MEMORY)

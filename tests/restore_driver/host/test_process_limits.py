@@ -102,11 +102,11 @@ def test_what_fails_before_the_program_is_told_with_its_cause() -> None:
 
 def test_a_drivers_error_before_the_program_stays_what_it_is() -> None:
     def refused() -> NoReturn:
-        raise DriverError(Reason.NOT_TRUSTED, "a detail", "a mend")
+        raise DriverError(Reason.NOT_TRUSTED, "a detail", "a hint")
 
     with pytest.raises(DriverError) as caught:
         run(["true"], deadline_s=20.0, enter=refused)
-    assert (caught.value.reason, caught.value.detail, caught.value.mend) == (Reason.NOT_TRUSTED, "a detail", "a mend")
+    assert (caught.value.reason, caught.value.detail, caught.value.hint) == (Reason.NOT_TRUSTED, "a detail", "a hint")
 
 
 def test_a_program_that_may_not_be_run_and_one_that_is_none_are_told_apart(tmp_path: Path) -> None:

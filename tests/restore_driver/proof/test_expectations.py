@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restore_driver.expectations import Recorded, Unfit, judge, observe, pointed, repeats, settle
-from restore_driver.replica_spec import ExactText, Expectation, JsonSubset, Matches, NumbersWithin, SameAsBefore
+from restore_driver.proof.expectations import Recorded, Unfit, judge, observe, pointed, repeats, settle
+from restore_driver.wire.replica_spec import ExactText, Expectation, JsonSubset, Matches, NumbersWithin, SameAsBefore
 
 NUMBERS = NumbersWithin(kind="numbers_within", pointers=("/x",))
 finite = st.floats(-1e6, 1e6)

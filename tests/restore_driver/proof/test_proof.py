@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from restore_driver import proof
 from restore_driver.engines import Target
 from restore_driver.engines.http import call
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
 from restore_driver.host.sockets import Listener
-from restore_driver.proof import ProofRecord
-from restore_driver.replica_spec import HttpCall, ReplicaSpec, load_replica_spec
+from restore_driver.proof import prove as proof
+from restore_driver.proof.prove import ProofRecord
+from restore_driver.wire.replica_spec import HttpCall, ReplicaSpec, load_replica_spec
 from tests.restore_driver.engines.fake_engines import Helper
 
 EXAMPLES = Path(__file__).parents[3] / "examples"

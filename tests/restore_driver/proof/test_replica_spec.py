@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from restore_driver.errors import DriverError, Reason
-from restore_driver.replica_spec import (
+from restore_driver.wire.replica_spec import (
     HttpCall,
     KnownRequest,
     NoEngine,
@@ -75,7 +75,7 @@ def test_each_mistake_names_file_field_and_value(tmp_path: Path, text: str, said
     assert caught.value.reason is Reason.REQUEST_INVALID
     assert caught.value.detail.startswith(f"{path}: ")
     assert said in caught.value.detail
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from restore_driver.artifact.seal import seal_path, verify_and_seal
+from restore_driver.attempt.journal import Journal
+from restore_driver.attempt.walk import Result
 from restore_driver.driver import Driver
 from restore_driver.host import proc
-from restore_driver.journal import Journal
-from restore_driver.replica_spec import ReplicaSpec
-from restore_driver.requests import CheckpointRequest, RestoreRequest
-from restore_driver.sequence import Result
 from restore_driver.tools import open_tools
+from restore_driver.wire.replica_spec import ReplicaSpec
+from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
 from tests.restore_driver.real.conftest import Place, Replica, Start
 from tests.restore_driver.waiting import eventually
 
@@ -61,7 +61,7 @@ def test_a_proven_restore_asked_for_again_is_answered_with_the_same_replica(
 def test_what_was_refused_untouched_may_be_asked_again(
     server: Replica, driver: Driver, place: Place, tmp_path: Path
 ) -> None:
-    """A missing seal is mended by verifying; the attempt is not used up by having been too early."""
+    """A missing seal is fixed by verifying; the attempt is not used up by having been too early."""
     artifact = ended(driver, server, tmp_path / "a")
     seal_path(artifact).unlink()
     request = RestoreRequest(artifact=artifact, placeholder_pid=place().pid, pod_uid="pod-1")

@@ -16,9 +16,9 @@ from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
 from restore_driver.host.namespaces import KINDS, open_entry
 from restore_driver.host.process import run
-from restore_driver.replica_spec import ReplicaSpec
-from restore_driver.requests import CheckpointRequest, RestoreRequest
 from restore_driver.tools import open_tools
+from restore_driver.wire.replica_spec import ReplicaSpec
+from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
 from tests.restore_driver.agent.conftest import Sleeper, StartAgent, sleeper, start_agent
 from tests.restore_driver.real.conftest import Place
 from tests.restore_driver.waiting import eventually

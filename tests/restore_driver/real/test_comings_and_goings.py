@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from restore_driver.attempt.phases import CHECKPOINT
 from restore_driver.driver import Driver
 from restore_driver.host import proc
-from restore_driver.phases import CHECKPOINT
-from restore_driver.replica_spec import ReplicaSpec
-from restore_driver.requests import CheckpointRequest, RestoreRequest
 from restore_driver.tools import open_tools
+from restore_driver.wire.replica_spec import ReplicaSpec
+from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
 from tests.restore_driver.real.conftest import Place
 from tests.restore_driver.trees import kill_tree
 from tests.restore_driver.waiting import eventually

@@ -21,9 +21,9 @@ from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
 from restore_driver.host.mounts import mount, unmount
 from restore_driver.host.namespaces import open_entry
-from restore_driver.replica_spec import ReplicaSpec
-from restore_driver.requests import CheckpointRequest, RestoreRequest
 from restore_driver.tools import open_tools
+from restore_driver.wire.replica_spec import ReplicaSpec
+from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
 from tests.restore_driver.containers import Container, containers
 from tests.restore_driver.real.conftest import SERVER, Replica
 from tests.restore_driver.waiting import eventually
@@ -120,7 +120,7 @@ def test_an_installation_that_is_not_patched_is_refused_until_it_is_made_anew(na
     with pytest.raises(DriverError) as caught:
         find_criu({"FORETHAW_CRIU": str(home)})
 
-    assert (caught.value.reason, caught.value.mend) == (
+    assert (caught.value.reason, caught.value.hint) == (
         Reason.CRIU_MISSING,
         f"install it again: restore_driver/criu/install.sh {home}",
     )

@@ -23,9 +23,9 @@ from restore_driver.driver import Driver
 from restore_driver.host import proc
 from restore_driver.host.mounts import mount, unmount
 from restore_driver.placeholder.create import Placeholder
-from restore_driver.replica_spec import ReplicaSpec
-from restore_driver.requests import CheckpointRequest, RestoreRequest
 from restore_driver.tools import open_tools
+from restore_driver.wire.replica_spec import ReplicaSpec
+from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
 from tests.restore_driver.real.conftest import Place, Replica, Start, forethaw
 from tests.restore_driver.trees import kill
 from tests.restore_driver.waiting import eventually
@@ -358,4 +358,4 @@ def test_a_replica_that_is_pid_1_is_told_what_to_do(place: Place, state: Path, t
     result = Driver(open_tools(state)).carry_out(request)
 
     assert (result.outcome, result.reason) == ("refused", "RequestInvalid")
-    assert "init" in (result.mend or "")
+    assert "init" in (result.hint or "")

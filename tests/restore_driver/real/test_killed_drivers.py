@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from restore_driver.attempt.phases import CHECKPOINT, CHECKPOINT_AND_END, RESTORE
 from restore_driver.driver import Driver
 from restore_driver.host import proc
-from restore_driver.phases import CHECKPOINT, CHECKPOINT_AND_END, RESTORE
 from restore_driver.placeholder.create import Placeholder
-from restore_driver.replica_spec import ReplicaSpec
-from restore_driver.requests import CheckpointRequest, RestoreRequest
 from restore_driver.tools import open_tools
+from restore_driver.wire.replica_spec import ReplicaSpec
+from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
 from tests.restore_driver.real.conftest import ROOT, Place, Start
 from tests.restore_driver.waiting import eventually
 
@@ -27,7 +27,7 @@ import os, signal, sys
 from pathlib import Path
 from pydantic import TypeAdapter
 from restore_driver.driver import Driver
-from restore_driver.requests import AnyRequest
+from restore_driver.wire.requests import AnyRequest
 from restore_driver.tools import open_tools
 
 state, request, event_wanted, phase_wanted = sys.argv[1:5]

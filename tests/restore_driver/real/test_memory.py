@@ -12,13 +12,13 @@ from pathlib import Path
 
 from restore_driver.artifact import manifest as manifests
 from restore_driver.artifact.compacting import compact_artifact
+from restore_driver.attempt.walk import Result
 from restore_driver.driver import Driver
 from restore_driver.host import proc
 from restore_driver.placeholder.create import Placeholder
-from restore_driver.replica_spec import ReplicaSpec
-from restore_driver.requests import CheckpointRequest, RestoreRequest
-from restore_driver.sequence import Result
 from restore_driver.tools import open_tools
+from restore_driver.wire.replica_spec import ReplicaSpec
+from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
 from tests.restore_driver.real.conftest import Place
 from tests.restore_driver.trees import kill, kill_tree, thread_states
 from tests.restore_driver.waiting import eventually
@@ -132,7 +132,7 @@ def test_a_tree_whose_session_began_in_another_pid_namespace_is_refused_untouche
         result = Driver(open_tools(state)).carry_out(request)
 
         assert (result.outcome, result.reason) == ("refused", "RequestInvalid")
-        assert (str(pid) in result.detail, "setsid" in result.mend) == (True, True)
+        assert (str(pid) in result.detail, "setsid" in result.hint) == (True, True)
         assert proc.is_alive(pid)
         assert not (tmp_path / "a").exists()
 

@@ -19,9 +19,9 @@ from restore_driver.host.mounts import mount, unmount
 from restore_driver.store import stage as staging_module
 from restore_driver.store.backend import Backend
 from restore_driver.store.bandwidth import Limiter
+from restore_driver.store.chunk_index import PIECE_BYTES
 from restore_driver.store.progress import Bar
 from restore_driver.store.stage import Stage
-from restore_driver.store.travel import PIECE_BYTES
 from tests.restore_driver.store.conftest import (
     ROOT,
     S3Server,
@@ -131,7 +131,7 @@ def test_a_corrupt_object_is_named_and_nothing_is_published(noise: Path, store: 
     failed = forethaw("stage", f"{store.url}/noise", target, ok=1)
 
     assert (failed["outcome"], failed["reason"]) == ("failed", "DigestMismatch")
-    assert "files/noise.img" in failed["detail"] and "--again" in failed["mend"]
+    assert "files/noise.img" in failed["detail"] and "--again" in failed["hint"]
     assert not target.exists()
 
 
@@ -217,7 +217,7 @@ def test_keys_that_the_store_does_not_know_are_told(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
     refused = forethaw("push", noise, store.url, ok=2)
 
-    assert (refused["reason"], "AWS_" in refused["mend"]) == ("StoreUnreachable", True)
+    assert (refused["reason"], "AWS_" in refused["hint"]) == ("StoreUnreachable", True)
     assert "SignatureDoesNotMatch" in refused["detail"] and "\n" not in refused["detail"]
     assert "another" not in json.dumps(refused)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from restore_driver.artifact import hold
+from restore_driver.artifact import read_lock as hold
 from restore_driver.artifact.publish import PREFIX, Draft
 from restore_driver.artifact.seal import check_seal, seal_path
 from restore_driver.errors import DriverError, Reason

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from restore_driver.artifact import hold
+from restore_driver.artifact import read_lock as hold
 from restore_driver.artifact.manifest import to_bytes
 from restore_driver.artifact.seal import check_seal, seal_path
 from restore_driver.host.hugepages import is_huge_tmpfs
 from restore_driver.host.mounts import mount, unmount
-from restore_driver.store import room
+from restore_driver.store import free_space as room
 from restore_driver.store.catalog import digest_of
 from tests.restore_driver.store.conftest import FILES, Store, forethaw, make_artifact, same
 

@@ -9,8 +9,8 @@ import pytest
 
 from restore_driver.driver import Driver
 from restore_driver.host import proc
-from restore_driver.requests import RestoreRequest
 from restore_driver.tools import open_tools
+from restore_driver.wire.requests import RestoreRequest
 from tests.restore_driver.real import conftest as real
 from tests.restore_driver.real.conftest import Place, Replica, Start, criu, place, start, state
 from tests.restore_driver.store.conftest import S3Server, forethaw, make_artifact, s3_store

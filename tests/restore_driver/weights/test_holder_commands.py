@@ -187,7 +187,7 @@ def test_a_layout_is_refused_by_field_and_value(layout: str, said: str, tmp_path
     assert sentence.endswith("or leave --layout out")
 
 
-def test_what_is_asked_wrongly_is_refused_by_field_value_and_mend(tmp_path: Path) -> None:
+def test_what_is_asked_wrongly_is_refused_by_field_value_and_hint(tmp_path: Path) -> None:
     socket = ("--socket", tmp_path / "none")
     sizes = "give bytes, or a number with K, M, G or T (powers of 1024), such as 40G"
 

@@ -1,0 +1,74 @@
+"""`forethaw agent | recover | placeholder`: what stays, and what is left of what did not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from restore_driver.commands.options import STATE, AsJson, StateDirectory
+from restore_driver.commands.run_request import FAILED, open_driver, refuse, tell_recovered
+from restore_driver.errors import DriverError, Reason
+
+
+def serve_agent(
+    socket: Annotated[Path | None, typer.Option(help="Where to listen; default: STATE/agent.sock.")] = None,
+    state: StateDirectory = STATE,
+) -> None:
+    """Serve requests on a local socket, with everything started beforehand; takes back what a killed one left."""
+    from restore_driver.agent.server import Agent
+
+    try:
+        driver = open_driver(state, resident=True)
+        tell_recovered(driver.recover())
+        agent = Agent(driver, socket or state / "agent.sock")
+        agent.listen()
+    except DriverError as error:
+        refuse(error)
+    agent.stop_on_signals()
+    agent.serve(lambda: typer.echo(f"ready on {agent.path}"))
+
+
+def recover(state: StateDirectory = STATE, as_json: AsJson = False) -> None:
+    """Take back what a killed driver left half done; agents do it when they start."""
+    import dataclasses
+
+    try:
+        done = list(open_driver(state).recover())
+    except DriverError as error:
+        refuse(error, as_json)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(each) for each in done]))
+    else:
+        tell_recovered(done, err=False)
+    if any(each.errors for each in done):
+        raise typer.Exit(FAILED)
+
+
+def placeholder(
+    network: Annotated[str, typer.Option(help="`host` or `private`.")] = "private",
+    root: Annotated[Path, typer.Option(help="Directory that becomes its root.")] = Path("/"),
+) -> None:
+    """Make an empty placeholder with namespaces of its own and print its PID; `kill -9 PID` ends it."""
+    typer.echo(make_placeholder(network, root))
+
+
+def make_placeholder(network: str, root: Path = Path("/"), as_json: bool = False) -> int:
+    """A new placeholder's PID; ends the command where there is none."""
+    from restore_driver.placeholder.create import create
+
+    if network not in ("host", "private"):
+        refuse(DriverError(Reason.REQUEST_INVALID, f"--network {network!r} is neither host nor private"), as_json)
+    try:
+        return create(network="host" if network == "host" else "private", root=root).pid
+    except (DriverError, OSError) as error:
+        known = error if isinstance(error, DriverError) else DriverError(Reason.PLACEHOLDER_LOST, str(error))
+        refuse(known, as_json)
+
+
+def end_placeholder(pid: int) -> None:
+    from restore_driver.placeholder.create import Placeholder
+
+    Placeholder(pid).end()

@@ -1,0 +1,170 @@
+"""What an answer is held against: pure, from a response's body to a verdict.
+
+`observe` turns one answer into what is compared, `settle` turns the answers of before the dump into what is expected,
+`judge` says whether a later one will do.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from restore_driver.wire.replica_spec import (
+    ExactText,
+    Expectation,
+    JsonSubset,
+    Matches,
+    NumbersWithin,
+    SameAsBefore,
+)
+
+LONGEST_RECORDED_BYTES = 1 << 18
+"""An answer of before the dump lies in the manifest: not more of it than this."""
+
+
+class Unfit(ValueError):
+    """An answer that can't be what is expected; says why, without naming the request."""
+
+
+class Recorded(BaseModel):
+    """What was seen before the dump: the answer, or for numbers their medians and how far they lay apart."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    answer: Any = None
+    medians: tuple[float, ...] = ()
+    spreads: tuple[float, ...] = ()
+
+
+def repeats(expect: Expectation) -> int:
+    """How often a request is asked before the dump: twice shows an answer that never stays the same."""
+    if isinstance(expect, NumbersWithin):
+        return expect.repeats
+    return 2 if isinstance(expect, SameAsBefore) else 1
+
+
+def observe(expect: Expectation, body: str) -> Any:
+    """What of a body is compared.
+
+    Raises:
+        Unfit: it isn't JSON, or lacks what a pointer names.
+    """
+    if isinstance(expect, SameAsBefore):
+        return body if not expect.pointers else [pointed(_json(body), pointer) for pointer in expect.pointers]
+    if isinstance(expect, NumbersWithin):
+        return _numbers([pointed(_json(body), pointer) for pointer in expect.pointers])
+    if isinstance(expect, JsonSubset):
+        return _json(body)
+    return body
+
+
+def settle(expect: Expectation, seen: list[Any]) -> Recorded:
+    """What to expect, from everything that was seen before the dump.
+
+    Raises:
+        Unfit: it is not even now as expected, or differs from one time to the next.
+    """
+    if isinstance(expect, NumbersWithin):
+        return _settle_numbers(seen)
+    for later in seen:
+        if isinstance(expect, SameAsBefore) and later != seen[0]:
+            raise Unfit(f"first {shown(seen[0])}, then {shown(later)}: compare only what stays the same (pointers)")
+        judge(expect, Recorded(answer=seen[0]), later)
+    if not isinstance(expect, SameAsBefore):
+        return Recorded()
+    if len(json.dumps(seen[0])) > LONGEST_RECORDED_BYTES:
+        raise Unfit(f"an answer of more than {LONGEST_RECORDED_BYTES:,} bytes: compare less of it (pointers)")
+    return Recorded(answer=seen[0])
+
+
+def judge(expect: Expectation, before: Recorded, got: Any) -> None:
+    """Says nothing when the answer will do.
+
+    Raises:
+        Unfit: with what was got and what was expected.
+    """
+    if isinstance(expect, NumbersWithin):
+        _judge_numbers(expect, before, got)
+    elif isinstance(expect, SameAsBefore):
+        _demand(got == before.answer, got, f"{shown(before.answer)} as before")
+    elif isinstance(expect, ExactText):
+        _demand(got == expect.text, got, shown(expect.text))
+    elif isinstance(expect, Matches):
+        _demand(re.search(expect.pattern, got) is not None, got, f"a match of {expect.pattern!r}")
+    else:
+        _demand(_contains(got, expect.contains), got, f"at least {shown(expect.contains)}")
+
+
+def pointed(body: Any, pointer: str) -> Any:
+    """RFC 6901.
+
+    Raises:
+        Unfit: there is nothing.
+    """
+    value = body
+    for part in pointer.split("/")[1:]:
+        name = part.replace("~1", "/").replace("~0", "~")
+        try:
+            value = value[int(name)] if isinstance(value, list) and name.isdecimal() else value[name]
+        except (KeyError, IndexError, TypeError):
+            raise Unfit(f"nothing at {pointer} in {shown(body)}") from None
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value, short enough for a sentence."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _settle_numbers(rows: list[list[float]]) -> Recorded:
+    if len({len(row) for row in rows}) != 1 or not rows[0]:
+        raise Unfit(f"{sorted({len(row) for row in rows})} numbers from one time to the next")
+    if not all(math.isfinite(number) for row in rows for number in row):
+        raise Unfit("a number that is not finite")
+    columns = [sorted(column) for column in zip(*rows, strict=True)]
+    return Recorded(
+        medians=tuple(column[len(column) // 2] for column in columns),
+        spreads=tuple(column[-1] - column[0] for column in columns),
+    )
+
+
+def _judge_numbers(expect: NumbersWithin, before: Recorded, numbers: list[float]) -> None:
+    if len(numbers) != len(before.medians):
+        raise Unfit(f"{len(numbers)} numbers, expected {len(before.medians)} as before")
+    for median, spread, number in zip(before.medians, before.spreads, numbers, strict=True):
+        tolerance = expect.tolerance(median, spread)
+        if not abs(number - median) <= tolerance:  # NaN is never within
+            raise Unfit(f"{number}, expected {median} within {tolerance:.3g}")
+
+
+def _demand(holds: bool, got: Any, expected: str) -> None:
+    if not holds:
+        raise Unfit(f"{shown(got)}, expected {expected}")
+
+
+def _contains(whole: Any, part: Any) -> bool:
+    if isinstance(part, dict):
+        return isinstance(whole, dict) and all(
+            name in whole and _contains(whole[name], value) for name, value in part.items()
+        )
+    return type(whole) is type(part) and bool(whole == part)
+
+
+def _json(body: str) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise Unfit(f"{shown(body)}, which is not JSON") from None
+
+
+def _numbers(value: Any) -> list[float]:
+    if isinstance(value, list):
+        return [number for member in value for number in _numbers(member)]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return [float(value)]
+    raise Unfit(f"{shown(value)}, which is no number")

@@ -1,0 +1,105 @@
+"""What a caller may ask: the same models for the library, the agent's socket and the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from restore_driver.attempt.phases import TABLES, Phase
+from restore_driver.wire.replica_spec import ReplicaSpec
+
+_PHASES = frozenset(phase.value for phase in Phase)
+
+
+class Request(BaseModel):
+    """What every request has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    deadlines_s: dict[str, Annotated[float, Field(gt=0.0)]] = {}
+    """Deadlines by phase, where the table's own don't fit."""
+
+    @field_validator("deadlines_s")
+    @classmethod
+    def _phases_exist(cls, value: dict[str, float]) -> dict[str, float]:
+        unknown = sorted(set(value) - _PHASES)
+        if unknown:
+            raise ValueError(f"there is no phase {unknown[0]!r}; the phases are {', '.join(sorted(_PHASES))}")
+        return value
+
+
+class CheckpointRequest(Request):
+    """Dump a live replica into an artifact."""
+
+    do: Literal["checkpoint"] = "checkpoint"
+    pid: Annotated[int, Field(gt=1)]
+    """The replica's first process, as this pid namespace numbers it; its descendants go with it."""
+    artifact: Path
+    replica: ReplicaSpec
+    leave_running: bool = True
+    compact: bool = True
+    image_digest: str | None = None
+    engine_arguments: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()
+    """UUIDs of the replica's GPUs in its own order; default: all of this machine's."""
+    holder: Path | None = None
+    """Socket of the weights holder, if its path differs from the one that the replica knows it by."""
+
+
+class RestoreRequest(Request):
+    """Restore an artifact into a placeholder."""
+
+    do: Literal["restore"] = "restore"
+    artifact: Path
+    placeholder_pid: Annotated[int, Field(gt=1)]
+    """PID 1 of the placeholder, as this pid namespace numbers it."""
+    pod_uid: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,80}$")] | None = None
+    """Who is restored into; with the snapshot it keys the attempt. Default: the placeholder itself."""
+    gpus: tuple[str, ...] = ()
+    """UUIDs of the placeholder's GPUs in its own order; default: the machine's, as many as the snapshot had."""
+    holder: Path | None = None
+    """Socket of the weights holder, where the engine takes its weights from one."""
+    image_digest: str | None = None
+    engine: str | None = None
+    """Kind of the engine that is expected (`vllm`, ...); another one in the snapshot is refused."""
+    engine_arguments: tuple[str, ...] | None = None
+    """Arguments of the engine that are expected; default: whatever the snapshot's were."""
+    restored_huge_pages: bool = False
+    """Set transparent huge pages to `always` while CRIU restores; system-wide, and put back after."""
+    verify: bool = False
+    """Verify every digest again instead of checking the seal."""
+
+
+class ParkRequest(Request):
+    """Move the CUDA state of a live replica into host memory."""
+
+    do: Literal["park"] = "park"
+    pid: Annotated[int, Field(gt=1)]
+    replica: ReplicaSpec
+    holder: Path | None = None
+    """Socket of the weights holder, if its path differs from the one that the replica knows it by."""
+    huge_pages: bool = False
+    """Set transparent huge pages to `always` while CUDA takes the host memory that the card's content waits in;
+    system-wide, and put back after."""
+
+
+class UnparkRequest(Request):
+    """Wake a parked replica."""
+
+    do: Literal["unpark"] = "unpark"
+    pid: Annotated[int, Field(gt=1)]
+    holder: Path | None = None
+
+
+AnyRequest = Annotated[CheckpointRequest | RestoreRequest | ParkRequest | UnparkRequest, Field(discriminator="do")]
+
+
+def table_of(request: Request) -> str:
+    """Name of the transition table that a request walks."""
+    if isinstance(request, CheckpointRequest):
+        return "checkpoint" if request.leave_running else "checkpoint-and-end"
+    name = str(getattr(request, "do", ""))
+    assert name in TABLES
+    return name

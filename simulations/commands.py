@@ -1,0 +1,296 @@
+"""`forethaw`: the one command line; the simulator's commands, and the restore driver's beside them.
+
+Thin on purpose: options are checked in `options.py`, the work is `compare.py`'s, the outputs are the
+report room's. Bad input ends with exit code 2 and one sentence; anything unexpected with 1. The restore driver's
+commands are defined in its own room, which works without this one (`python -m restore_driver` on a node).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from autoscaler.input_error import InputError
+from restore_driver.cli import add_commands
+
+if TYPE_CHECKING:
+    from simulations.results import Comparison
+
+app = typer.Typer(
+    name="forethaw",
+    help="Predictive autoscaling with snapshot restore for GPU inference: replay real traces through the "
+    "production decision loop; checkpoint, restore and park real replicas.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+DEBUG = "--debug"
+WHAT, POLICY, POOL, OUTPUT = "What is replayed", "Who decides", "Pool, SLO and costs", "Output"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"forethaw {version('forethaw')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option(DEBUG, help="Show the traceback of an unexpected error; goes before the command.")
+    ] = False,
+) -> None:
+    """Predictive autoscaling with snapshot restore for GPU inference."""
+
+
+@app.command(
+    epilog="Examples: [bold]forethaw simulate azure-conv --scale 40 --compare all --report out.html[/bold] | "
+    "[bold]forethaw simulate --target chat=azure-conv,scale=40 --target code=azure-code --compare all[/bold] | "
+    "[bold]forethaw simulate --fleet servegen --start 32400 --duration 1800[/bold]"
+)
+def simulate(
+    trace: Annotated[str | None, typer.Argument(help="A shipped trace (see `forethaw traces`) or a CSV file.")] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=TRACE[,service=S][,scale=K][,thin=P]; repeat it: all share one pool.", rich_help_panel=WHAT
+        ),
+    ] = None,
+    fleet: Annotated[
+        str | None, typer.Option(help="A fleet by name: `servegen`, five production models.", rich_help_panel=WHAT)
+    ] = None,
+    service: Annotated[
+        str, typer.Option(help="Engine and model of a replica (see `forethaw services`).", rich_help_panel=WHAT)
+    ] = "llama-3.1-8b-h100",
+    scale: Annotated[
+        int,
+        typer.Option(help="Superpose this many time-shifted copies; time is never compressed.", rich_help_panel=WHAT),
+    ] = 1,
+    thin: Annotated[float, typer.Option(help="Keep each request with this probability.", rich_help_panel=WHAT)] = 1.0,
+    start: Annotated[float, typer.Option(help="Seconds into the trace at which to begin.", rich_help_panel=WHAT)] = 0.0,
+    duration: Annotated[
+        float | None,
+        typer.Option(help="Seconds to replay, warm-up included; default: to the end.", rich_help_panel=WHAT),
+    ] = None,
+    warmup: Annotated[
+        float, typer.Option(help="Seconds replayed but not scored (whole minutes).", rich_help_panel=WHAT)
+    ] = 300.0,
+    seed: Annotated[int, typer.Option(help="Equal seeds give byte-identical JSON.", rich_help_panel=WHAT)] = 1,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(help="A row of the table, such as forethaw or hpa-cold; repeat it.", rich_help_panel=POLICY),
+    ] = None,
+    compare: Annotated[str, typer.Option(help="`all`, or rows separated by commas.", rich_help_panel=POLICY)] = "",
+    gpus: Annotated[
+        int | None, typer.Option(help="GPUs in the pool; default: 1.5 x the static peaks.", rich_help_panel=POOL)
+    ] = None,
+    supply: Annotated[
+        str,
+        typer.Option(
+            help="Where the next GPU comes from: `lent` to preemptible work, a new `node`.", rich_help_panel=POOL
+        ),
+    ] = "lent",
+    slo_wait: Annotated[
+        float,
+        typer.Option(
+            help="A request misses when its prefill begins later than this, in seconds.", rich_help_panel=POOL
+        ),
+    ] = 2.0,
+    slo_share: Annotated[
+        float, typer.Option(help="Share of requests that should meet it.", rich_help_panel=POOL)
+    ] = 0.999,
+    miss_cost: Annotated[
+        float, typer.Option(help="Cost of a missed request in GPU-seconds.", rich_help_panel=POOL)
+    ] = 5.0,
+    leadtimes: Annotated[
+        str, typer.Option(help="Lead times: h100, h200 or a TOML file.", rich_help_panel=POOL)
+    ] = "h100",
+    report: Annotated[
+        Path | None, typer.Option(help="Write an HTML report with plots.", rich_help_panel=OUTPUT)
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write all results as JSON.", rich_help_panel=OUTPUT)] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write a CSV row per row and target.", rich_help_panel=OUTPUT)
+    ] = None,
+    progress: Annotated[bool, typer.Option(help="Show progress on stderr.", rich_help_panel=OUTPUT)] = True,
+    jobs: Annotated[
+        int, typer.Option(help="Cores: rows side by side, or a single row's targets.", rich_help_panel=OUTPUT)
+    ] = 2,
+) -> None:
+    """Replay a trace through the production decision loop on a simulated clock and compare policies."""
+    from simulations.compare import run_simulate
+    from simulations.scenario.options import make_options, parse_rows
+
+    options = make_options(
+        targets=_targets(trace, target or [], fleet, service, scale, thin),
+        rows=parse_rows(policy or [], compare),
+        start_s=start,
+        duration_s=duration,
+        warmup_s=warmup,
+        gpus=gpus,
+        supply=supply,
+        slo_wait_s=slo_wait,
+        slo_share=slo_share,
+        miss_cost=miss_cost,
+        leadtimes=leadtimes,
+        seed=seed,
+        jobs=jobs,
+        progress=progress,
+        command=_command(),
+    )
+    _writable(report, json, csv)
+    _publish(run_simulate(options), report, json, csv)
+
+
+def _targets(
+    trace: str | None, targets: list[str], fleet: str | None, service: str, scale: int, thin: float
+) -> tuple[Any, ...]:
+    from simulations.scenario.options import COMMAND_LINE, FLEETS, TargetRequest, parse_target
+
+    if sum((trace is not None, bool(targets), fleet is not None)) > 1:
+        problem = "TRACE, --target and --fleet exclude one another"
+        raise InputError(COMMAND_LINE, None, "TRACE", trace or fleet, problem, "give one of them")
+    if fleet is not None:
+        if fleet not in FLEETS:
+            raise InputError(
+                COMMAND_LINE, None, "--fleet", fleet, "there is no such fleet", f"give {', '.join(FLEETS)}"
+            )
+        return tuple(t.model_copy(update={"scale": scale, "thin": thin}) for t in FLEETS[fleet])
+    if trace is not None:
+        name = Path(trace).name.split(".")[0]
+        return (TargetRequest(name=name, trace=trace, service=service, scale=scale, thin=thin),)
+    return tuple(parse_target(text, service, scale, thin) for text in targets)
+
+
+def _command() -> str:
+    """The command line that makes these numbers again, less where its output went."""
+    words, skip = [], False
+    for word in sys.argv[1:]:
+        if skip:
+            skip = False
+        elif word in ("--report", "--json", "--csv", "--jobs"):
+            skip = True
+        elif not word.startswith((DEBUG, "--report=", "--json=", "--csv=", "--jobs=", "--progress", "--no-progress")):
+            words.append(word)
+    return shlex.join(["forethaw", *words])
+
+
+def _writable(*paths: Path | None) -> None:
+    """Refuse before the work, not after it."""
+    from simulations.scenario.options import COMMAND_LINE
+
+    for path in paths:
+        if path is None:
+            continue
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError as error:
+            raise InputError(
+                COMMAND_LINE, None, "output", path, str(error.strerror), "give a path that can be written"
+            ) from error
+
+
+def _publish(comparison: Comparison, report: Path | None, json: Path | None, csv: Path | None) -> None:
+    from simulations.report import print_table, to_json, verdict, write_csv, write_html
+
+    console = Console()
+    print_table(comparison, console)
+    for sentence in verdict(comparison):
+        console.print(sentence.text)
+    if json is not None:
+        json.write_text(to_json(comparison), encoding="utf-8")
+    if csv is not None:
+        write_csv(comparison, csv)
+    if report is not None:
+        write_html(comparison, report)
+    for path in (report, json, csv):
+        if path is not None:
+            console.print(f"written: {path}")
+
+
+@app.command()
+def report(
+    source: Annotated[Path, typer.Argument(help="JSON that `forethaw simulate --json` wrote.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="HTML file to write.")],
+    markdown: Annotated[bool, typer.Option(help="Print the table as Markdown, too.")] = False,
+) -> None:
+    """Draw the HTML report again from a JSON result."""
+    from simulations.report import ReportFormatError, from_json, markdown_table, write_html
+
+    try:
+        comparison = from_json(source.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(str(source), None, None, None, str(error.strerror), "give a file that exists") from error
+    except (ReportFormatError, UnicodeDecodeError) as error:
+        raise InputError(str(source), None, None, None, str(error), "give JSON that `simulate --json` wrote") from error
+    _writable(output)
+    write_html(comparison, output)
+    if markdown:
+        typer.echo(markdown_table(comparison))
+    typer.echo(f"written: {output}")
+
+
+@app.command()
+def traces() -> None:
+    """List the shipped traces."""
+    from simulations.traces import open_trace, trace_names
+
+    table = Table("name", "kind", "hours", "requests", "licence")
+    for name in trace_names():
+        info = open_trace(name, seed=0).info
+        table.add_row(name, info.kind, f"{info.span_s / 3600:.1f}", f"{info.requests:,}", info.licence)
+    Console().print(table)
+
+
+@app.command()
+def services() -> None:
+    """List the engines that replicas can be simulated with."""
+    from autoscaler.rating.service import load_service, service_names
+
+    table = Table("name", "GPU", "GPUs", "weights, GB", "requests/s rated at 1000 + 200 tokens")
+    table.columns[0].no_wrap = True
+    for name in service_names():
+        service = load_service(name)
+        rated = service.rated(1000, 200)
+        table.add_row(
+            name, service.gpu, str(service.gpus_per_replica), f"{service.weights_bytes / 1e9:.0f}", f"{rated.rps:.1f}"
+        )
+    Console().print(table)
+
+
+add_commands(app)
+
+
+def main() -> None:
+    """The entry point: exit code 2 and one sentence for bad input, 1 for what we did not foresee."""
+    # Rows and targets already use the cores; linear algebra on tiny matrices only loses time to threads.
+    # It must stand before numpy is first imported, which the commands do.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"forethaw: {error}", markup=False)
+        sys.exit(2)
+    except Exception as error:
+        # Read from the words themselves: the error may have come before any option was parsed.
+        if DEBUG in sys.argv[1:]:
+            traceback.print_exc()
+        else:
+            print(f"forethaw: unexpected {type(error).__name__}: {error}", file=sys.stderr)
+            print(f"This is a mistake of ours; `forethaw {DEBUG} ...` shows where.", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,76 @@
+"""A scenario: everything about a replay that does not depend on which policy is asked.
+
+All rows of a comparison share one scenario, so that they meet the same arrivals, the same pool and
+the same lead times. `build.py` makes one from what the user asked for; `replay.py` runs a row on it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from autoscaler.rating.service import ServiceModel
+from policies.capacity import WorkRate
+from policies.types import SupplyStep, TargetSpec, TierSpec
+from simulations.traces import ArrivalStream, TraceInfo
+
+STATIC_UTILIZATION = 0.70
+
+
+@dataclass(frozen=True, slots=True)
+class TargetScenario:
+    """One target: its trace, its engine, and what the user wants of it.
+
+    `open_stream` opens the arrivals from the replay's start; every call gives the same ones.
+    """
+
+    trace: TraceInfo
+    open_stream: Callable[[], ArrivalStream]
+    service: ServiceModel
+    work: WorkRate
+    mean_prompt_tokens: float
+    mean_output_tokens: float
+    initial_replicas: int
+    peak_demand_replicas: float
+    """Demand at the busiest moment of the true rate, in replicas."""
+    wanted: TargetSpec
+    """With the ladder that has restores."""
+    cold_ladder: tuple[TierSpec, ...]
+
+    @property
+    def name(self) -> str:
+        return self.wanted.name
+
+    @property
+    def static_peak_replicas(self) -> int:
+        """Replicas for the busiest moment of the true rate at 70% utilisation, as one provisions by hand."""
+        return max(math.ceil(self.peak_demand_replicas / STATIC_UTILIZATION), self.wanted.min_replicas)
+
+    def spec(self, restored: bool) -> TargetSpec:
+        """What a policy is told: with the snapshot's ladder, or with cold starts alone."""
+        return self.wanted if restored else replace(self.wanted, ladder=self.cold_ladder)
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """Targets on one pool of GPUs. The first `warmup_s` seconds are replayed but not scored."""
+
+    targets: tuple[TargetScenario, ...]
+    supply: tuple[SupplyStep, ...]
+    pool_gpus: int
+    gpus_per_node: int
+    cache_bytes: int
+    whole_nodes: bool
+    fetch_bytes_per_s: float
+    duration_s: float
+    warmup_s: float
+    bucket_s: float
+    sample_period_s: float
+    forecast_horizon_s: float
+    slo_wait_s: float
+    slo_share: float
+    miss_cost: float
+    seed: int
+    facts: dict[str, str]
+    """For the reader of the report: traces, licences, lead times, rules."""

@@ -1,0 +1,147 @@
+"""The record of an attempt: its file is its lock, and what was written of it counts, however its writer ended."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from restore_driver.attempt import journal as journals
+from restore_driver.attempt.journal import Journal, abandoned, path_of, read
+from restore_driver.errors import DriverError, Reason
+
+ROOT = Path(__file__).parents[3]
+PHASES = ["gate", "lock", "seal", "weights-load", "place-files"]
+FACTS = st.dictionaries(st.text(max_size=5), st.none() | st.integers() | st.text(max_size=5), max_size=3)
+END = {"outcome": "failed", "reason": "DriverDied", "detail": "in phase seal"}
+
+
+def written(directory: Path, facts: list[dict[str, Any]]) -> Path:
+    """A journal whose driver is gone, one phase for each of these facts."""
+    journal = Journal.open(directory, "restore", "pod-1")
+    for phase, known in zip(PHASES, facts, strict=False):
+        journal.facts = known
+        journal.begin(phase)
+    journal.close(forget=False)
+    return journal.path
+
+
+@given(facts=st.lists(FACTS, min_size=1, max_size=5), data=st.data())
+def test_torn_at_any_byte_its_whole_lines_count_and_its_end_can_still_be_said(
+    facts: list[dict[str, Any]], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """kill -9, or a full disk, in the middle of a line; the next driver ends the record, and it stays ended."""
+    directory = tmp_path_factory.mktemp("journals")
+    path = written(directory, facts)
+    whole = path.read_bytes()
+    end = data.draw(st.integers(0, len(whole)))
+    path.write_bytes(whole[:end])
+    begun = max(whole[:end].count(b"\n") - 1, 0)
+    if end and not whole[:end].endswith(b"\n") and whole[end : end + 1] == b"\n":
+        begun += whole[:end].count(b"\n") > 0  # all but the line's end is there
+    before = read(path)
+    [(found, fd)] = abandoned(directory)
+    os.lseek(fd, 0, os.SEEK_END)
+    journal = Journal(found, fd, before.facts)
+    journal.end(END)
+    journal.close(forget=False)
+
+    assert (before.begun, before.outcome) == (tuple(PHASES[:begun]), None)
+    assert before.facts == (facts[begun - 1] if begun else {})
+    assert (read(path).begun, read(path).facts, read(path).outcome) == (before.begun, before.facts, END)
+    assert abandoned(directory) == ()
+
+
+def test_it_is_locked_while_it_is_open_and_forgotten_when_asked(tmp_path: Path) -> None:
+    first = Journal.open(tmp_path, "checkpoint", "replica-7")
+    with pytest.raises(DriverError) as busy:
+        Journal.open(tmp_path, "park", "replica-7")
+    other = Journal.open(tmp_path, "park", "replica-8")
+    at_work = abandoned(tmp_path)
+    first.end({"outcome": "published"})
+    first.close(forget=True)
+    again = Journal.open(tmp_path, "park", "replica-7")
+    for journal in (other, again):
+        journal.close(forget=True)
+
+    assert (busy.value.reason, busy.value.detail) == (Reason.BUSY, "a checkpoint of replica-7 is at work")
+    assert at_work == ()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        ({"outcome": "failed", "reason": "ProofFailed"}, "ProofFailed"),
+        ({"outcome": "proven", "reason": None}, "proven"),
+    ],
+)
+def test_what_was_tried_before_is_refused_with_how_it_ended(outcome: dict[str, Any], said: str, tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path, "restore", "pod-1")
+    journal.end(outcome)
+    journal.close(forget=False)
+    with pytest.raises(DriverError) as caught:
+        Journal.open(tmp_path, "restore", "pod-1")
+
+    assert caught.value.reason is Reason.ATTEMPTED_BEFORE
+    assert caught.value.detail == f"restore of pod-1 was tried before: {said}"
+    assert abandoned(tmp_path) == ()
+
+
+def forget_first(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """The owner ends and forgets its journal between our opening and our lock."""
+    locks, left = fcntl.flock, [path]
+
+    def lock(fd: int, operation: int) -> None:
+        if left:
+            left.pop().unlink()
+        locks(fd, operation)
+
+    monkeypatch.setattr(journals.fcntl, "flock", lock)
+
+
+def test_a_record_forgotten_while_it_is_opened_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody locks a file without a name: two would hold the same key at once."""
+    path = written(tmp_path, [{}])
+    forget_first(monkeypatch, path)
+    journal = Journal.open(tmp_path, "restore", "pod-1")
+    with pytest.raises(DriverError) as busy:
+        Journal.open(tmp_path, "restore", "pod-1")
+    named = os.stat(path).st_ino == os.fstat(journal.fd).st_ino
+    journal.close(forget=True)
+
+    assert (named, busy.value.reason) == (True, Reason.BUSY)
+
+
+def test_a_record_forgotten_while_it_is_looked_for_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_first(monkeypatch, written(tmp_path, [{}]))
+
+    assert abandoned(tmp_path) == ()
+
+
+def test_the_kernel_frees_the_lock_of_a_driver_that_was_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from restore_driver.attempt.journal import Journal\n"
+        "journal = Journal.open(Path(sys.argv[1]), 'restore', 'pod-1'); journal.intend(placeholder_pid=7)\n"
+        "print('open', flush=True); time.sleep(1000)"
+    )
+    argv = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        driver.stdout.readline()
+        alive = abandoned(tmp_path)
+        driver.send_signal(signal.SIGKILL)
+    [(path, fd)] = abandoned(tmp_path)
+    entry = read(path)
+    os.close(fd)
+
+    assert (alive, path) == ((), path_of(tmp_path, "pod-1"))
+    assert (entry.sequence, entry.key, entry.facts, entry.outcome) == ("restore", "pod-1", {"placeholder_pid": 7}, None)
