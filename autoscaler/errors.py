@@ -1,8 +1,12 @@
 """The autoscaler's errors, by who must act.
 
 ForethawError
-+-- ConfigError      the user: a setting is wrong; the text names field, value and hint
-+-- PlanError        us: a policy returned a plan that breaks its own contract
++-- InputError (input_error.py)  the user: a setting or a file cannot be used; the text names field, value and hint
++-- PortError                    the world: a port cannot answer now; nothing was changed, the pass is tried again
+    +-- NotSynced                the cluster's cache has not seen its first full listing
+
+A policy's plan that breaks its contract is no error: its target is held and the violation recorded
+(`policies/contract.py`).
 """
 
 from __future__ import annotations
@@ -12,9 +16,9 @@ class ForethawError(Exception):
     """Any error that Forethaw raises on purpose."""
 
 
-class ConfigError(ForethawError):
-    """A setting that cannot be used."""
+class PortError(ForethawError):
+    """A port cannot answer now; the pass ends and changes nothing."""
 
 
-class PlanError(ForethawError):
-    """A plan over budget, below zero or out of a target's bounds: refused before anything acts."""
+class NotSynced(PortError):
+    """The cluster's cache is not complete yet, so that what it lacks may be there."""

@@ -1,229 +1,182 @@
-"""One reconcile pass: observe, forecast, decide, check, act.
+"""One reconcile pass for one pool: observe, decide, write it down, look again, act.
 
 A pass takes its time as an argument, reads its ports, and returns the next state with the moment at
 which it wants to be called again; it never sleeps and never looks at a clock. The controller calls
 it with real ports, the simulator with simulated ones: there is no second decision loop.
 
-    cluster.observe -> metrics.read -> demand in replicas -> forecaster.update -> policy.decide
-                    -> checked plan -> plan minus observed -> cluster.apply
+    cluster.observe -> metrics.read -> demand in replicas -> forecaster.absorb -> policy.decide -> checked plan
+                    -> assignment -> recorder.begin -> cluster.observe -> cluster.apply -> recorder.complete
 
-All that a pass remembers is in `ReconcileState`; a crash between any two lines loses nothing that
-the next pass does not see again.
+All that a pass remembers is in `ReconcileState`, a value. A pass that dies anywhere can be run again from the state
+that it began with: reads change nothing, and a record that was begun at the same moment is carried out rather than
+decided anew. A process that dies resumes with `resumed` from the last record and the metrics' own history.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-import numpy as np
-
-from autoscaler.errors import PlanError
-from autoscaler.ports import Cluster, ClusterView, Forecaster, MetricFrame, MetricSource, PassRecord, Recorder
-from policies.actions import plan_actions
-from policies.capacity import ObservedRating, OutputLength, WorkRate, backlog_replica_s, demand_replicas
-from policies.types import (
-    ACTIVE,
-    DecisionInput,
-    DemandPaths,
-    FloatArray,
-    Plan,
-    Policy,
-    SupplyStep,
-    TargetObservation,
-    TargetSpec,
+from autoscaler.acting.fresh import still_valid
+from autoscaler.acting.inflight import Flight
+from autoscaler.acting.modes import permitted
+from autoscaler.config import ReconcileConfig
+from autoscaler.demand import DemandState, absorb, no_demand, serving_replicas
+from autoscaler.forecast.series import DemandFrame
+from autoscaler.observation import decision_input, pool_view
+from autoscaler.outcomes import Outcome, Unknown
+from autoscaler.planbook import PlanEntry
+from autoscaler.ports import (
+    Cluster,
+    ClusterView,
+    Forecaster,
+    MetricFrame,
+    MetricSource,
+    PassRecord,
+    PlanReaders,
+    Recorder,
 )
+from policies.assignment import assign
+from policies.contract import checked
+from policies.types import DecisionInput, Policy
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
-class ManagedTarget:
-    """A target with what turns its tokens into demand."""
-
-    spec: TargetSpec
-    work: WorkRate
-    mean_output_tokens: float
-    """First guess, until completions have been seen."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReconcileConfig:
-    """`window_s` bounds what a policy sees of the past; `stale_after_s` is how long the newest
-    samples may be missing before a target's demand counts as unknown (a few scrapes, so that one
-    lost scrape changes nothing)."""
-
-    targets: tuple[ManagedTarget, ...]
-    supply: tuple[SupplyStep, ...]
-    window_s: float = 300.0
-    stale_after_s: float = 10.0
-    horizon_s: float = 60.0
-    standing_s: float = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class ReconcileState:
-    """What one pass hands to the next. Windows are (targets, samples), newest last."""
+class ReconcileState(Generic[S]):
+    """What one pass hands to the next."""
 
     memory: Any
-    plan: Plan | None
-    output_length: tuple[OutputLength, ...]
-    rating: tuple[ObservedRating, ...]
-    demand: FloatArray
-    concurrency: FloatArray
-    backlog_replica_s: FloatArray
-    """(targets, samples) of the last `standing_s`; a missing sample repeats the one before."""
+    """The policy's own."""
+    demand: DemandState
+    forecast: S
+    flight: Flight
+    read_until_s: float
+    """Up to when metrics have been read, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ports:
+class Ports(Generic[S]):
     metrics: MetricSource
     cluster: Cluster
-    forecaster: Forecaster
+    forecaster: Forecaster[S]
     recorder: Recorder
+    readers: PlanReaders
 
 
-def initial_state(policy: Policy, config: ReconcileConfig) -> ReconcileState:
-    """The state before the first pass: nothing seen, nothing planned."""
-    n = len(config.targets)
-    empty = np.empty((n, 0))
-    return ReconcileState(
-        policy.initial(tuple(t.spec for t in config.targets)),
-        None,
-        tuple(OutputLength(t.mean_output_tokens, 1.0) for t in config.targets),
-        tuple(ObservedRating() for _ in config.targets),
-        empty,
-        empty,
-        np.zeros((n, 1)),
-    )
+def initial_state(ports: Ports[S], policy: Policy[Any], since_s: float) -> ReconcileState[S]:
+    """Return the state before the first pass: nothing seen, nothing planned; metrics are read from `since_s` on."""
+    return ReconcileState(policy.initial(), no_demand(), ports.forecaster.initial(), Flight(), since_s)
+
+
+def resumed(ports: Ports[S], policy: Policy[Any], config: ReconcileConfig, now_s: float) -> ReconcileState[S]:
+    """Return the state of a process that begins: history from the metrics, the policy's memory from the last record.
+
+    Actions of a record without outcomes may be in force or not, so each is expected until the view shows.
+    Raises what the ports raise.
+    """
+    since_s = max(now_s - config.history_s, 0.0)
+    state = initial_state(ports, policy, since_s)
+    view = ports.cluster.observe(now_s)
+    state = _absorb(ports, config, state, view, ports.metrics.read(config.keys, since_s, now_s))
+    last = ports.recorder.last(config.pool.name)
+    if last is None:
+        return state
+    unknown = {a.name: Unknown("the process ended before it answered") for a in last.actions}
+    outcomes = last.outcomes if last.outcomes is not None else unknown
+    flight = Flight().with_outcomes(last.actions, outcomes, last.now_s)
+    return replace(state, memory=last.decision.memory, flight=flight)
 
 
 def reconcile(
-    ports: Ports, policy: Policy, config: ReconcileConfig, state: ReconcileState, now_s: float
-) -> tuple[ReconcileState, float]:
-    """One pass at `now_s`; returns the new state and when to call again, in seconds.
+    ports: Ports[S], policy: Policy[Any], config: ReconcileConfig, state: ReconcileState[S], now_s: float
+) -> tuple[ReconcileState[S], float]:
+    """Run one pass at `now_s`; return the new state and when to call again, in seconds.
 
-    Raises `PlanError` if the policy's plan breaks its contract; nothing has been applied then.
+    Raises PortError when a port cannot answer; the pass may then be run again from the same `state`.
     """
-    view = ports.cluster.observe(now_s)
-    frame = ports.metrics.read(now_s)
-    state = _absorb(ports.forecaster, config, state, view, frame)
-    given = _input(ports.forecaster, policy, config, state, view, frame.period_s, now_s)
-    decision = policy.decide(given, state.memory)
-    check_plan(decision.plan, given)
-    actions = plan_actions(decision.plan, given)
-    ports.cluster.apply(actions, now_s)
-    ports.recorder.record(PassRecord(given, decision.plan, actions))
-    return replace(state, memory=decision.memory, plan=decision.plan), now_s + policy.interval_s
+    begun = _begun(ports, config, now_s)
+    view = begun.view if begun else ports.cluster.observe(now_s)
+    state = _absorb(ports, config, state, view, ports.metrics.read(config.keys, state.read_until_s, now_s))
+    if begun is None:
+        begun = _decide(ports, policy, config, state, view, now_s)
+        ports.recorder.begin(begun)
+    outcomes = _act(ports, config, state, begun, now_s)
+    ports.recorder.complete(replace(begun, outcomes=outcomes))
+    ports.readers.publish(_entry(config, state, begun))
+    flight = state.flight.seen(view, now_s).with_outcomes(begun.actions, outcomes, now_s)
+    return replace(state, memory=begun.decision.memory, flight=flight), now_s + policy.interval_s
+
+
+def _begun(ports: Ports[S], config: ReconcileConfig, now_s: float) -> PassRecord | None:
+    """Return the record of a pass that died while it acted at this very moment, to be carried out."""
+    last = ports.recorder.last(config.pool.name)
+    return last if last is not None and last.outcomes is None and last.now_s == now_s else None
 
 
 def _absorb(
-    forecaster: Forecaster, config: ReconcileConfig, state: ReconcileState, view: ClusterView, frame: MetricFrame
-) -> ReconcileState:
-    """Take in new samples: output lengths and ratings first, since demand is priced by them."""
-    seen = [_absorb_target(config, state, view, frame, i) for i in range(len(config.targets))]
-    demand = np.array([s.demand for s in seen])
-    forecaster.update(frame.start_s, frame.period_s, demand)
-    keep = round(config.window_s / frame.period_s)
-    standing = max(round(config.standing_s / frame.period_s), 1)
-    return replace(
-        state,
-        output_length=tuple(s.length for s in seen),
-        rating=tuple(s.rating for s in seen),
-        demand=_append(state.demand, demand, keep),
-        concurrency=_append(state.concurrency, frame.running + frame.queued, keep),
-        backlog_replica_s=_append(state.backlog_replica_s, np.array([s.backlog for s in seen]), standing),
-    )
+    ports: Ports[S], config: ReconcileConfig, state: ReconcileState[S], view: ClusterView, frame: MetricFrame
+) -> ReconcileState[S]:
+    """Take in new samples, and forget targets that left."""
+    serving = serving_replicas(view.replicas, config.keys)
+    demand, samples = absorb(state.demand, config, frame, serving)
+    forecast = state.forecast
+    if demand.keys != state.demand.keys:
+        forecast = ports.forecaster.retain(forecast, frozenset(demand.keys))
+    rows = dict(zip(demand.keys, samples, strict=True))
+    forecast = ports.forecaster.absorb(forecast, DemandFrame(frame.start_s, frame.period_s, rows))
+    return replace(state, demand=demand, forecast=forecast, read_until_s=max(frame.end_s, state.read_until_s))
 
 
-@dataclass(frozen=True, slots=True)
-class _Absorbed:
-    length: OutputLength
-    rating: ObservedRating
-    demand: FloatArray
-    backlog: list[float]
-
-
-def _absorb_target(
-    config: ReconcileConfig, state: ReconcileState, view: ClusterView, frame: MetricFrame, i: int
-) -> _Absorbed:
-    target, replicas = config.targets[i], view.targets[i]
-    length = state.output_length[i].observe(
-        float(np.nansum(frame.completed_requests[i])), float(np.nansum(frame.output_tokens[i]))
-    )
-    raw = demand_replicas(
-        target.work, frame.period_s, frame.offered_requests[i], frame.prompt_tokens[i], length.mean_tokens
-    )
-    before = float(state.backlog_replica_s[i, -1])
-    backlog = _backlogs(target, frame, i, length, before)
-    rating = state.rating[i]
-    if backlog:
-        # A draining replica still works on what it has, with half a batch on the mean.
-        serving = replicas.ready.get(ACTIVE, 0) + replicas.draining / 2.0
-        rating = rating.observe(float(raw.mean()), before, backlog[-1], serving, len(backlog) * frame.period_s)
-    return _Absorbed(length, rating, raw / rating.share, [b / rating.share for b in backlog])
-
-
-def _backlogs(target: ManagedTarget, frame: MetricFrame, i: int, length: OutputLength, last: float) -> list[float]:
-    """The frame's samples in replica-seconds; where the gauges are missing the last one stands."""
-    samples = []
-    for queued, prompt_tokens in zip(frame.queued[i], frame.queued_prompt_tokens[i], strict=True):
-        if not np.isnan(queued):
-            last = backlog_replica_s(target.work, float(queued), float(prompt_tokens), length.mean_tokens)
-        samples.append(last)
-    return samples
-
-
-def _append(window: FloatArray, new: FloatArray, keep: int) -> FloatArray:
-    joined = np.concatenate((window, new), axis=1)[:, -keep:]
-    joined.flags.writeable = False
-    return joined
-
-
-def _input(
-    forecaster: Forecaster,
-    policy: Policy,
+def _decide(
+    ports: Ports[S],
+    policy: Policy[Any],
     config: ReconcileConfig,
-    state: ReconcileState,
+    state: ReconcileState[S],
     view: ClusterView,
-    period_s: float,
     now_s: float,
-) -> DecisionInput:
-    paths: DemandPaths | None = forecaster.paths(now_s, config.horizon_s) if policy.wants_paths else None
-    stale_samples = max(round(config.stale_after_s / period_s), 1)
-    recent = state.demand[:, -stale_samples:]
-    observed = tuple(
-        TargetObservation(
-            ready=seen.ready,
-            starting=seen.starting,
-            draining=seen.draining,
-            demand_replicas=state.demand[i],
-            concurrency=state.concurrency[i],
-            demand_known=bool(np.isfinite(recent[i]).any()),
-            backlog_replica_s=float(state.backlog_replica_s[i, -1]),
-            standing_backlog_replica_s=float(state.backlog_replica_s[i].min()),
-        )
-        for i, seen in enumerate(view.targets)
-    )
-    return DecisionInput(
-        now_s=now_s,
-        sample_period_s=period_s,
-        targets=tuple(t.spec for t in config.targets),
-        observed=observed,
-        supply=config.supply,
-        nodes=view.nodes,
-        gpu_budget=view.gpu_budget,
-        paths=paths,
-        tick_s=policy.interval_s,
-    )
+) -> PassRecord:
+    expected = pool_view(state.flight.seen(view, now_s).over(view), config.pool, config.keys)
+    paths = None
+    if policy.wants_paths:
+        paths = ports.forecaster.paths(state.forecast, config.keys, now_s, config.horizon_s)
+    given = decision_input(config, expected, state.demand, paths, now_s, policy.interval_s)
+    return decided(policy, config.pool.name, view, expected, given, state.memory)
 
 
-def check_plan(plan: Plan, given: DecisionInput) -> None:
-    """Refuse a plan that breaks its contract, before anything acts on it."""
-    if len(plan.targets) != len(given.targets):
-        raise PlanError(f"plan for {len(plan.targets)} targets, {len(given.targets)} were given")
-    for spec, planned, seen in zip(given.targets, plan.targets, given.observed, strict=True):
-        if not 0 <= planned.active <= spec.max_replicas:
-            raise PlanError(f"{spec.name}: {planned.active} active replicas, allowed are 0 to {spec.max_replicas}")
-        if not seen.demand_known and planned.active < min(seen.active + seen.starting, spec.max_replicas):
-            raise PlanError(f"{spec.name}: scaled down without fresh metrics; unknown is not zero")
-    if plan.spare_gpus < 0:
-        raise PlanError(f"{plan.spare_gpus} spare GPUs planned; allowed are 0 and more")
+def decided(
+    policy: Policy[Any], pool: str, view: ClusterView, expected: ClusterView, given: DecisionInput, memory: Any
+) -> PassRecord:
+    """Decide, check and assign: pure, so a record's decision can be made again from the record alone."""
+    decision = policy.decide(given, memory)
+    plan, violations = checked(decision.plan, given)
+    actions = assign(plan, given, expected.replicas, expected.running)
+    return PassRecord(pool, given.now_s, view, expected, given, memory, decision, plan, violations, actions)
+
+
+def decided_again(policy: Policy[Any], record: PassRecord) -> PassRecord:
+    """Replay a record: the same policy must come to an equal record, outcomes aside."""
+    return decided(policy, record.pool, record.view, record.expected, record.given, record.memory)
+
+
+def _act(
+    ports: Ports[S], config: ReconcileConfig, state: ReconcileState[S], begun: PassRecord, now_s: float
+) -> Mapping[str, Outcome]:
+    """Carry out the record: what the modes permit, no pause forbids and a fresh look still supports."""
+    modes = {t.spec.key: t.mode for t in config.targets}
+    actions = tuple(a for a in permitted(begun.actions, modes) if not state.flight.paused(a, now_s))
+    if not actions:
+        return {}
+    valid, conflicts = still_valid(actions, begun.view, ports.cluster.observe(now_s))
+    return {**conflicts, **ports.cluster.apply(valid, now_s)}
+
+
+def _entry(config: ReconcileConfig, state: ReconcileState[S], begun: PassRecord) -> PlanEntry:
+    newest = {
+        key: float(at_s) for key, at_s in zip(state.demand.keys, state.demand.newest_s, strict=True) if at_s > -math.inf
+    }
+    unknown = frozenset(key for key in begun.given.keys if not begun.given.known(key))
+    return PlanEntry(config.pool.name, begun.now_s, begun.plan, state.read_until_s, newest, unknown)

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from autoscaler.rating.service import ServiceModel, load_service
-from policies.types import FloatArray
+from policies.arrays import FloatArray
 from simulations.engine import Fleet
 
 SERVICE = "llama-3.1-8b-h100"

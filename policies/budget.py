@@ -12,8 +12,9 @@ import heapq
 
 import numpy as np
 
+from policies.arrays import FloatArray
 from policies.newsvendor import shortage_cost_per_s
-from policies.types import FloatArray, TargetSpec
+from policies.types import TargetSpec
 
 
 def share_gpus(

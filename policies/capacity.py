@@ -4,100 +4,145 @@ A replica's work on a request is linear in its tokens: prefill takes time per pr
 share of the batch's iteration per output token. `WorkRate` holds those three coefficients for a
 replica at its *rated* batch, in replica-seconds; demand is then work that arrives per second, in
 replicas, and 1.0 is exactly what one replica sustains. Demand is always computed from *offered*
-requests: completions understate load just when it matters. The forecast takes over from here.
+requests: completions understate load just when it matters. What a metric does not say of a request is
+priced at the running mean (`RunningMean`), never at zero. The forecast takes over from here.
+
+Everything here is for many targets at once: arrays are (targets,) or (targets, samples), in the caller's order.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from policies.types import FloatArray
+from policies.arrays import FloatArray
 
 SATURATED_WAIT_S = 0.1
 """A queue of this many seconds on both sides of a sample is one that stands."""
 LEAST_RATING_SHARE = 0.25
 """Below a quarter of its rating a replica is broken rather than busy: no plan should chase it."""
+MEMORY_REQUESTS = 5000.0
+"""Requests after which a mean length forgets: minutes under load, so that a new mix of requests shows soon."""
+LEARN_S, FORGET_S = 20.0, 900.0
+"""Time constants of a rating: saturation is learnt within seconds, and forgotten over a quarter of an hour."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkRate:
-    """Replica-seconds of work per request, prompt token and output token at the rated batch."""
+    """Replica-seconds of work per request, prompt token and output token at the rated batch.
 
-    per_request_s: float
-    per_prompt_token_s: float
-    per_output_token_s: float
+    Floats for one target, (targets, 1) arrays for many (`stacked`).
+    """
+
+    per_request_s: float | FloatArray
+    per_prompt_token_s: float | FloatArray
+    per_output_token_s: float | FloatArray
 
     def work_s(self, requests: FloatArray, prompt_tokens: FloatArray, output_tokens: FloatArray) -> FloatArray:
         """Replica-seconds of the given requests and tokens; NaN wherever one of them is NaN."""
-        return (
+        work: FloatArray = (
             requests * self.per_request_s
             + prompt_tokens * self.per_prompt_token_s
             + output_tokens * self.per_output_token_s
         )
+        return work
+
+
+def stacked(rates: Sequence[WorkRate]) -> WorkRate:
+    """Return the rates of many targets as one, for arrays of shape (targets, samples)."""
+
+    def column(name: str) -> FloatArray:
+        return np.array([[getattr(rate, name)] for rate in rates], dtype=np.float64)
+
+    return WorkRate(column("per_request_s"), column("per_prompt_token_s"), column("per_output_token_s"))
 
 
 @dataclass(frozen=True, slots=True)
-class OutputLength:
-    """Running mean of output tokens per completed request: an offered request's is not known yet.
+class RunningMean:
+    """Tokens per request of each target, (targets,): what stands for a request that does not say.
 
-    `weight` is the number of completions that the mean stands on, capped so that it forgets with a
-    time constant of `memory_requests` completions.
+    `weight` is the number of requests that the mean stands on, capped so that it forgets with a
+    time constant of `MEMORY_REQUESTS` requests.
     """
 
-    mean_tokens: float
-    weight: float
-    memory_requests: float = 5000.0
+    mean: FloatArray
+    weight: FloatArray
 
-    def observe(self, completed: float, output_tokens: float) -> OutputLength:
-        """Fold in completions; missing (NaN) or empty samples change nothing."""
-        if not completed > 0 or not output_tokens >= 0:
-            return self
-        weight = min(self.weight + completed, self.memory_requests)
-        gain = min(completed / weight, 1.0)
-        mean = self.mean_tokens + gain * (output_tokens / completed - self.mean_tokens)
-        return OutputLength(mean, weight, self.memory_requests)
+    def observe(self, requests: FloatArray, tokens: FloatArray) -> RunningMean:
+        """Fold in totals, (targets,); missing (NaN) or empty ones change nothing."""
+        seen = (requests > 0) & (tokens >= 0)
+        count = np.where(seen, requests, 0.0)
+        weight = np.where(seen, np.minimum(self.weight + count, MEMORY_REQUESTS), self.weight)
+        gain = np.minimum(count / weight, 1.0)
+        per_request = np.divide(tokens, requests, out=self.mean.copy(), where=seen)
+        return RunningMean(self.mean + gain * (per_request - self.mean), weight)
 
 
 @dataclass(frozen=True, slots=True)
 class ObservedRating:
-    """What a replica really does, as a share of its rating.
+    """What each target's replicas really do, as a share of their rating, (targets,).
 
-    The rating holds for one mix of requests; longer sequences, another card or a noisy neighbour make
+    The rating holds for one mix of requests; longer sequences, another GPU or a noisy neighbour make
     it less. It shows only under saturation: while a queue stands, the work taken up per replica *is*
     the capacity. Otherwise the share recovers slowly to 1, since what was true under one mix need not
     be under the next.
     """
 
-    share: float = 1.0
-    learn_s: float = 20.0
-    forget_s: float = 900.0
+    share: FloatArray
 
     def observe(
-        self, demand_replicas: float, backlog_before: float, backlog_after: float, replicas: float, seconds: float
+        self,
+        demand_replicas: FloatArray,
+        backlog_before: FloatArray,
+        backlog_after: FloatArray,
+        replicas: FloatArray,
+        seconds: float,
     ) -> ObservedRating:
-        """Fold in `seconds` of raw demand and the backlog (replica-seconds) around them."""
-        if not (np.isfinite(demand_replicas) and replicas > 0 and seconds > 0):
+        """Fold in `seconds` of mean raw demand and the backlog (replica-seconds) around them; all (targets,).
+
+        Targets with unknown demand or without a serving replica keep their share.
+        """
+        if seconds <= 0:
             return self
-        if min(backlog_before, backlog_after) > SATURATED_WAIT_S * replicas:
-            taken_up = demand_replicas - (backlog_after - backlog_before) / seconds
-            seen = min(max(taken_up / replicas, LEAST_RATING_SHARE), 1.0)
-            gain = min(seconds / self.learn_s, 1.0)
-        else:
-            seen, gain = 1.0, min(seconds / self.forget_s, 1.0)
-        return ObservedRating(self.share + gain * (seen - self.share), self.learn_s, self.forget_s)
+        usable = np.isfinite(demand_replicas) & (replicas > 0)
+        taken_up = demand_replicas - (backlog_after - backlog_before) / seconds
+        per_replica = np.divide(taken_up, replicas, out=np.ones_like(replicas), where=usable)
+        saturated = usable & (np.minimum(backlog_before, backlog_after) > SATURATED_WAIT_S * replicas)
+        seen = np.where(saturated, np.clip(per_replica, LEAST_RATING_SHARE, 1.0), 1.0)
+        gain = np.where(saturated, min(seconds / LEARN_S, 1.0), min(seconds / FORGET_S, 1.0))
+        return replace(self, share=np.where(usable, self.share + gain * (seen - self.share), self.share))
 
 
 def demand_replicas(
-    rate: WorkRate, period_s: float, offered: FloatArray, prompt_tokens: FloatArray, mean_output_tokens: float
+    rate: WorkRate,
+    period_s: float,
+    offered: FloatArray,
+    prompt_tokens: FloatArray,
+    mean_prompt_tokens: FloatArray,
+    mean_output_tokens: FloatArray,
 ) -> FloatArray:
-    """Mean demand in each sample period, in replicas; NaN stays NaN (a gap is not zero load)."""
-    return rate.work_s(offered, prompt_tokens, offered * mean_output_tokens) / period_s
+    """Mean demand in each sample period, in replicas, (targets, samples); means are (targets,).
+
+    NaN where the count of offered requests is missing (a gap is not zero load); prompt tokens that are missing
+    beside a known count are priced at the mean.
+    """
+    prompt = np.where(np.isnan(prompt_tokens), offered * mean_prompt_tokens[:, None], prompt_tokens)
+    return rate.work_s(offered, prompt, offered * mean_output_tokens[:, None]) / period_s
 
 
-def backlog_replica_s(rate: WorkRate, queued: float, queued_prompt_tokens: float, mean_output_tokens: float) -> float:
-    """Work that waits for a replica, in replica-seconds; 0 where the gauges are missing."""
-    waiting = np.array([queued, queued_prompt_tokens, queued * mean_output_tokens])
-    work = float(rate.work_s(waiting[:1], waiting[1:2], waiting[2:])[0])
-    return work if work > 0 else 0.0
+def backlog_replica_s(
+    rate: WorkRate,
+    queued: FloatArray,
+    queued_prompt_tokens: FloatArray,
+    mean_prompt_tokens: FloatArray,
+    mean_output_tokens: FloatArray,
+) -> FloatArray:
+    """Work that waits for a replica, in replica-seconds, (targets, samples); means are (targets,).
+
+    No engine exports the prompt tokens of its queue, so unknown ones are priced at the mean; NaN only where the
+    count of queued requests itself is missing.
+    """
+    prompt = np.where(np.isnan(queued_prompt_tokens), queued * mean_prompt_tokens[:, None], queued_prompt_tokens)
+    return np.maximum(rate.work_s(queued, prompt, queued * mean_output_tokens[:, None]), 0.0)

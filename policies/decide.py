@@ -5,38 +5,41 @@ The order of a decision, each step in a module of its own:
 1. `required.py`: the capacity that each path requires, given the backlog and that requests may wait;
 2. `tiers.py`: per target, active replicas until the nearest wake, and what is kept ready to wake;
 3. `hold.py`: replicas above the need that are still worth keeping;
-4. `spares.py`: spare GPUs, pooled over targets, until the next GPU supply could deliver;
-5. `budget.py`: the plan cut to the GPU budget, spares first;
+4. `spares.py`: GPUs kept idle at each step of the supply ladder, pooled over targets;
+5. `budget.py`: the plan cut to the GPU budget, idle GPUs first;
 6. `placement.py`: which snapshots lie near which GPUs.
 
-A target without fresh metrics keeps at least what it has: unknown is not zero. `actions.py` turns a
-plan into steps; `autoscaler/reconcile.py` carries them out, and the simulator runs that very code.
+A target without fresh metrics keeps what it has, sizes no spare GPUs, and is not cut before the others: unknown is
+not zero. Reasons are made last, from the counts that remain. `assignment.py` binds the plan to nodes and replicas;
+`autoscaler/reconcile.py` carries it out, and the simulator runs that very code.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from policies.arrays import FloatArray
 from policies.budget import share_gpus
 from policies.hold import held_units
+from policies.keys import SnapshotKey, TargetKey
 from policies.ladder import next_supply
 from policies.newsvendor import shortage_cost_per_s
+from policies.paths import DemandPaths
 from policies.placement import WakeNeed, place_snapshots
+from policies.reasons import Reason, ReasonCode, because, for_count
 from policies.required import SUSTAINED_SLOS, required_by_step
 from policies.spares import SpareNeed, excess_gpus, spare_need, spares_apart, supply_lead_s
 from policies.tiers import TierNeed, tier_need
 from policies.types import (
     ACTIVE,
+    FREE,
     Decision,
     DecisionInput,
-    DemandPaths,
-    FloatArray,
     Plan,
-    Reason,
-    TargetObservation,
     TargetPlan,
     TargetSpec,
 )
@@ -46,7 +49,7 @@ from policies.types import (
 class ForethawMemory:
     """What one decision hands to the next: when, and where snapshots were last placed."""
 
-    placement: Mapping[str, tuple[str, ...]]
+    placement: Mapping[str, tuple[SnapshotKey, ...]]
     placed_at_s: float
 
 
@@ -67,113 +70,182 @@ class ForethawPolicy:
     placement_every_s: float = 30.0
     sustained_utilization: float = 0.9
 
-    def initial(self, targets: tuple[TargetSpec, ...]) -> ForethawMemory:
+    def initial(self) -> ForethawMemory:
+        """Return the memory of nothing placed yet."""
         return ForethawMemory({}, float("-inf"))
 
-    def decide(self, given: DecisionInput, memory: ForethawMemory) -> Decision:
+    def decide(self, given: DecisionInput, memory: ForethawMemory) -> Decision[ForethawMemory]:
+        """Return the plan for `given`; without any forecast everything is held."""
         if given.paths is None:
-            return Decision(_hold_everything(given, memory, "no forecast at all yet"), memory)
-        by_step = _required(given, given.paths)
-        required = np.maximum.accumulate(by_step, axis=-1)
-        ends_s = given.paths.step_ends_s
-        needs = tuple(
-            tier_need(
+            return Decision(_hold_everything(given, memory), memory)
+        needs = self._needs(given, given.paths)
+        counts = _Counts(given, needs)
+        supply = self._supply(given, needs, counts)
+        active, spare_gpus = _within_budget(given, needs, counts, supply)
+        placement, placed_at_s = self._placement(given, needs, active, memory)
+        targets = {
+            t.key: TargetPlan(active[t.key], needs.tiers[t.key].warm, counts.reasons(t, active[t.key]))
+            for t in given.targets
+        }
+        why = because(
+            ReasonCode.SPARE_GPUS,
+            planned=spare_gpus,
+            needed=supply.gpus,
+            held=supply.held,
+            cover_s=supply.cover_s,
+            quantile=supply.ratio,
+            gpu_budget=given.gpu_budget,
+        )
+        plan = Plan(targets, {FREE: spare_gpus}, placement, (why,))
+        return Decision(plan, ForethawMemory(placement, placed_at_s))
+
+    def _needs(self, given: DecisionInput, paths: DemandPaths) -> _Needs:
+        rows = paths.rows(given.keys)
+        by_step = required_by_step(
+            paths.step_ends_s,
+            rows,
+            np.array([given.observed[t.key].backlog_replica_s for t in given.targets]),
+            np.array([t.slo_wait_s for t in given.targets]),
+        )
+        running = np.maximum.accumulate(by_step, axis=-1)
+        sustained = self._sustained(given, paths.step_ends_s, rows)
+        tiers = {
+            t.key: tier_need(
                 t,
-                required[i],
-                ends_s,
+                running[i],
+                paths.step_ends_s,
                 given.tick_s,
                 _snapshot_near(given, t),
-                i,
-                self._sustained(given, given.paths, i),
+                zlib.crc32(str(t.key).encode()),
+                sustained[i],
             )
             for i, t in enumerate(given.targets)
-        )
-        wanted, texts = _active_replicas(given, given.paths, required, needs)
-        spare = _spare(given, ends_s, by_step, needs, wanted, self.pooled)
-        active, spare_gpus, cut = _within_budget(given, required, wanted, spare)
-        placement, placed_at_s = self._placement(given, required, active, memory)
-        targets = tuple(
-            TargetPlan(active[i], needs[i].warm, _reasons(given.targets[i], active[i], wanted[i], texts[i]))
-            for i in range(len(active))
-        )
-        reason = Reason(
-            "spare-gpus",
-            f"{spare.gpus} spare GPUs cover {spare.cover_s:.1f} s until the next supply at quantile "
-            f"{spare.ratio:.4f}; {spare.held} worth holding{cut}",
-        )
-        return Decision(Plan(targets, spare_gpus, placement, (reason,)), ForethawMemory(placement, placed_at_s))
+        }
+        return _Needs(paths.step_ends_s, by_step, running, tiers)
 
-    def _sustained(self, given: DecisionInput, paths: DemandPaths, i: int) -> float:
-        """Replicas for the mean demand of the next few SLOs at the highest utilisation allowed.
+    def _sustained(self, given: DecisionInput, ends_s: FloatArray, rows: FloatArray) -> list[float]:
+        """Replicas for the mean demand of the next few SLOs at the highest utilisation allowed, by target.
 
         A queue that stands says that a replica does less than its rating, whatever the reason (another
-        mix of requests, a slower card): what clears it within one SLO comes on top.
+        mix of requests, a slower GPU): what clears it within one SLO comes on top.
         """
-        target = given.targets[i]
-        until_s = max(SUSTAINED_SLOS * target.slo_wait_s, self.interval_s)
-        steps = int(np.searchsorted(paths.step_ends_s, until_s)) + 1
-        widths_s = np.diff(paths.step_ends_s[:steps], prepend=0.0)
-        mean = float(paths.paths[i, :, :steps].mean(axis=0) @ widths_s / widths_s.sum())
-        standing = given.observed[i].standing_backlog_replica_s / target.slo_wait_s
-        return (mean + standing) / self.sustained_utilization
+        sustained = []
+        for i, target in enumerate(given.targets):
+            until_s = max(SUSTAINED_SLOS * target.slo_wait_s, self.interval_s)
+            steps = int(np.searchsorted(ends_s, until_s)) + 1
+            widths_s = np.diff(ends_s[:steps], prepend=0.0)
+            mean = float(rows[i, :, :steps].mean(axis=0) @ widths_s / widths_s.sum())
+            standing = given.observed[target.key].standing_backlog_replica_s / target.slo_wait_s
+            sustained.append((mean + standing) / self.sustained_utilization)
+        return sustained
+
+    def _supply(self, given: DecisionInput, needs: _Needs, counts: _Counts) -> SpareNeed:
+        """Size the spare GPUs by the targets whose demand is known."""
+        known = [i for i, key in enumerate(given.keys) if given.known(key)]
+        targets = tuple(given.targets[i] for i in known)
+        wanted = np.array([counts.wanted[t.key] for t in targets], dtype=float)
+        gpus = np.array([float(t.gpus_per_replica) for t in targets])
+        excess = excess_gpus(needs.by_step[known], wanted, gpus)
+        wake_mean_s = max((n.wake.lead_time.mean_s for n in needs.tiers.values()), default=0.0)
+        supply = next_supply(given.pool.supply)
+        lead_s = supply_lead_s(supply, wake_mean_s, given.tick_s, needs.by_step.shape[1], salt=len(given.targets))
+        have = sum(n.free_gpus + n.reclaiming_gpus for n in given.nodes)
+        need = spare_need(targets, excess, needs.ends_s, lead_s, supply, have)
+        if self.pooled:
+            return need
+        apart = spares_apart(targets, excess, needs.ends_s, lead_s)
+        return SpareNeed(apart, max(apart, need.held), need.cover_s, need.ratio)
 
     def _placement(
-        self, given: DecisionInput, required: FloatArray, active: tuple[int, ...], memory: ForethawMemory
-    ) -> tuple[Mapping[str, tuple[str, ...]], float]:
+        self, given: DecisionInput, needs: _Needs, active: Mapping[TargetKey, int], memory: ForethawMemory
+    ) -> tuple[Mapping[str, tuple[SnapshotKey, ...]], float]:
         if given.now_s < memory.placed_at_s + self.placement_every_s:
             return memory.placement, memory.placed_at_s
-        needs = []
+        wakes = []
         for i, t in enumerate(given.targets):
-            if not any(tier.needs_snapshot for tier in t.ladder):
+            if t.snapshot is None or not any(tier.needs_snapshot for tier in t.ladder):
                 continue
-            above = np.maximum(required[i, :, -1] - active[i], 0.0)
+            above = np.maximum(needs.running[i, :, -1] - active[t.key], 0.0)
             gpus = float(np.quantile(above, 0.99)) * t.gpus_per_replica
-            needs.append(WakeNeed(t, max(gpus, t.gpus_per_replica), float(above.mean()) * shortage_cost_per_s(t)))
-        sizes = {t.name: t.artifact_bytes for t in given.targets}
+            wakes.append(WakeNeed(t, max(gpus, t.gpus_per_replica), float(above.mean()) * shortage_cost_per_s(t)))
+        sizes = {t.snapshot: t.artifact_bytes for t in given.targets}
         cache_bytes = {
             n.name: n.cache_free_bytes + sum(sizes.get(s, 0) for s in n.snapshots | n.fetching) for n in given.nodes
         }
-        return place_snapshots(tuple(needs), given.nodes, cache_bytes), given.now_s
+        return place_snapshots(tuple(wakes), given.nodes, cache_bytes), given.now_s
 
 
-def _required(given: DecisionInput, paths: DemandPaths) -> FloatArray:
-    return required_by_step(
-        paths.step_ends_s,
-        paths.paths,
-        np.array([o.backlog_replica_s for o in given.observed]),
-        np.array([t.slo_wait_s for t in given.targets]),
-    )
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    """What the sample paths ask for; arrays are (targets, paths, steps) in the order of `DecisionInput.targets`."""
+
+    ends_s: FloatArray
+    by_step: FloatArray
+    running: FloatArray
+    tiers: Mapping[TargetKey, TierNeed]
+
+
+class _Counts:
+    """Active replicas wanted before the budget, and what is to be said of them."""
+
+    def __init__(self, given: DecisionInput, needs: _Needs) -> None:
+        self._given = given
+        self._needs = needs
+        self._asked: dict[TargetKey, int] = {}
+        self.wanted: dict[TargetKey, int] = {}
+        for i, target in enumerate(given.targets):
+            asked = self._asked_for(i, target)
+            self._asked[target.key] = asked
+            self.wanted[target.key] = _clamp(target, asked)
+
+    def _asked_for(self, i: int, target: TargetSpec) -> int:
+        """Return the count before bounds: the need and what is worth holding, or what there is if demand is unknown."""
+        have = self._given.observed[target.key].current
+        if not self._given.known(target.key):
+            return have
+        need = self._needs.tiers[target.key]
+        return held_units(
+            self._needs.running[i],
+            self._needs.ends_s,
+            need.active,
+            have,
+            target.ladder[0].holding_cost,
+            _return_cost(target, need),
+        )
+
+    def reasons(self, target: TargetSpec, planned: int) -> tuple[Reason, ...]:
+        """Return why `planned` replicas are planned, the change first."""
+        have = self._given.observed[target.key].current
+        asked, wanted = self._asked[target.key], self.wanted[target.key]
+        reasons = [for_count(have, planned), *self._basis(target, asked, planned)]
+        if wanted != asked:
+            reasons.append(
+                because(
+                    ReasonCode.BOUNDS,
+                    wanted=asked,
+                    planned=wanted,
+                    minimum=target.min_replicas,
+                    maximum=target.max_replicas,
+                )
+            )
+        if planned != wanted:
+            cut = because(ReasonCode.GPU_BUDGET, wanted=wanted, planned=planned, gpu_budget=self._given.gpu_budget)
+            reasons.append(cut)
+        return tuple(reasons)
+
+    def _basis(self, target: TargetSpec, asked: int, planned: int) -> list[Reason]:
+        if not self._given.known(target.key):
+            return [because(ReasonCode.METRICS_UNKNOWN, planned=planned)]
+        need = self._needs.tiers[target.key]
+        covered = because(
+            ReasonCode.WAKE_COVERED, needed=need.active, cover_s=need.cover_s, wake=need.wake.name, quantile=need.ratio
+        )
+        return [covered, because(ReasonCode.WORTH_HOLDING, held=asked)] if asked > need.active else [covered]
 
 
 def _snapshot_near(given: DecisionInput, target: TargetSpec) -> bool:
-    """Whether a wake could find the artifact where a GPU is or soon could be."""
-    return any(
-        target.name in n.snapshots and n.free_gpus + n.lent_gpus + n.reclaiming_gpus >= target.gpus_per_replica
-        for n in given.nodes
-    )
-
-
-def _trusted(given: DecisionInput, paths: DemandPaths, i: int) -> bool:
-    return given.observed[i].demand_known and paths.known[i]
-
-
-def _active_replicas(
-    given: DecisionInput, paths: DemandPaths, required: FloatArray, needs: tuple[TierNeed, ...]
-) -> tuple[tuple[int, ...], tuple[Reason, ...]]:
-    wanted: list[int] = []
-    reasons: list[Reason] = []
-    for i, (target, seen, need) in enumerate(zip(given.targets, given.observed, needs, strict=True)):
-        have = seen.active + seen.starting
-        if not _trusted(given, paths, i):
-            wanted.append(_clamp(target, have))
-            reasons.append(Reason("metrics-missing", f"no fresh demand: holding {have} replicas"))
-            continue
-        held = held_units(
-            required[i], paths.step_ends_s, need.active, have, target.ladder[0].holding_cost, _return_cost(target, need)
-        )
-        wanted.append(_clamp(target, held))
-        reasons.append(_why(have, held, need))
-    return tuple(wanted), tuple(reasons)
+    """Return whether a wake could find the artifact where a GPU is or soon could be."""
+    return any(target.snapshot in n.snapshots and n.idle_gpus >= target.gpus_per_replica for n in given.nodes)
 
 
 def _clamp(target: TargetSpec, replicas: int) -> int:
@@ -190,61 +262,25 @@ def _return_cost(target: TargetSpec, need: TierNeed) -> float:
     return target.gpus_per_replica * (need.wake.lead_time.mean_s + residence_s / 2.0)
 
 
-def _why(have: int, planned: int, need: TierNeed) -> Reason:
-    basis = f"{need.active} cover {need.cover_s:.1f} s until a wake from {need.wake.name} at quantile {need.ratio:.4f}"
-    if planned > have:
-        return Reason("scale-up", f"{have} to {planned} replicas: {basis}")
-    if planned < have:
-        return Reason("scale-down", f"{have} to {planned} replicas: {basis}; the rest costs more to hold than to wake")
-    if planned > need.active:
-        return Reason(
-            "hold", f"no change at {have} replicas: {basis}; the others are cheaper to hold than to wake again"
-        )
-    return Reason("no-change", f"no change at {have} replicas: {basis}")
-
-
-def _reasons(target: TargetSpec, active: int, wanted: int, why: Reason) -> tuple[Reason, ...]:
-    if active == wanted:
-        return (why,)
-    return (why, Reason("gpu-budget", f"{target.name}: {wanted} wanted, {active} within the GPU budget"))
-
-
-def _spare(
-    given: DecisionInput,
-    ends_s: FloatArray,
-    by_step: FloatArray,
-    needs: tuple[TierNeed, ...],
-    wanted: tuple[int, ...],
-    pooled: bool,
-) -> SpareNeed:
-    gpus = np.array([float(t.gpus_per_replica) for t in given.targets])
-    excess = excess_gpus(by_step, np.array(wanted, dtype=float), gpus)
-    wake_mean_s = max(n.wake.lead_time.mean_s for n in needs)
-    supply = next_supply(given.supply)
-    lead_s = supply_lead_s(supply, wake_mean_s, given.tick_s, by_step.shape[1], salt=len(given.targets))
-    have = sum(n.free_gpus + n.reclaiming_gpus for n in given.nodes)
-    need = spare_need(given.targets, excess, ends_s, lead_s, supply, have)
-    if pooled:
-        return need
-    apart = spares_apart(given.targets, excess, ends_s, lead_s)
-    return SpareNeed(apart, max(apart, need.held), need.cover_s, need.ratio)
-
-
 def _within_budget(
-    given: DecisionInput, required: FloatArray, wanted: tuple[int, ...], spare: SpareNeed
-) -> tuple[tuple[int, ...], int, str]:
-    active = share_gpus(given.targets, wanted, tuple(required[:, :, 0]), given.gpu_budget)
+    given: DecisionInput, needs: _Needs, counts: _Counts, supply: SpareNeed
+) -> tuple[dict[TargetKey, int], int]:
+    wanted = tuple(counts.wanted[k] for k in given.keys)
+    active = share_gpus(given.targets, wanted, tuple(needs.running[:, :, 0]), given.gpu_budget)
     used = sum(a * t.gpus_per_replica for a, t in zip(active, given.targets, strict=True))
-    spare_gpus = min(spare.held, max(given.gpu_budget - used, 0))
-    cut = f", cut to {spare_gpus} by the budget of {given.gpu_budget}" if spare_gpus < spare.held else ""
-    return active, spare_gpus, cut
+    return dict(zip(given.keys, active, strict=True)), min(supply.held, max(given.gpu_budget - used, 0))
 
 
-def _hold_everything(given: DecisionInput, memory: ForethawMemory, why: str) -> Plan:
-    def held(target: TargetSpec, seen: TargetObservation) -> TargetPlan:
-        have = _clamp(target, seen.ready.get(ACTIVE, 0) + seen.starting)
-        return TargetPlan(have, {}, (Reason("no-forecast", f"{why}: holding {have} replicas"),))
+def _hold_everything(given: DecisionInput, memory: ForethawMemory) -> Plan:
+    """Keep every replica, warm or not, and every idle GPU as they are."""
 
-    targets = tuple(held(t, o) for t, o in zip(given.targets, given.observed, strict=True))
+    def held(target: TargetSpec) -> TargetPlan:
+        seen = given.observed[target.key]
+        planned = _clamp(target, seen.current)
+        warm = {tier: n for tier, n in seen.ready.items() if tier != ACTIVE and n}
+        reasons = (for_count(seen.current, planned), because(ReasonCode.NO_FORECAST, planned=planned))
+        return TargetPlan(planned, warm, reasons)
+
     free = sum(n.free_gpus + n.reclaiming_gpus for n in given.nodes)
-    return Plan(targets, free, memory.placement, (Reason("no-forecast", f"{why}: holding {free} spare GPUs"),))
+    why = because(ReasonCode.SUPPLY_BALANCED, planned=free)
+    return Plan({t.key: held(t) for t in given.targets}, {FREE: free}, memory.placement, (why,))

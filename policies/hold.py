@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from policies.types import FloatArray
+from policies.arrays import FloatArray
 
 
 def worth_holding(

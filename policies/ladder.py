@@ -11,7 +11,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from policies.types import COLD, FloatArray, LeadTime, SupplyStep, TierSpec
+from policies.arrays import FloatArray
+from policies.types import COLD, LeadTime, SupplyStep, TierSpec
 
 
 def undominated(ladder: tuple[TierSpec, ...]) -> tuple[TierSpec, ...]:

@@ -12,7 +12,8 @@ import math
 
 import numpy as np
 
-from policies.types import FloatArray, TargetSpec
+from policies.arrays import FloatArray
+from policies.types import TargetSpec
 
 
 def critical_ratio(miss_cost_per_s: float, holding_cost_per_s: float) -> float:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from policies.keys import SnapshotKey
 from policies.types import NodeObservation, TargetSpec
 
 COVER_TIMES = 2.0
@@ -30,11 +31,11 @@ class WakeNeed:
 
 def place_snapshots(
     needs: tuple[WakeNeed, ...], nodes: tuple[NodeObservation, ...], cache_bytes: dict[str, int]
-) -> dict[str, tuple[str, ...]]:
+) -> dict[str, tuple[SnapshotKey, ...]]:
     """Artifacts per node within each node's cache (`cache_bytes` by node name), most wanted first."""
     room = {n.name: cache_bytes.get(n.name, 0) for n in nodes}
-    chosen: dict[str, list[str]] = {n.name: [] for n in nodes}
-    ranked = sorted(needs, key=lambda w: (-w.worth / max(w.target.artifact_bytes, 1), w.target.name))
+    chosen: dict[str, list[SnapshotKey]] = {n.name: [] for n in nodes}
+    ranked = sorted(needs, key=lambda w: (-w.worth / max(w.target.artifact_bytes, 1), w.target.key))
     for limited in (True, False):
         for need in ranked:
             _place(need, nodes, room, chosen, limited)
@@ -45,10 +46,10 @@ def _place(
     need: WakeNeed,
     nodes: tuple[NodeObservation, ...],
     room: dict[str, int],
-    chosen: dict[str, list[str]],
+    chosen: dict[str, list[SnapshotKey]],
     limited: bool,
 ) -> None:
-    name = need.target.name
+    name = need.target.snapshot
     covered = 0.0
     wanted = need.gpus * COVER_TIMES
     # Nodes that hold it come first, then those with the most GPUs that could wake it.

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from policies.types import FloatArray
+from policies.arrays import FloatArray
 
 SUSTAINED_SLOS = 4.0
 """Windows of this many SLOs and more count as sustained load, which waiting cannot absorb."""

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from policies.arrays import FloatArray
 from policies.hold import held_units
 from policies.ladder import draws
 from policies.newsvendor import critical_ratio, least_short_share, shortage_cost_per_s
-from policies.types import FloatArray, SupplyStep, TargetSpec
+from policies.types import SupplyStep, TargetSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from policies.arrays import FloatArray
 from policies.ladder import draws, undominated
 from policies.newsvendor import critical_ratio, shortage_cost_per_s, upper_quantile, whole_replicas
 from policies.required import at_lead_times
-from policies.types import COLD, FloatArray, TargetSpec, TierSpec
+from policies.types import COLD, TargetSpec, TierSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,18 @@ everything that happens lives in `simulations/world` and `simulations/engine`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from autoscaler.reconcile import ManagedTarget, Ports, ReconcileConfig, initial_state, reconcile
-from policies.types import Policy, SupplyStep, TargetSpec
+from autoscaler.config import ManagedTarget, ReconcileConfig
+from autoscaler.planbook import PlanBook
+from autoscaler.ports import PassRecord
+from autoscaler.reconcile import Ports, initial_state, reconcile
+from autoscaler.schedule import Schedule
+from policies.assignment import assign
+from policies.keys import TargetKey
+from policies.reasons import ReasonCode, because, for_count
+from policies.types import DecisionInput, Plan, Policy, PoolSpec, SupplyStep, TargetPlan, TargetSpec
 from simulations.engine import Fleet
 from simulations.results import RunResult
 from simulations.scenario.rows import Row
@@ -26,56 +34,96 @@ Progress = Callable[[float], None]
 """Told the share of the replay that is done, 0 to 1."""
 
 
-def replay(scenario: Scenario, row: Row, jobs: int = 1, progress: Progress | None = None) -> RunResult:
-    """Run `row` over the scenario and score what happened after the warm-up."""
-    targets = scenario.targets
-    specs = tuple(t.spec(row.restored) for t in targets)
-    serving = tuple(_serving(scenario, t) for t in targets)
-    ledger = Ledger(len(targets), scenario.pool_gpus, scenario.duration_s, scenario.bucket_s, scenario.warmup_s)
-    cluster = SimulatedCluster(_world(scenario, specs), serving, ledger, jobs)
-    recorder = SeriesRecorder(len(targets), scenario.duration_s, scenario.bucket_s, scenario.forecast_horizon_s)
-    ports = Ports(SimulatedMetrics(serving, scenario.sample_period_s), cluster, row.make_forecaster(), recorder)
-    if row.restored:
-        cluster.snapshots.stage_everywhere(specs)
-    for i, target in enumerate(targets):
-        cluster.preload(i, target.initial_replicas)
-    config = ReconcileConfig(
-        targets=tuple(
-            ManagedTarget(spec, t.work, t.mean_output_tokens) for spec, t in zip(specs, targets, strict=True)
-        ),
-        supply=scenario.supply,
-        horizon_s=_horizon_s(specs, scenario.supply[-1], row.policy),
-    )
-    try:
-        _run(scenario, row.policy, config, ports, cluster, progress)
-    finally:
-        cluster.close()
-    return score_run(scenario, row.name, row.policy.name, row.restored, row.bound, cluster, recorder)
-
-
-def _run(
+def replay(
     scenario: Scenario,
-    policy: Policy,
-    config: ReconcileConfig,
-    ports: Ports,
-    cluster: SimulatedCluster,
-    progress: Progress | None,
-) -> None:
-    state = initial_state(policy, config)
-    # The first decision stands on a first sample.
-    next_at_s = scenario.sample_period_s
-    told = 0.0
-    while next_at_s < scenario.duration_s:
-        cluster.advance(next_at_s)
-        state, next_at_s = reconcile(ports, policy, config, state, next_at_s)
-        if progress is not None and next_at_s / scenario.duration_s - told > 0.01:
-            told = next_at_s / scenario.duration_s
-            progress(min(told, 1.0))
-    cluster.advance(scenario.duration_s)
-    for serving in cluster.serving:
-        serving.fleet.finish()
-    if progress is not None:
-        progress(1.0)
+    row: Row,
+    jobs: int = 1,
+    progress: Progress | None = None,
+    keep: Callable[[PassRecord], None] | None = None,
+) -> RunResult:
+    """Run `row` over the scenario and score what happened after the warm-up; `keep` is given each pass's record."""
+    run = Run(scenario, row, jobs, keep)
+    try:
+        run.to_end(progress)
+    finally:
+        run.cluster.close()
+    return run.result()
+
+
+class Run:
+    """One row's world, ports and configuration, ready to be stepped."""
+
+    def __init__(
+        self, scenario: Scenario, row: Row, jobs: int = 1, keep: Callable[[PassRecord], None] | None = None
+    ) -> None:
+        self.scenario, self.row = scenario, row
+        specs = tuple(t.spec(row.restored) for t in scenario.targets)
+        keys = [spec.key for spec in specs]
+        serving = {spec.key: _serving(scenario, t) for spec, t in zip(specs, scenario.targets, strict=True)}
+        world = _world(scenario, specs)
+        ledger = Ledger(
+            keys,
+            scenario.pool_gpus,
+            scenario.duration_s,
+            scenario.bucket_s,
+            scenario.warmup_s,
+            begin="absent" if world.buys else "lent",
+        )
+        self.cluster = SimulatedCluster(world, serving, ledger, jobs)
+        self.recorder = SeriesRecorder(keys, scenario.duration_s, scenario.bucket_s, scenario.forecast_horizon_s, keep)
+        metrics = SimulatedMetrics(serving, scenario.sample_period_s)
+        self.ports: Ports[Any] = Ports(metrics, self.cluster, row.make_forecaster(), self.recorder, PlanBook())
+        self.config = _config(scenario, specs, row.policy)
+        self.cluster.snapshots.stage_everywhere(specs)
+        first = {spec.key: t.initial_replicas for spec, t in zip(specs, scenario.targets, strict=True)}
+        self.cluster.settle(first_replicas(self.cluster, self.config, first))
+
+    def to_end(self, progress: Progress | None = None) -> None:
+        """Replay the whole scenario."""
+        policy, pool, until_s = self.row.policy, self.config.pool.name, self.scenario.duration_s
+        state = initial_state(self.ports, policy, 0.0)
+        # The first decision stands on a first sample.
+        schedule = Schedule().with_pool(pool, frozenset(self.config.keys), self.scenario.sample_period_s)
+        told = 0.0
+        while (now_s := schedule.next()[1]) < until_s:
+            self.cluster.advance(now_s)
+            state, next_at_s = reconcile(self.ports, policy, self.config, state, now_s)
+            schedule = schedule.after_pass(pool, now_s, next_at_s)
+            if progress is not None and now_s / until_s - told > 0.01:
+                told = now_s / until_s
+                progress(min(told, 1.0))
+        self.cluster.advance(until_s)
+        for serving in self.cluster.serving.values():
+            serving.fleet.finish()
+        if progress is not None:
+            progress(1.0)
+
+    def result(self) -> RunResult:
+        """Score what happened."""
+        row = self.row
+        return score_run(self.scenario, row.name, row.policy.name, row.restored, row.bound, self.cluster, self.recorder)
+
+
+def first_replicas(cluster: SimulatedCluster, config: ReconcileConfig, counts: Mapping[TargetKey, int]) -> Any:
+    """Return the actions that put `counts` replicas on nodes, packed as every later start is."""
+    view = cluster.observe(0.0)
+    why = (for_count(0, 0), because(ReasonCode.FIXED_COUNT, wanted=0))
+    plan = Plan({key: TargetPlan(n, {}, why) for key, n in counts.items()})
+    specs = tuple(t.spec for t in config.targets)
+    given = DecisionInput(0.0, 1.0, 1.0, config.pool, view.gpu_budget, specs, {}, view.nodes, None)
+    return assign(plan, given, view.replicas, view.running)
+
+
+def _config(scenario: Scenario, specs: tuple[TargetSpec, ...], policy: Policy[Any]) -> ReconcileConfig:
+    return ReconcileConfig(
+        pool=PoolSpec(scenario.pool_name, scenario.gpu_model, scenario.supply),
+        targets=tuple(
+            ManagedTarget(spec, t.work, t.mean_prompt_tokens, t.mean_output_tokens)
+            for spec, t in zip(specs, scenario.targets, strict=True)
+        ),
+        sample_period_s=scenario.sample_period_s,
+        horizon_s=_horizon_s(specs, scenario.supply[-1], policy),
+    )
 
 
 def _serving(scenario: Scenario, target: TargetScenario) -> Serving:
@@ -94,17 +142,17 @@ def _serving(scenario: Scenario, target: TargetScenario) -> Serving:
 def _world(scenario: Scenario, specs: tuple[TargetSpec, ...]) -> WorldConfig:
     return WorldConfig(
         targets=specs,
-        supply=scenario.supply[1] if len(scenario.supply) > 1 else scenario.supply[0],
+        supply=scenario.supply,
         pool_gpus=scenario.pool_gpus,
         gpus_per_node=scenario.gpus_per_node,
+        gpu_model=scenario.gpu_model,
         cache_bytes=scenario.cache_bytes,
-        whole_nodes=scenario.whole_nodes,
         fetch_bytes_per_s=scenario.fetch_bytes_per_s,
         seed=scenario.seed,
     )
 
 
-def _horizon_s(specs: tuple[TargetSpec, ...], supply: SupplyStep, policy: Policy) -> float:
+def _horizon_s(specs: tuple[TargetSpec, ...], supply: SupplyStep, policy: Policy[Any]) -> float:
     """As far as a decision of now can matter: the slowest GPU and a wake on it, or the policy's own interval."""
     wake_s = max(min(t.lead_time.at(0.95) for t in spec.ladder[1:]) for spec in specs)
     return max(supply.lead_time.at(0.98) + wake_s + policy.interval_s, policy.interval_s * 2)

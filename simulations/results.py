@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from policies.types import FloatArray
+from policies.arrays import FloatArray
 
-GPU_STATES = ("active", "draining", "starting", "standby", "parked", "spare", "reclaiming", "lent")
+GPU_STATES = ("active", "draining", "starting", "standby", "parked", "spare", "reclaiming", "lent", "absent")
+UNHELD = ("lent", "absent")
+"""States that keep no GPU from other work: lent to preemptible work, or with a node that the pool does not have."""
 """Every GPU of the pool is in exactly one of these at every moment; only `lent` is not ours to pay."""
 
 
@@ -92,8 +94,8 @@ class RunResult:
 
     @property
     def held_gpu_hours(self) -> float:
-        """GPU-hours that the row kept from other work: every state but lent."""
-        return sum(v for k, v in self.gpu_seconds.items() if k != "lent") / 3600.0
+        """GPU-hours that the row kept from other work: every state but lent and absent."""
+        return sum(v for k, v in self.gpu_seconds.items() if k not in UNHELD) / 3600.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from policies.types import FloatArray
-from simulations.results import GPU_STATES, RunResult, RunSeries, TargetResult
+from policies.arrays import FloatArray
+from simulations.results import GPU_STATES, UNHELD, RunResult, RunSeries, TargetResult
 from simulations.scenario.scenario import Scenario
 from simulations.world.cluster import SimulatedCluster
 from simulations.world.ledger import POOL_STATES, TARGET_STATES
@@ -31,7 +31,9 @@ def score_run(
     targets = tuple(_target(scenario, cluster, i) for i in range(len(scenario.targets)))
     misses = sum(t.misses for t in targets)
     gpu_seconds = {state: cluster.ledger.gpu_seconds(None, state) for state in (*TARGET_STATES, *POOL_STATES)}
-    held = sum(v for k, v in gpu_seconds.items() if k != "lent")
+    held = sum(v for k, v in gpu_seconds.items() if k not in UNHELD)
+    lent_cost = sum(s.holding_cost for s in scenario.supply[1:-1])  # the last step is never held
+    held += lent_cost * gpu_seconds["lent"]
     return RunResult(
         row=row,
         policy=policy,
@@ -51,12 +53,12 @@ def score_run(
 
 def _target(scenario: Scenario, cluster: SimulatedCluster, i: int) -> TargetResult:
     target = scenario.targets[i]
-    summary = cluster.serving[i].fleet.summary(scenario.warmup_s)
+    summary = cluster.serving[target.key].fleet.summary(scenario.warmup_s)
     gpus = target.service.gpus_per_replica
     scored_s = scenario.duration_s - scenario.warmup_s
-    seconds = {state: cluster.ledger.gpu_seconds(i, state) for state in TARGET_STATES}
+    seconds = {state: cluster.ledger.gpu_seconds(target.key, state) for state in TARGET_STATES}
     first = _first_scored(scenario)
-    peak = cluster.ledger.bucket_gpus(i, "active")[first:].max(initial=0.0) / gpus
+    peak = cluster.ledger.bucket_gpus(target.key, "active")[first:].max(initial=0.0) / gpus
     return TargetResult(
         name=target.name,
         service=target.service.name,
@@ -75,7 +77,7 @@ def _target(scenario: Scenario, cluster: SimulatedCluster, i: int) -> TargetResu
         itl_mean_s=summary.itl_mean_s,
         replicas_mean=seconds["active"] / gpus / scored_s,
         replicas_max=int(np.ceil(peak - 1e-9)),
-        starts=dict(sorted(cluster.starts[i].items())),
+        starts=dict(sorted(cluster.starts[target.key].items())),
         gpu_seconds=seconds,
     )
 
@@ -91,10 +93,10 @@ def _series(scenario: Scenario, cluster: SimulatedCluster, recorder: SeriesRecor
 
     def replicas(state: str) -> FloatArray:
         return np.array(
-            [ledger.bucket_gpus(i, state)[first:] / scenario.targets[i].service.gpus_per_replica for i in range(n)]
+            [ledger.bucket_gpus(t.key, state)[first:] / t.service.gpus_per_replica for t in scenario.targets]
         )
 
-    fleets = [s.fleet for s in cluster.serving]
+    fleets = [cluster.serving[t.key].fleet for t in scenario.targets]
     arrived = np.array([f.bucket_arrived[first:] for f in fleets], dtype=float)
     percentiles = np.array([f.bucket_ttft_percentiles((50.0, 95.0, 99.0))[:, first:] for f in fleets])
     buckets = arrived.shape[1]

@@ -14,7 +14,8 @@ import numpy as np
 from statsmodels.tsa.arima.model import ARIMA
 from statsmodels.tsa.statespace.structural import UnobservedComponents
 
-from policies.types import DemandPaths, FloatArray
+from policies.arrays import FloatArray
+from policies.paths import DemandPaths
 
 INTERVAL_S = 180.0
 LEAST_INTERVALS = 6

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from autoscaler.forecast.shape import SlowShape
-from policies.types import DemandPaths, FloatArray
+from policies.arrays import FloatArray
+from policies.paths import DemandPaths
 
 STEP_ENDS_S = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0, 192.0, 256.0, 384.0)
 SMOOTHING = (0.02, 0.05, 0.1, 0.2, 0.4)
@@ -97,7 +98,7 @@ class SamplePathForecaster:
         np.square(paths, out=paths)
         fresh = now_s - self._last_valid_s <= self._config.stale_after_s
         known = tuple(bool(k) for k in (self._valid >= self._config.least_samples) & fresh)
-        return DemandPaths(ends_s, paths, known, "level+residuals")
+        return DemandPaths(self.keys, ends_s, paths, frozenset(k for k, b in zip(self.keys, known) if b), "level+residuals")
 
     def _refit(self, now_s: float) -> None:
         """Choose each target's smoothing anew, and draw the residual paths of the coming minute."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import statsmodels.api as sm
 
-from policies.types import FloatArray
+from policies.arrays import FloatArray
 
 BIN_S = 600.0
 DAY_S = 86400.0

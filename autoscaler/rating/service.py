@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from policies.types import FloatArray
+from policies.arrays import FloatArray
 
 SERVICE_FOLDER = Path(__file__).parent / "data"
 

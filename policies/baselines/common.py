@@ -12,19 +12,14 @@ faithful each is.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
-from policies.types import FloatArray, Plan, Reason, TargetObservation, TargetPlan, TargetSpec
-
-
-def current_replicas(seen: TargetObservation) -> int:
-    """Replicas as the scale subresource counts them: ready or starting, those that drain not.
-
-    A replica that drains has been deleted already, so an HPA does not see it; one that waits for a
-    GPU is a pending pod, and counts.
-    """
-    return seen.active + seen.starting
+from policies.arrays import FloatArray
+from policies.keys import TargetKey
+from policies.reasons import Reason, ReasonCode, because, for_count
+from policies.types import Plan, TargetObservation, TargetPlan, TargetSpec
 
 
 def within_bounds(target: TargetSpec, replicas: int) -> int:
@@ -53,19 +48,19 @@ def replicas_for(load: float, load_per_replica: float) -> int:
     return math.ceil(round(load / load_per_replica, 9))
 
 
-def change_code(current: int, planned: int) -> str:
-    """The code of a reason that says which way a count goes."""
-    if planned > current:
-        return "scale-up"
-    return "scale-down" if planned < current else "no-change"
+def hold(target: TargetSpec, seen: TargetObservation, code: ReasonCode = ReasonCode.METRICS_UNKNOWN) -> TargetPlan:
+    """Without fresh metrics keep what there is, as every autoscaler compared here does."""
+    kept = within_bounds(target, seen.current)
+    return TargetPlan(kept, {}, (for_count(seen.current, kept), because(code, planned=kept)))
 
 
-def hold(target: TargetSpec, seen: TargetObservation, why: str) -> TargetPlan:
-    """No fresh metrics: keep what there is, as every autoscaler compared here does."""
-    kept = within_bounds(target, current_replicas(seen))
-    return TargetPlan(kept, {}, (Reason("metrics-missing", f"{why}: holding {kept} replicas"),))
+def limited_by_bounds(target: TargetSpec, wanted: int, planned: int) -> Reason:
+    """Return the reason that the target's bounds changed `wanted` to `planned`."""
+    return because(
+        ReasonCode.BOUNDS, wanted=wanted, planned=planned, minimum=target.min_replicas, maximum=target.max_replicas
+    )
 
 
-def active_only(targets: tuple[TargetPlan, ...]) -> Plan:
+def active_only(targets: Mapping[TargetKey, TargetPlan]) -> Plan:
     """A plan of active replicas: no spare GPU, no snapshot placed, and every node's cache left alone."""
-    return Plan(targets, spare_gpus=0, placement={})
+    return Plan(targets)

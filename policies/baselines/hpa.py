@@ -14,24 +14,20 @@ scale velocity). One sync, in order:
 5. Rate: rules count from the replicas at the start of their period, so what was added (or removed)
    within it is used up. Percentages round up for growth and down for shrinking.
 
-What differs is said in `docs/baselines.md`. What the baselines share is in `baselines.py`.
+What differs is said in `docs/baselines.md`. What the baselines share is in `common.py`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from policies.baselines.common import (
-    active_only,
-    change_code,
-    current_replicas,
-    hold,
-    trailing_mean,
-    within_bounds,
-)
-from policies.types import Decision, DecisionInput, Reason, TargetObservation, TargetPlan, TargetSpec
+from policies.baselines.common import active_only, hold, limited_by_bounds, trailing_mean, within_bounds
+from policies.keys import TargetKey
+from policies.reasons import ReasonCode, because, for_count
+from policies.types import Decision, DecisionInput, TargetObservation, TargetPlan, TargetSpec
 
 Timed = tuple[tuple[float, int], ...]
 """(when in seconds, replicas), oldest first."""
@@ -91,39 +87,53 @@ class HpaPolicy:
         if round(self.utilization * 1000) < 1:
             raise ValueError(f"utilization must be 0.001 at the least, got {self.utilization}")
 
-    def initial(self, targets: tuple[TargetSpec, ...]) -> tuple[HpaMemory, ...]:
-        return tuple(HpaMemory() for _ in targets)
+    def initial(self) -> Mapping[TargetKey, HpaMemory]:
+        """Return no memory of any target."""
+        return {}
 
-    def decide(self, given: DecisionInput, memory: tuple[HpaMemory, ...]) -> Decision:
-        synced = [
-            self._sync(given, target, seen, kept)
-            for target, seen, kept in zip(given.targets, given.observed, memory, strict=True)
-        ]
-        return Decision(active_only(tuple(plan for plan, _ in synced)), tuple(kept for _, kept in synced))
+    def decide(
+        self, given: DecisionInput, memory: Mapping[TargetKey, HpaMemory]
+    ) -> Decision[Mapping[TargetKey, HpaMemory]]:
+        """Sync every target; a target that left takes its memory with it."""
+        synced = {
+            t.key: self._sync(given, t, given.observed[t.key], memory.get(t.key, HpaMemory())) for t in given.targets
+        }
+        return Decision(
+            active_only({k: plan for k, (plan, _) in synced.items()}), {k: m for k, (_, m) in synced.items()}
+        )
 
     def _sync(
         self, given: DecisionInput, target: TargetSpec, seen: TargetObservation, memory: HpaMemory
     ) -> tuple[TargetPlan, HpaMemory]:
-        now_s, current = given.now_s, current_replicas(seen)
+        now_s, current = given.now_s, seen.current
         if not memory.recommendations:
             # A restarted controller takes what it finds for its first recommendation, so that it does
             # not shrink a target before a whole window has been seen.
             memory = replace(memory, recommendations=((now_s, current),))
         bounded = within_bounds(target, current)
         if bounded != current:
-            text = f"{current} replicas outside {target.min_replicas} to {target.max_replicas}: to {bounded}"
-            plan = TargetPlan(bounded, {}, (Reason("bounds", text),))
-            return plan, self._recorded(memory, current, bounded, now_s)
+            outside = (for_count(current, bounded), limited_by_bounds(target, current, bounded))
+            return TargetPlan(bounded, {}, outside), self._recorded(memory, current, bounded, now_s)
         mean = trailing_mean(seen.demand_replicas, given.sample_period_s, self.window_s)
         if mean is None or not seen.demand_known:
-            return hold(target, seen, "no fresh metric"), memory
+            return hold(target, seen), memory
         wanted = self._wanted(mean, current)
         stable = self._stabilized(wanted, current, memory, now_s)
-        planned = within_bounds(target, self._rate_limited(stable, current, memory, now_s))
+        limited = self._rate_limited(stable, current, memory, now_s)
+        planned = within_bounds(target, limited)
         recent = _since(memory.recommendations, now_s, self._longest_window_s())
         memory = replace(memory, recommendations=(*recent, (now_s, wanted)))
-        plan = TargetPlan(planned, {}, self._reasons(mean, current, wanted, stable, planned))
-        return plan, self._recorded(memory, current, planned, now_s)
+        reasons = [
+            for_count(current, planned),
+            because(ReasonCode.DEMAND_MEASURED, demand=mean, utilization=self.utilization, wanted=wanted),
+        ]
+        if stable != wanted:
+            reasons.append(because(ReasonCode.STABILIZED, allowed=stable, wanted=wanted))
+        if limited != stable:
+            reasons.append(because(ReasonCode.RATE_LIMITED, allowed=limited, wanted=stable))
+        if planned != limited:
+            reasons.append(limited_by_bounds(target, limited, planned))
+        return TargetPlan(planned, {}, tuple(reasons)), self._recorded(memory, current, planned, now_s)
 
     def _wanted(self, mean: float, current: int) -> int:
         """The recommendation of one metric, from the whole thousandths that a quantity can carry."""
@@ -162,18 +172,6 @@ class HpaPolicy:
 
     def _longest_window_s(self) -> float:
         return max(self.scale_up.stabilization_s, self.scale_down.stabilization_s)
-
-    def _reasons(self, mean: float, current: int, wanted: int, stable: int, planned: int) -> tuple[Reason, ...]:
-        text = (
-            f"{mean:.2f} replicas of demand at {self.utilization:.0%} recommend {wanted}, "
-            f"tolerance considered: {current} to {planned}"
-        )
-        reasons = [Reason(change_code(current, planned), text)]
-        if stable != wanted:
-            reasons.append(Reason("stabilization", f"recent recommendations allow {stable}, not {wanted}"))
-        if planned != stable:
-            reasons.append(Reason("limit", f"rate and bounds allow {planned}, not {stable}"))
-        return tuple(reasons)
 
 
 def _since(timed: Timed, now_s: float, window_s: float) -> Timed:

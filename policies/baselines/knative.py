@@ -21,24 +21,20 @@ offered requests against rated throughput (here as demand in replicas, so that l
 and is what the comparisons use: the kinder choice.
 
 Scale to zero and activation are left out: here `min_replicas` says where to stop.
-What else differs is said in `docs/baselines.md`; what the baselines share is in `baselines.py`.
+What else differs is said in `docs/baselines.md`; what the baselines share is in `common.py`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from policies.baselines.common import (
-    active_only,
-    change_code,
-    current_replicas,
-    hold,
-    trailing_mean,
-    within_bounds,
-)
-from policies.types import Decision, DecisionInput, Reason, TargetObservation, TargetPlan, TargetSpec
+from policies.baselines.common import active_only, hold, limited_by_bounds, trailing_mean, within_bounds
+from policies.keys import TargetKey
+from policies.reasons import ReasonCode, because, for_count
+from policies.types import Decision, DecisionInput, TargetObservation, TargetPlan, TargetSpec
 
 LEAST_TARGET = 0.01
 """Knative's lower limit for the target value (`autoscaling.TargetMin`)."""
@@ -77,15 +73,21 @@ class KnativePolicy:
         if self.max_scale_up_rate <= 1 or self.max_scale_down_rate <= 1:
             raise ValueError("scale rates must be above 1, or the count could never change")
 
-    def initial(self, targets: tuple[TargetSpec, ...]) -> tuple[KnativeMemory, ...]:
-        return tuple(KnativeMemory() for _ in targets)
+    def initial(self) -> Mapping[TargetKey, KnativeMemory]:
+        """Return no memory of any target."""
+        return {}
 
-    def decide(self, given: DecisionInput, memory: tuple[KnativeMemory, ...]) -> Decision:
-        ticked = [
-            self._tick(given, target, seen, kept)
-            for target, seen, kept in zip(given.targets, given.observed, memory, strict=True)
-        ]
-        return Decision(active_only(tuple(plan for plan, _ in ticked)), tuple(kept for _, kept in ticked))
+    def decide(
+        self, given: DecisionInput, memory: Mapping[TargetKey, KnativeMemory]
+    ) -> Decision[Mapping[TargetKey, KnativeMemory]]:
+        """Tick every target; a target that left takes its memory with it."""
+        ticked = {
+            t.key: self._tick(given, t, given.observed[t.key], memory.get(t.key, KnativeMemory()))
+            for t in given.targets
+        }
+        return Decision(
+            active_only({k: plan for k, (plan, _) in ticked.items()}), {k: m for k, (_, m) in ticked.items()}
+        )
 
     def _tick(
         self, given: DecisionInput, target: TargetSpec, seen: TargetObservation, memory: KnativeMemory
@@ -95,7 +97,7 @@ class KnativePolicy:
             memory = KnativeMemory(True, now_s if seen.active > 1 else None, seen.active)
         stable = self._mean(given, seen, self.stable_window_s)
         if stable is None or not seen.demand_known:
-            return hold(target, seen, f"no fresh {self.metric}"), memory
+            return hold(target, seen), memory
         # An empty panic window within a stable one that is not: no ground to panic, as in Knative.
         fast = self._mean(given, seen, self.panic_window_share * self.stable_window_s) or 0.0
         ready = max(1, seen.active)
@@ -109,11 +111,17 @@ class KnativePolicy:
             memory = replace(memory, most_in_panic=wanted)
         delayed, memory = self._delayed(wanted, memory, now_s)
         planned = within_bounds(target, delayed)
-        unit = "requests in flight" if self.metric == "concurrency" else "replicas of demand"
-        text = (
-            f"{stable:.1f} {unit} over {self.stable_window_s:.0f} s, {fast:.1f} of late, at {per_replica:.1f} a replica"
-        )
-        return TargetPlan(planned, {}, _reasons(text, seen, wanted, delayed, planned, memory)), memory
+        reasons = [
+            for_count(seen.current, planned),
+            because(ReasonCode.DEMAND_MEASURED, demand=stable / rated, utilization=self.utilization, wanted=wanted),
+        ]
+        if memory.panicked_at_s is not None:
+            reasons.append(because(ReasonCode.PANIC, observed=fast / rated, ready=ready, least=memory.most_in_panic))
+        if delayed != wanted:
+            reasons.append(because(ReasonCode.SCALE_DOWN_DELAYED, allowed=delayed, wanted=wanted))
+        if planned != delayed:
+            reasons.append(limited_by_bounds(target, delayed, planned))
+        return TargetPlan(planned, {}, tuple(reasons)), memory
 
     def _mean(self, given: DecisionInput, seen: TargetObservation, window_s: float) -> float | None:
         load = seen.concurrency if self.metric == "concurrency" else seen.demand_replicas
@@ -141,18 +149,3 @@ class KnativePolicy:
         ticks = math.ceil(self.scale_down_delay_s / self.interval_s)
         recent = (*((at, n) for at, n in memory.recent if tick - at < ticks), (tick, wanted))
         return max(n for _, n in recent), replace(memory, recent=recent)
-
-
-def _reasons(
-    text: str, seen: TargetObservation, wanted: int, delayed: int, planned: int, memory: KnativeMemory
-) -> tuple[Reason, ...]:
-    current = current_replicas(seen)
-    reasons = [Reason(change_code(current, planned), f"{text}: {current} to {planned} replicas")]
-    if memory.panicked_at_s is not None:
-        at = f"threshold last crossed at {memory.panicked_at_s:.0f} s"
-        reasons.append(Reason("panic", f"{at}; no fewer than {memory.most_in_panic}"))
-    if delayed != wanted:
-        reasons.append(Reason("scale-down-delay", f"recent counts keep {delayed}, not {wanted}"))
-    if planned != delayed:
-        reasons.append(Reason("bounds", f"bounds allow {planned}, not {delayed}"))
-    return tuple(reasons)

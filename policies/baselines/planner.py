@@ -16,7 +16,7 @@ Two things differ, and why:
   factor can still be had through `utilization`.
 
 The forecast is the caller's: one path from a point forecaster, or the mean of many. What the
-baselines share is in `baselines.py`.
+baselines share is in `common.py`.
 """
 
 from __future__ import annotations
@@ -25,16 +25,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from policies.baselines.common import active_only, change_code, current_replicas, hold, replicas_for, within_bounds
-from policies.types import (
-    Decision,
-    DecisionInput,
-    DemandPaths,
-    FloatArray,
-    Reason,
-    TargetPlan,
-    TargetSpec,
-)
+from policies.baselines.common import active_only, hold, limited_by_bounds, replicas_for, within_bounds
+from policies.keys import TargetKey
+from policies.paths import DemandPaths
+from policies.reasons import ReasonCode, because, for_count
+from policies.types import Decision, DecisionInput, TargetPlan, TargetSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,38 +56,39 @@ class PlannerPolicy:
     def name(self) -> str:
         return self.label
 
-    def initial(self, targets: tuple[TargetSpec, ...]) -> None:
+    def initial(self) -> None:
         """No memory: what the Planner remembers of the past lives in its forecaster."""
 
-    def decide(self, given: DecisionInput, memory: None) -> Decision:
-        forecast = None if given.paths is None else mean_demand(given.paths, self.interval_s)
-        plans = tuple(self._plan(given, forecast, i) for i in range(len(given.targets)))
-        return Decision(active_only(plans), memory)
+    def decide(self, given: DecisionInput, memory: None) -> Decision[None]:
+        """Plan every target from its own point forecast."""
+        forecast = {} if given.paths is None else mean_demand(given.paths, self.interval_s)
+        return Decision(active_only({t.key: self._plan(t, given, forecast.get(t.key)) for t in given.targets}), memory)
 
-    def _plan(self, given: DecisionInput, forecast: FloatArray | None, i: int) -> TargetPlan:
-        target, seen = given.targets[i], given.observed[i]
+    def _plan(self, target: TargetSpec, given: DecisionInput, forecast: float | None) -> TargetPlan:
+        seen = given.observed[target.key]
         if not seen.demand_known:
-            return hold(target, seen, "no fresh demand to forecast from")
-        if forecast is None or not np.isfinite(forecast[i]):
-            return hold(target, seen, "no forecast yet")
-        wanted = replicas_for(float(forecast[i]), self.utilization)
+            return hold(target, seen)
+        if forecast is None:
+            return hold(target, seen, ReasonCode.NO_FORECAST)
+        wanted = replicas_for(forecast, self.utilization)
         planned = within_bounds(target, wanted)
-        text = (
-            f"{forecast[i]:.2f} replicas of demand forecast for the next {self.interval_s:.0f} s "
-            f"want {wanted} at {self.utilization:.0%}; {planned} planned"
-        )
-        return TargetPlan(planned, {}, (Reason(change_code(current_replicas(seen), planned), text),))
+        reasons = [
+            for_count(seen.current, planned),
+            because(ReasonCode.DEMAND_FORECAST, demand=forecast, utilization=self.utilization, wanted=wanted),
+        ]
+        if planned != wanted:
+            reasons.append(limited_by_bounds(target, wanted, planned))
+        return TargetPlan(planned, {}, tuple(reasons))
 
 
-def mean_demand(paths: DemandPaths, until_s: float) -> FloatArray:
-    """Mean demand from now to `until_s`, in replicas, (targets,): over paths, and over steps by length.
+def mean_demand(paths: DemandPaths, until_s: float) -> dict[TargetKey, float]:
+    """Mean demand from now to `until_s`, in replicas, by target: over paths, and over steps by length.
 
-    NaN where the forecaster says that it knows nothing yet. Paths that end sooner than `until_s` are
-    averaged over what they cover.
+    A target without entry is one that the forecaster knows nothing of yet. Paths that end sooner than `until_s`
+    are averaged over what they cover.
     """
-    unknown = np.full(len(paths.known), np.nan)
     if not paths.paths.shape[1] or not len(paths.step_ends_s):
-        return unknown
+        return {}
     widths_s = np.diff(np.minimum(paths.step_ends_s, until_s), prepend=0.0)
     mean = paths.paths.mean(axis=1) @ (widths_s / widths_s.sum())
-    return np.where(np.asarray(paths.known), mean, unknown)
+    return {k: float(m) for k, m in zip(paths.keys, mean, strict=True) if k in paths.known and np.isfinite(m)}

@@ -27,7 +27,7 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import coo_array, csr_array
 
-from policies.types import FloatArray
+from policies.arrays import FloatArray
 
 FINISH_S = 120.0
 """An admitted request's decode may last this long past its deadline."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from policies.types import FloatArray
+from policies.arrays import FloatArray
 from simulations.bounds.clairvoyant import BoundInput, clairvoyant_bound
 from simulations.results import GPU_STATES, RunResult, TargetResult
 from simulations.scenario.scenario import Scenario, TargetScenario

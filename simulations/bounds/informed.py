@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from autoscaler.forecast.sample_paths import STEP_ENDS_S, step_ends
-from policies.types import DemandPaths, FloatArray
+from policies.arrays import FloatArray
+from policies.paths import DemandPaths
 
 BURST_SHARE = 0.1
 """Share of a model's rate that its clients' switching moves together."""

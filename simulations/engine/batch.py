@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from policies.types import FloatArray
+from policies.arrays import FloatArray
 from simulations.engine.jit import kernel
 from simulations.engine.layout import FIRST_TOKEN, KV, OUTPUT, VIRTUAL_FINISH
 from simulations.engine.tournament import NEVER

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from policies.types import FloatArray
+from policies.arrays import FloatArray
 from simulations.engine.batch import catch_up, next_completion_s, pop, push, set_pace
 from simulations.engine.jit import entry, kernel
 from simulations.engine.layout import (

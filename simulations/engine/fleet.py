@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from autoscaler.rating.service import ServiceModel
-from policies.types import FloatArray
+from policies.arrays import FloatArray
 from simulations.engine.events import place_slot, run
 from simulations.engine.latency import LatencyHistogram
 from simulations.engine.layout import (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.types import FloatArray
+from policies.arrays import FloatArray
 from simulations.engine.layout import DECADES, LEAST_S
 
 

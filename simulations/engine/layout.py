@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoscaler.rating.service import ServiceModel
-from policies.types import FloatArray
+from policies.arrays import FloatArray
 from simulations.engine.tournament import make_tree
 
 OFF, SERVING, DRAINING = 0, 1, 2

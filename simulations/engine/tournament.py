@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from policies.types import FloatArray
+from policies.arrays import FloatArray
 from simulations.engine.jit import kernel
 
 NEVER = np.inf

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from policies.types import FloatArray
+from policies.arrays import FloatArray
 from simulations.results import Comparison
 
 SCHEMA_VERSION = 1

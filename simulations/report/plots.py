@@ -19,7 +19,7 @@ from simulations.report import derived
 from simulations.report.derived import Standing
 from simulations.report.labelling import label_places
 from simulations.report.wording import count, number, percent
-from simulations.results import GPU_STATES, Comparison, RunResult
+from simulations.results import GPU_STATES, UNHELD, Comparison, RunResult
 
 Figure = dict[str, Any]
 
@@ -32,6 +32,7 @@ STATE_COLOURS = {
     "spare": "#009E73",
     "reclaiming": "#D55E00",
     "lent": "$lent",
+    "absent": "$absent",
 }
 
 ZERO_MISSES_AT = 0.5
@@ -167,7 +168,7 @@ def gpu_hours_by_state(comparison: Comparison) -> Figure:
     """Stacked bars, one a row: what the held GPUs were doing. Lent GPUs are not held and not shown."""
     standings = derived.standings(comparison)
     traces = []
-    for state in (s for s in GPU_STATES if s != "lent"):
+    for state in (s for s in GPU_STATES if s not in UNHELD):
         held = [s.run.gpu_seconds.get(state, 0.0) / 3600.0 for s in standings]
         if any(held):
             traces.append(

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from policies.types import FloatArray
+from policies.arrays import FloatArray
 from simulations.results import GPU_STATES, Comparison, RunSeries
 
 MAX_POINTS = 1500

@@ -13,12 +13,15 @@ from functools import partial
 from autoscaler.input_error import InputError
 from autoscaler.leadtimes.parts import LeadTimeFile, load_lead_times
 from autoscaler.rating.service import Rated, ServiceModel, load_service
+from policies.arrays import FloatArray
 from policies.capacity import WorkRate
-from policies.types import FloatArray, TargetSpec, TierSpec
+from policies.keys import SnapshotKey, TargetKey
+from policies.types import TargetSpec, TierSpec
 from simulations.scenario.options import COMMAND_LINE, SimulateOptions, TargetRequest
 from simulations.scenario.scenario import Scenario, TargetScenario
 from simulations.traces import TrueRate, open_trace
 
+NAMESPACE, POOL = "simulation", "pool"
 SNAPSHOT_IMAGE_BYTES = 2 * 10**9
 """A replica's own memory in its snapshot, beside the weights that the holder keeps."""
 NODE_GPUS = 8
@@ -53,7 +56,8 @@ def build_scenario(options: SimulateOptions) -> Scenario:
         pool_gpus=options.gpus or _pool_gpus(targets),
         gpus_per_node=NODE_GPUS,
         cache_bytes=NODE_CACHE_BYTES,
-        whole_nodes=options.supply == "node",
+        pool_name=POOL,
+        gpu_model=lead_times.name,
         fetch_bytes_per_s=lead_times.rates.store_bytes_per_s,
         duration_s=duration_s,
         warmup_s=options.warmup_s,
@@ -103,7 +107,7 @@ def _wanted(
     options: SimulateOptions, request: TargetRequest, service: ServiceModel, rated: Rated, ladder: tuple[TierSpec, ...]
 ) -> TargetSpec:
     return TargetSpec(
-        name=request.name,
+        key=(key := TargetKey(NAMESPACE, request.name)),
         gpus_per_replica=service.gpus_per_replica,
         min_replicas=1,
         max_replicas=100_000,
@@ -113,6 +117,7 @@ def _wanted(
         rated_concurrency=float(rated.concurrency),
         ladder=ladder,
         artifact_bytes=service.weights_bytes + SNAPSHOT_IMAGE_BYTES,
+        snapshot=SnapshotKey(key, service.name),
     )
 
 

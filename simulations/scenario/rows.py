@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from autoscaler.forecast import ArimaPoint, KalmanPoint, NoForecast, SamplePathForecaster
 from autoscaler.ports import Forecaster
@@ -32,8 +33,8 @@ class Row:
     """One row: a policy, its forecaster, and what its replicas start from."""
 
     name: str
-    policy: Policy
-    make_forecaster: Callable[[], Forecaster]
+    policy: Policy[Any]
+    make_forecaster: Callable[[], Forecaster[Any]]
     restored: bool = True
     bound: str = ""
 
@@ -41,11 +42,11 @@ class Row:
 RowMaker = Callable[[Scenario], Row]
 
 
-def _paths(scenario: Scenario) -> Callable[[], Forecaster]:
-    return lambda: SamplePathForecaster(len(scenario.targets), seed=scenario.seed, n_paths=N_PATHS)
+def _paths(scenario: Scenario) -> Callable[[], Forecaster[Any]]:
+    return lambda: SamplePathForecaster(seed=scenario.seed, n_paths=N_PATHS)
 
 
-def _no_forecast(scenario: Scenario) -> Callable[[], Forecaster]:
+def _no_forecast(scenario: Scenario) -> Callable[[], Forecaster[Any]]:
     return lambda: NoForecast(len(scenario.targets))
 
 
@@ -54,13 +55,13 @@ def _forethaw(name: str, restored: bool = True, pooled: bool = True) -> RowMaker
 
 
 def _informed(scenario: Scenario) -> Row:
-    def make() -> Forecaster:
+    def make() -> Forecaster[Any]:
         return informed_forecaster(scenario)
 
     return Row("informed", ForethawPolicy(name="informed"), make, True, bound="informed")
 
 
-def _reactive(name: str, policy: Policy, restored: bool) -> RowMaker:
+def _reactive(name: str, policy: Policy[Any], restored: bool) -> RowMaker:
     return lambda s: Row(name, policy, _no_forecast(s), restored)
 
 
@@ -71,7 +72,7 @@ def _planner(name: str, label: str, point: Callable[[int], Forecaster], restored
 
 
 def _static(scenario: Scenario) -> Row:
-    counts = {t.name: t.static_peak_replicas for t in scenario.targets}
+    counts = {t.key: t.static_peak_replicas for t in scenario.targets}
     return Row("static peak", StaticPolicy(counts), _no_forecast(scenario), restored=True)
 
 

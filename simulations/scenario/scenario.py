@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from autoscaler.rating.service import ServiceModel
 from policies.capacity import WorkRate
+from policies.keys import TargetKey
 from policies.types import SupplyStep, TargetSpec, TierSpec
 from simulations.traces import ArrivalStream, TraceInfo
 
@@ -40,7 +41,11 @@ class TargetScenario:
 
     @property
     def name(self) -> str:
-        return self.wanted.name
+        return self.wanted.key.name
+
+    @property
+    def key(self) -> TargetKey:
+        return self.wanted.key
 
     @property
     def static_peak_replicas(self) -> int:
@@ -49,7 +54,7 @@ class TargetScenario:
 
     def spec(self, restored: bool) -> TargetSpec:
         """What a policy is told: with the snapshot's ladder, or with cold starts alone."""
-        return self.wanted if restored else replace(self.wanted, ladder=self.cold_ladder)
+        return self.wanted if restored else replace(self.wanted, ladder=self.cold_ladder, snapshot=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,8 @@ class Scenario:
     pool_gpus: int
     gpus_per_node: int
     cache_bytes: int
-    whole_nodes: bool
+    pool_name: str
+    gpu_model: str
     fetch_bytes_per_s: float
     duration_s: float
     warmup_s: float

@@ -2,43 +2,55 @@
 
 The ledger holds how many GPUs are in which state and integrates them over time, as totals and per
 bucket for the plots. Rows are the targets' GPU-holding states and, last, the pool's own (spare,
-reclaiming, lent). `total()` always equals pool GPUs x elapsed time: a test holds it to that.
+reclaiming, lent, absent). `total()` always equals pool GPUs x elapsed time: a test holds it to that.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from policies.types import FloatArray
+from policies.arrays import FloatArray
+from policies.keys import TargetKey
 
 TARGET_STATES = ("active", "draining", "starting", "standby", "parked")
-POOL_STATES = ("spare", "reclaiming", "lent")
+POOL_STATES = ("spare", "reclaiming", "lent", "absent")
 
 
 class Ledger:
     """GPUs by (target, state) and by pool state, integrated over time in seconds.
 
-    Counts change through `move`; time through `advance`. `since_s` is where scoring starts: seconds
-    before it are not counted.
+    All GPUs begin in the pool state `begin`. Counts change through `move`; time through `advance`. `since_s` is where
+    scoring starts: seconds before it are not counted.
     """
 
-    def __init__(self, n_targets: int, pool_gpus: int, duration_s: float, bucket_s: float, since_s: float) -> None:
+    def __init__(
+        self,
+        targets: Sequence[TargetKey],
+        pool_gpus: int,
+        duration_s: float,
+        bucket_s: float,
+        since_s: float,
+        begin: str = "lent",
+    ) -> None:
         self.now_s = 0.0
         self.since_s = since_s
         self._bucket_s = bucket_s
         n_buckets = max(int(np.ceil(duration_s / bucket_s - 1e-9)), 1)
-        width = n_targets * len(TARGET_STATES) + len(POOL_STATES)
-        self._n_targets = n_targets
+        states = [(key, state) for key in targets for state in TARGET_STATES]
+        states += [(None, state) for state in POOL_STATES]
+        self._targets = tuple(targets)
+        self._slot = {of: i for i, of in enumerate(states)}
+        width = len(states)
         self._gpus = np.zeros(width)
-        self._gpus[-1] = pool_gpus
+        self._gpus[self._slot[None, begin]] = pool_gpus
         self._total = np.zeros(width)
         self._buckets = np.zeros((n_buckets, width))
 
-    def slot(self, target: int, state: str) -> int:
-        """Index of a state: a target's, or the pool's own with any `target`."""
-        if state in POOL_STATES:
-            return self._n_targets * len(TARGET_STATES) + POOL_STATES.index(state)
-        return target * len(TARGET_STATES) + TARGET_STATES.index(state)
+    def slot(self, target: TargetKey | None, state: str) -> int:
+        """Return the index of a state: a target's, or the pool's own with any `target`; KeyError for neither."""
+        return self._slot[None if state in POOL_STATES else target, state]
 
     def move(self, gpus: int, source: int, sink: int) -> None:
         self._gpus[source] -= gpus
@@ -68,22 +80,22 @@ class Ledger:
     def _bucket(self, at_s: float) -> int:
         return min(int(at_s / self._bucket_s + 1e-9), len(self._buckets) - 1)
 
-    def gpus(self, target: int, state: str) -> int:
+    def gpus(self, target: TargetKey | None, state: str) -> int:
         return int(self._gpus[self.slot(target, state)])
 
     def total(self) -> float:
         return float(self._total.sum())
 
-    def gpu_seconds(self, target: int | None, state: str) -> float:
+    def gpu_seconds(self, target: TargetKey | None, state: str) -> float:
         """GPU-seconds in `state`: of one target, or of all targets (None), or the pool's own."""
         return float(self._total[self._slots(target, state)].sum())
 
-    def bucket_gpus(self, target: int | None, state: str) -> FloatArray:
+    def bucket_gpus(self, target: TargetKey | None, state: str) -> FloatArray:
         """Mean GPUs in `state` per bucket, (buckets,)."""
         series: FloatArray = self._buckets[:, self._slots(target, state)].sum(axis=1) / self._bucket_s
         return series
 
-    def _slots(self, target: int | None, state: str) -> list[int]:
+    def _slots(self, target: TargetKey | None, state: str) -> list[int]:
         if state in POOL_STATES or target is not None:
-            return [self.slot(target or 0, state)]
-        return [self.slot(i, state) for i in range(self._n_targets)]
+            return [self.slot(target, state)]
+        return [self.slot(key, state) for key in self._targets]

@@ -4,47 +4,80 @@ What a metrics system would scrape from the gateway and the engines: offered req
 prompt tokens, completions and their output tokens, requests running and queued. Nothing of the
 future and no output length of an unfinished request is told. Where the trace has a gap every value
 is NaN: the simulated world must not turn a hole in the record into zero load.
+
+Samples are kept for `HISTORY_S`, so that a read is a read: asked again it answers the same, and a pass that
+begins without a state finds the past it needs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from autoscaler.ports import MetricFrame
+from policies.arrays import FloatArray
+from policies.keys import TargetKey
 from simulations.world.serving import Serving
 
-FIELDS = 7
+COLUMNS = (
+    "offered_requests",
+    "prompt_tokens",
+    "completed_requests",
+    "output_tokens",
+    "running",
+    "queued",
+    "queued_prompt_tokens",
+)
+"""In the order of the engine's samples."""
+HISTORY_S = 7200.0
+"""Twice as far as any forecast looks back."""
 
 
 class SimulatedMetrics:
-    """Implements `MetricSource`; every read returns the samples since the last."""
+    """Implements `MetricSource`."""
 
-    def __init__(self, serving: tuple[Serving, ...], period_s: float) -> None:
+    def __init__(self, serving: dict[TargetKey, Serving], period_s: float) -> None:
         self._serving = serving
         self._period_s = period_s
-        self._read_samples = 0
+        self._row = {key: i for i, key in enumerate(serving)}
+        self._kept = round(HISTORY_S / period_s)
+        # Twice as long as what is kept: old samples are dropped once in a while, in one move.
+        self._buffer = np.empty((len(serving), 2 * self._kept, len(COLUMNS)))
+        self._first, self._end = 0, 0
+        """Numbers of the first sample kept and of the next to come; sample n begins n periods after the start."""
 
-    def read(self, now_s: float) -> MetricFrame:
-        """Samples of the periods that ended since the last read, up to `now_s`."""
-        start_s = self._read_samples * self._period_s
-        rows = [s.fleet.take_samples() for s in self._serving]
-        n = len(rows[0])
-        values = np.array(rows, dtype=np.float64).reshape(len(rows), n, FIELDS)
-        for i, serving in enumerate(self._serving):
-            for j in range(n):
-                at_s = start_s + j * self._period_s
-                if serving.stream.in_gap(at_s, at_s + self._period_s):
-                    values[i, j] = np.nan
-        self._read_samples += n
-        arrived, prompt, completed, output, running, queued, queued_prompt = np.moveaxis(values, 2, 0)
-        return MetricFrame(
-            start_s=start_s,
-            period_s=self._period_s,
-            offered_requests=arrived,
-            prompt_tokens=prompt,
-            completed_requests=completed,
-            output_tokens=output,
-            running=running,
-            queued=queued,
-            queued_prompt_tokens=queued_prompt,
-        )
+    def read(self, keys: Collection[TargetKey], after_s: float, until_s: float) -> MetricFrame:
+        """Return the kept samples of the periods that end within (after_s, until_s]."""
+        self._collect()
+        begin = min(max(self._period_at(after_s), self._first), self._end)
+        end = max(min(self._period_at(until_s), self._end), begin)
+        wanted = tuple(k for k in keys if k in self._row)
+        rows = [self._row[k] for k in wanted]
+        values = self._buffer[rows, begin - self._first : end - self._first]
+        columns = {name: values[:, :, c] for c, name in enumerate(COLUMNS)}
+        return MetricFrame(keys=wanted, start_s=begin * self._period_s, period_s=self._period_s, **columns)
+
+    def _period_at(self, at_s: float) -> int:
+        return int(np.floor(at_s / self._period_s + 1e-9))
+
+    def _collect(self) -> None:
+        """Take what the engines have sampled since the last read, and forget what is too old."""
+        new = np.array([self._marked(s, s.fleet.take_samples()) for s in self._serving.values()])
+        count = new.shape[1]
+        held = self._end - self._first
+        if held + count > self._buffer.shape[1]:
+            dropped = held - self._kept
+            self._buffer[:, : self._kept] = self._buffer[:, dropped:held].copy()
+            self._first, held = self._first + dropped, self._kept
+        self._buffer[:, held : held + count] = new
+        self._end += count
+
+    def _marked(self, serving: Serving, samples: FloatArray) -> FloatArray:
+        """Return an engine's new samples, (samples, columns), NaN within gaps of the record."""
+        values = np.array(samples, dtype=np.float64).reshape(-1, len(COLUMNS))
+        for j in range(len(values)):
+            at_s = (self._end + j) * self._period_s
+            if serving.stream.in_gap(at_s, at_s + self._period_s):
+                values[j] = np.nan
+        return values

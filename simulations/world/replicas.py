@@ -1,39 +1,49 @@
 """The life of one simulated replica, and the slots of the engine that replicas serve in.
 
-    pending -> reclaiming -> starting -> active -> draining -> gone
-                                      \\-> parked -> starting ...
+    pending -> starting -> active -> draining -> gone
+                  \\-> parked          \\-> parked -> starting ...
 
-pending: no GPU in sight yet. reclaiming: its GPUs are being taken back from preemptible work.
-starting: it holds GPUs and a restore or a cold start runs; `origin` is the tier that it comes from.
-parked: its process lives in host memory and its GPUs are free for others.
+pending: bound to a node, waiting there for GPUs. starting: it holds GPUs and a restore or a cold start runs; `origin`
+is the tier that it comes from, `goal` the tier that it is on its way to. parked: its process lives in host memory
+and its GPUs are free for others.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from policies.keys import TargetKey
+from policies.types import ACTIVE, Phase, ReplicaView
 from simulations.world.nodes import Node
-
-PENDING = "pending"
-RECLAIMING = "reclaiming"
-STARTING = "starting"
-ACTIVE = "active"
-DRAINING = "draining"
-PARKED = "parked"
-GONE = "gone"
 
 
 @dataclass(slots=True, eq=False)
 class Replica:
-    target: int
-    phase: str
-    node: Node | None = None
-    slot: int = -1
+    """A replica as the world keeps it; `view` is what the cluster's cache shows of it."""
+
+    name: str
+    target: TargetKey
+    node: Node
+    since_s: float
+    phase: Phase = Phase.PENDING
     origin: str = ""
-    awaited_gpus: int = 0
-    """GPUs still to be reclaimed before the start can begin."""
-    to_park: bool = False
-    """Parks when it has started, instead of serving."""
+    goal: str = ACTIVE
+    slot: int = -1
+    view: ReplicaView | None = None
+
+    def enter(self, phase: Phase, now_s: float, goal: str | None = None) -> None:
+        """Move on to `phase`."""
+        self.phase, self.since_s, self.view = phase, now_s, None
+        if goal is not None:
+            self.goal = goal
+
+    def shown(self) -> ReplicaView:
+        """Return the replica as an observation shows it; made anew only after a change."""
+        if self.view is None:
+            self.view = ReplicaView(
+                self.name, self.target, self.phase, self.node.name, self.since_s, self.origin, self.goal
+            )
+        return self.view
 
 
 class Slots:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from policies.types import FloatArray
+from policies.arrays import FloatArray
 from simulations.engine import Fleet
 from simulations.traces import ArrivalStream
 

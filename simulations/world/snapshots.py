@@ -8,48 +8,67 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from policies.keys import SnapshotKey
 from policies.types import TargetSpec
-from simulations.world.nodes import Node, Nodes
+from simulations.world.nodes import Node
 
 At = Callable[[float, Callable[[float], None]], None]
 """Calls a function when so many seconds from now have passed."""
 
 
 class Snapshots:
-    """Obeys `stage` and `evict`; `after` is the cluster's clock."""
+    """Obeys `stage` and `evict`; `after` is the cluster's clock, `changed` is called with each node that changes."""
 
-    def __init__(self, nodes: Nodes, fetch_bytes_per_s: float, after: At) -> None:
+    def __init__(
+        self,
+        nodes: dict[str, Node],
+        sizes_bytes: dict[SnapshotKey, int],
+        fetch_bytes_per_s: float,
+        after: At,
+        changed: Callable[[Node], None],
+    ) -> None:
         self._nodes = nodes
+        self._sizes_bytes = sizes_bytes
         self._fetch_bytes_per_s = fetch_bytes_per_s
         self._after = after
+        self._changed = changed
 
     def stage_everywhere(self, targets: tuple[TargetSpec, ...]) -> None:
-        """Every snapshot on every node, as far as the caches hold them: where all rows begin."""
+        """Put every snapshot on every node, as far as the caches hold them: where all rows begin."""
         for spec in targets:
-            if any(t.needs_snapshot for t in spec.ladder):
-                for node in self._nodes.all:
-                    if node.cached_bytes + spec.artifact_bytes <= node.cache_bytes:
-                        node.cached_bytes += spec.artifact_bytes
-                        node.snapshots.add(spec.name)
+            if spec.snapshot is None:
+                continue
+            for node in self._nodes.values():
+                if node.cached_bytes + spec.artifact_bytes <= node.cache_bytes:
+                    node.cached_bytes += spec.artifact_bytes
+                    node.snapshots.add(spec.snapshot)
+                    self._changed(node)
 
-    def stage(self, spec: TargetSpec, node: Node) -> None:
-        """Begin to fetch, unless it lies there already or has no room."""
-        if spec.name in node.snapshots | node.fetching or node.cached_bytes + spec.artifact_bytes > node.cache_bytes:
-            return
-        node.cached_bytes += spec.artifact_bytes
-        node.fetching.add(spec.name)
-        sharing = sum(len(n.fetching) for n in self._nodes.all)
+    def stage(self, snapshot: SnapshotKey, node: Node) -> bool:
+        """Begin to fetch, unless it lies there already; False if the cache has no space for it."""
+        if snapshot in node.snapshots | node.fetching:
+            return True
+        size_bytes = self._sizes_bytes[snapshot]
+        if node.cached_bytes + size_bytes > node.cache_bytes:
+            return False
+        node.cached_bytes += size_bytes
+        node.fetching.add(snapshot)
+        self._changed(node)
+        sharing = sum(len(n.fetching) for n in self._nodes.values())
 
         def fetched(at_s: float) -> None:
-            if spec.name in node.fetching:
-                node.fetching.discard(spec.name)
-                node.snapshots.add(spec.name)
+            if snapshot in node.fetching:
+                node.fetching.discard(snapshot)
+                node.snapshots.add(snapshot)
+                self._changed(node)
 
-        self._after(spec.artifact_bytes * sharing / self._fetch_bytes_per_s, fetched)
+        self._after(size_bytes * sharing / self._fetch_bytes_per_s, fetched)
+        return True
 
-    def evict(self, spec: TargetSpec, node: Node) -> None:
+    def evict(self, snapshot: SnapshotKey, node: Node) -> None:
         """Drop it, fetched or not."""
-        if spec.name in node.snapshots | node.fetching:
-            node.snapshots.discard(spec.name)
-            node.fetching.discard(spec.name)
-            node.cached_bytes -= spec.artifact_bytes
+        if snapshot in node.snapshots | node.fetching:
+            node.snapshots.discard(snapshot)
+            node.fetching.discard(snapshot)
+            node.cached_bytes -= self._sizes_bytes[snapshot]
+            self._changed(node)

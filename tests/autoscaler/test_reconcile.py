@@ -10,20 +10,11 @@ import pytest
 from autoscaler.errors import PlanError
 from autoscaler.ports import ClusterView, MetricFrame, PassRecord, TargetState
 from autoscaler.reconcile import ManagedTarget, Ports, ReconcileConfig, ReconcileState, initial_state, reconcile
+from policies.arrays import FloatArray
 from policies.capacity import WorkRate
-from policies.types import (
-    ACTIVE,
-    Action,
-    Decision,
-    DecisionInput,
-    DemandPaths,
-    FloatArray,
-    Plan,
-    Reason,
-    SupplyStep,
-    TargetPlan,
-    TargetSpec,
-)
+from policies.paths import DemandPaths
+from policies.reasons import Reason
+from policies.types import ACTIVE, Action, Decision, DecisionInput, Plan, SupplyStep, TargetPlan, TargetSpec
 from tests.policies.worlds import AT_ONCE, nodes, target
 
 WORK = WorkRate(per_request_s=0.1, per_prompt_token_s=0.0, per_output_token_s=0.0)

@@ -7,7 +7,8 @@ import pytest
 
 from autoscaler.forecast import ArimaPoint, KalmanPoint, NoForecast, SamplePathForecaster
 from autoscaler.forecast.sample_paths import step_ends
-from policies.types import DemandPaths, FloatArray
+from policies.arrays import FloatArray
+from policies.paths import DemandPaths
 
 
 def fed(demand: FloatArray, seed: int = 1, every: int = 2) -> SamplePathForecaster:

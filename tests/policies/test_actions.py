@@ -8,17 +8,8 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from policies.actions import plan_actions
-from policies.types import (
-    ACTIVE,
-    PARKED,
-    Action,
-    DecisionInput,
-    NodeObservation,
-    Plan,
-    Reason,
-    TargetObservation,
-    TargetPlan,
-)
+from policies.reasons import Reason
+from policies.types import ACTIVE, PARKED, Action, DecisionInput, NodeObservation, Plan, TargetObservation, TargetPlan
 from tests.policies.timelines import moment
 from tests.policies.worlds import target
 

@@ -7,16 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from policies.types import (
-    ACTIVE,
-    DecisionInput,
-    DemandPaths,
-    FloatArray,
-    Policy,
-    TargetObservation,
-    TargetPlan,
-    TargetSpec,
-)
+from policies.arrays import FloatArray
+from policies.paths import DemandPaths
+from policies.types import ACTIVE, DecisionInput, Policy, TargetObservation, TargetPlan, TargetSpec
 from tests.policies.worlds import target
 
 SAMPLES = 300

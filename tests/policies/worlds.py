@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from policies.paths import DemandPaths
 from policies.types import (
     ACTIVE,
     COLD,
     REMOTE,
     STAGED,
     DecisionInput,
-    DemandPaths,
     LeadTime,
     NodeObservation,
     SupplyStep,

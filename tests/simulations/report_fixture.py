@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from policies.types import FloatArray
+from policies.arrays import FloatArray
 from simulations.results import GPU_STATES, Comparison, PoolingGain, RunResult, RunSeries, TargetResult
 
 NAMES = ("chat-8b", "code-32b", "embed", "vision-12b", "agent-70b")

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoscaler.rating.service import ServiceModel
-from policies.types import FloatArray
+from policies.arrays import FloatArray
 from simulations.engine import Fleet
 
 BATCHES = 30

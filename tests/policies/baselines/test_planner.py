@@ -8,7 +8,7 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from policies.baselines.planner import PlannerPolicy, mean_demand
-from policies.types import DemandPaths
+from policies.paths import DemandPaths
 from tests.policies.timelines import Timeline, codes, constant, moment
 from tests.policies.worlds import target
 

@@ -1,0 +1,52 @@
+"""Look again before acting: drop what a second look shows to rest on something that is no longer so.
+
+Between the observation that a decision stands on and the moment of acting, a replica may have died, a node left or a
+name been taken. Each action has one precondition, checked against the newest view; an action that fails it is
+dropped as a conflict, and the next pass, which sees the change, decides anew (Karpenter's validation does so).
+"""
+
+from __future__ import annotations
+
+from autoscaler.outcomes import Conflict
+from autoscaler.ports import ClusterView
+from policies.actions import Action, ActionKind
+from policies.types import NodeObservation, Phase, ReplicaView
+
+
+def still_valid(
+    actions: tuple[Action, ...], decided_on: ClusterView, now: ClusterView
+) -> tuple[tuple[Action, ...], dict[str, Conflict]]:
+    """Return the actions whose ground is as it was, and a conflict by name for each of the others."""
+    if now is decided_on:
+        return actions, {}
+    members = {key: {r.name: r for r in replicas} for key, replicas in now.replicas.items()}
+    nodes = {n.name: n for n in now.nodes}
+    conflicts = {}
+    for action in actions:
+        there = members.get(action.target, {}).get(action.replica) if action.target else None
+        changed = _changed(action, there, nodes)
+        if changed:
+            conflicts[action.name] = Conflict(changed)
+    return tuple(a for a in actions if a.name not in conflicts), conflicts
+
+
+def _changed(action: Action, there: ReplicaView | None, nodes: dict[str, NodeObservation]) -> str:
+    """Return what has changed under `action`, or an empty string."""
+    if action.node and action.node not in nodes:
+        return f"node {action.node} has left"
+    if action.kind is ActionKind.START:
+        return f"replica {action.replica} exists by now" if there is not None else ""
+    needed = _NEEDED.get(action.kind)
+    if needed is not None and (there is None or there.phase not in needed):
+        return f"replica {action.replica} is {there.phase.value if there else 'gone'} by now"
+    if action.kind is ActionKind.REMOVE_NODE and nodes[action.node].idle_gpus < nodes[action.node].gpus:
+        return f"node {action.node} is in use by now"
+    return ""
+
+
+_NEEDED = {
+    ActionKind.RETAIN: (Phase.DRAINING,),
+    ActionKind.PROMOTE: (Phase.PARKED, Phase.STANDBY),
+    ActionKind.DEMOTE: (Phase.ACTIVE,),
+}
+"""Phases that a replica must still be in. A stop needs none: what is gone already is gone."""

@@ -1,0 +1,39 @@
+"""Modes: how much of its plan a target lets Forethaw carry out. Policies know nothing of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+from policies.actions import SCALING, Action, ActionKind
+from policies.keys import TargetKey
+from policies.types import ACTIVE
+
+
+class Mode(StrEnum):
+    """Who scales a target."""
+
+    ADVISE = "Advise"
+    """Nobody acts: the plan is published, and replicas, GPUs and snapshots are left alone."""
+    SCALE = "Scale"
+    """Forethaw scales the target itself."""
+    KEDA = "KEDA"
+    """KEDA and its HPA set the count from the published plan; warm replicas and snapshots are kept by Forethaw."""
+
+
+def permitted(actions: tuple[Action, ...], modes: Mapping[TargetKey, Mode]) -> tuple[Action, ...]:
+    """Return the actions that their targets' modes let through, in order.
+
+    What concerns no single target (GPUs, nodes) passes while any target of the pool may act.
+    """
+    anyone = any(mode is not Mode.ADVISE for mode in modes.values())
+    return tuple(a for a in actions if (anyone if a.target is None else _permits(modes[a.target], a)))
+
+
+def _permits(mode: Mode, action: Action) -> bool:
+    if mode is Mode.ADVISE:
+        return False
+    if mode is Mode.KEDA and action.kind in SCALING:
+        # The count is the HPA's; a replica that starts in order to park, or is parked, is not part of it.
+        return action.kind is ActionKind.START and action.goal != ACTIVE
+    return True

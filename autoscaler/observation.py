@@ -1,0 +1,100 @@
+"""What a policy is shown: the view's replicas counted by tier, the windows of demand, and the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from autoscaler.config import ReconcileConfig
+from autoscaler.demand import DemandState
+from autoscaler.ports import ClusterView
+from policies.deadlines import is_overdue
+from policies.keys import TargetKey
+from policies.paths import DemandPaths
+from policies.types import (
+    ACTIVE,
+    PARKED,
+    STANDBY,
+    DecisionInput,
+    Phase,
+    PoolSpec,
+    ReplicaView,
+    SupplyStep,
+    TargetObservation,
+    TargetSpec,
+)
+
+
+def pool_view(view: ClusterView, pool: PoolSpec, keys: Iterable[TargetKey]) -> ClusterView:
+    """Return the part of `view` that belongs to one pool: its targets, and the nodes with its GPU model."""
+    return ClusterView(
+        view.synced_at_s,
+        {key: view.replicas.get(key, ()) for key in keys},
+        view.running,
+        tuple(n for n in view.nodes if n.gpu_model == pool.gpu_model),
+        view.gpu_budget,
+    )
+
+
+def decision_input(
+    config: ReconcileConfig,
+    view: ClusterView,
+    demand: DemandState,
+    paths: DemandPaths | None,
+    now_s: float,
+    tick_s: float,
+) -> DecisionInput:
+    """Return all that the policy may look at in this pass."""
+    stale = max(round(config.stale_after_s / config.sample_period_s), 1)
+    known = np.isfinite(demand.demand[:, -stale:]).any(axis=1)
+    standing = demand.backlog.min(axis=1)
+    observed = {}
+    for i, target in enumerate(config.targets):
+        ready, starting, draining = counted(
+            view.replicas.get(target.spec.key, ()), target.spec, config.pool.supply, now_s
+        )
+        observed[target.spec.key] = TargetObservation(
+            ready=ready,
+            starting=starting,
+            draining=draining,
+            demand_replicas=demand.demand[i],
+            concurrency=demand.concurrency[i],
+            demand_known=bool(known[i]),
+            backlog_replica_s=float(demand.backlog[i, -1]),
+            standing_backlog_replica_s=float(standing[i]),
+        )
+    return DecisionInput(
+        now_s=now_s,
+        sample_period_s=config.sample_period_s,
+        tick_s=tick_s,
+        pool=config.pool,
+        gpu_budget=view.gpu_budget,
+        targets=tuple(t.spec for t in config.targets),
+        observed=observed,
+        nodes=view.nodes,
+        paths=paths,
+    )
+
+
+def counted(
+    replicas: tuple[ReplicaView, ...], spec: TargetSpec, supply: tuple[SupplyStep, ...], now_s: float
+) -> tuple[dict[str, int], int, int]:
+    """Return ready replicas by tier, those on their way to serving, and those that drain.
+
+    A start that has outlived its allowance is no capacity and is not counted; one that will park counts as parked.
+    """
+    ready = {ACTIVE: 0}
+    starting = draining = 0
+    for replica in replicas:
+        if replica.phase is Phase.ACTIVE:
+            ready[ACTIVE] += 1
+        elif replica.goal == PARKED or replica.phase is Phase.PARKED:
+            ready[PARKED] = ready.get(PARKED, 0) + 1
+        elif replica.phase is Phase.STANDBY:
+            ready[STANDBY] = ready.get(STANDBY, 0) + 1
+        elif replica.phase is Phase.DRAINING:
+            draining += 1
+        elif not is_overdue(spec, supply, replica, now_s):
+            starting += 1
+    return ready, starting, draining

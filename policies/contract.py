@@ -1,0 +1,157 @@
+"""What every plan must satisfy, whichever policy made it; a target whose plan does not is held.
+
+    known names      only targets of the pool, only nodes that are there, only snapshots that fit their caches
+    counts           active within the target's bounds and never negative, warm counts never negative and of tiers
+                     that the target has
+    unknown demand   never fewer active replicas than there are: unknown is not zero
+    budget           active and warm replicas (by their tiers' share of a GPU) and kept supply within the GPU budget
+
+A violation is of one target, of one node's placement, or of the pool's GPUs. The target is held at what it has, the
+placement of the node is left as it is, and over the budget growth is cut until the plan fits; the others go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from policies.keys import SnapshotKey, TargetKey
+from policies.reasons import ReasonCode, because, for_count
+from policies.types import DecisionInput, NodeObservation, Plan, TargetObservation, TargetPlan, TargetSpec
+
+ROUNDING = 1e-6
+"""GPUs: sums of shares are floats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One broken clause: whose it is (a target, a node, or neither for the pool) and what is wrong, in words."""
+
+    text: str
+    target: TargetKey | None = None
+    node: str = ""
+
+
+def checked(plan: Plan, given: DecisionInput) -> tuple[Plan, tuple[Violation, ...]]:
+    """Return `plan` with whatever breaks its contract held, and each violation found."""
+    violations = [*_unknown_names(plan, given)]
+    targets: dict[TargetKey, TargetPlan] = {}
+    for spec in given.targets:
+        planned, seen = plan.targets.get(spec.key), given.observed[spec.key]
+        wrong = _wrong(spec, seen, planned)
+        if planned is None or wrong:
+            violations.append(Violation(wrong, spec.key))
+            targets[spec.key] = held(seen, wrong)
+        else:
+            targets[spec.key] = planned
+    placement, misplaced = _placement(plan.placement, given)
+    supply = {step: n for step, n in plan.supply.items() if n >= 0}
+    if supply != plan.supply:
+        violations.append(Violation(f"supply of {min(plan.supply.values())} GPUs planned, 0 is the least"))
+    result, over = _within_budget(replace(plan, targets=targets, supply=supply, placement=placement), given)
+    return result, (*violations, *misplaced, *over)
+
+
+def held(seen: TargetObservation, violation: str) -> TargetPlan:
+    """Return the plan that changes nothing for one target."""
+    warm = {tier: n for tier, n in seen.ready.items() if tier != "active" and n}
+    why = because(ReasonCode.PLAN_REJECTED, planned=seen.current, violation=violation)
+    return TargetPlan(seen.current, warm, (for_count(seen.current, seen.current), why))
+
+
+def gpus_of(plan: Plan, targets: tuple[TargetSpec, ...]) -> float:
+    """Return the GPUs that `plan` takes from the budget: replicas by their tiers' share, and kept supply."""
+    total = float(sum(plan.supply.values()))
+    for spec in targets:
+        if spec.key in plan.targets:
+            total += target_gpus(spec, plan.targets[spec.key])
+    return total
+
+
+def target_gpus(spec: TargetSpec, planned: TargetPlan) -> float:
+    """Return the GPUs that one target's plan takes from the budget, by the tiers' shares."""
+    shares = {t.name: t.gpu_share for t in spec.ladder}
+    warm = sum(n * shares.get(tier, 1.0) for tier, n in planned.warm.items())
+    return (planned.active + warm) * spec.gpus_per_replica
+
+
+def _unknown_names(plan: Plan, given: DecisionInput) -> list[Violation]:
+    return [Violation(f"{key} is no target of pool {given.pool.name}") for key in set(plan.targets) - set(given.keys)]
+
+
+def _wrong(spec: TargetSpec, seen: TargetObservation, planned: TargetPlan | None) -> str:
+    """Return what is wrong with one target's plan, or an empty string."""
+    if planned is None:
+        return "the plan has no entry for it"
+    if not planned.reasons:
+        return "the plan gives no reason"
+    if not 0 <= planned.active <= spec.max_replicas:
+        return f"{planned.active} active replicas, allowed are 0 to {spec.max_replicas}"
+    if any(n < 0 for n in planned.warm.values()):
+        return f"{min(planned.warm.values())} warm replicas, 0 is the least"
+    strange = sorted(tier for tier, n in planned.warm.items() if n and spec.tier(tier) is None)
+    if strange:
+        return f"warm replicas in tier {strange[0]}, which its ladder lacks"
+    if not seen.demand_known and planned.active < min(seen.current, spec.max_replicas):
+        return f"{planned.active} active replicas with demand unknown, {seen.current} are there"
+    return ""
+
+
+def _placement(
+    placement: Mapping[str, tuple[SnapshotKey, ...]], given: DecisionInput
+) -> tuple[dict[str, tuple[SnapshotKey, ...]], list[Violation]]:
+    """Return the placements that hold, and a violation for each that does not."""
+    nodes = {n.name: n for n in given.nodes}
+    sizes = {t.snapshot: t.artifact_bytes for t in given.targets if t.snapshot is not None}
+    kept, violations = {}, []
+    for name, snapshots in placement.items():
+        wrong = _misplaced(nodes.get(name), snapshots, sizes)
+        if wrong:
+            violations.append(Violation(wrong, node=name))
+        else:
+            kept[name] = snapshots
+    return kept, violations
+
+
+def _misplaced(
+    node: NodeObservation | None, snapshots: tuple[SnapshotKey, ...], sizes: Mapping[SnapshotKey, int]
+) -> str:
+    if node is None:
+        return "no such node"
+    unknown = sorted(set(snapshots) - sizes.keys())
+    if unknown:
+        return f"{unknown[0]} is no snapshot of this pool's targets"
+    cache_bytes = node.cache_free_bytes + sum(sizes.get(s, 0) for s in node.snapshots | node.fetching)
+    wanted_bytes = sum(sizes[s] for s in snapshots)
+    return f"{wanted_bytes:,} bytes of snapshots in a cache of {cache_bytes:,}" if wanted_bytes > cache_bytes else ""
+
+
+def _within_budget(plan: Plan, given: DecisionInput) -> tuple[Plan, list[Violation]]:
+    """Over the budget no GPU is kept idle, nothing more is parked, and growth is granted while it fits, by key."""
+    total = gpus_of(plan, given.targets)
+    if total <= given.gpu_budget + ROUNDING:
+        return plan, []
+    keeps = {s.key: replace(plan.targets[s.key], active=_floor(plan, given, s.key)) for s in given.targets}
+    left = given.gpu_budget - sum(target_gpus(s, keeps[s.key]) for s in given.targets)
+    fitted = {}
+    for spec in given.targets:
+        wanted, kept = plan.targets[spec.key], keeps[spec.key]
+        more = min(wanted.active - kept.active, max(int((left + ROUNDING) // spec.gpus_per_replica), 0))
+        left -= more * spec.gpus_per_replica
+        fitted[spec.key] = _cut(wanted, kept.active + more, given.observed[spec.key].current, given.gpu_budget)
+    result = replace(plan, targets=fitted, supply={})
+    if result.targets == plan.targets and not plan.supply:
+        return plan, []  # a budget lowered below what runs is no fault of the plan
+    return result, [Violation(f"{total:.1f} GPUs planned, the budget is {given.gpu_budget}")]
+
+
+def _floor(plan: Plan, given: DecisionInput, key: TargetKey) -> int:
+    """Return what the target keeps whatever the budget: what it has, or less where it plans less."""
+    return min(plan.targets[key].active, given.observed[key].current)
+
+
+def _cut(wanted: TargetPlan, active: int, current: int, gpu_budget: int) -> TargetPlan:
+    if active == wanted.active:
+        return wanted
+    cut = because(ReasonCode.GPU_BUDGET, wanted=wanted.active, planned=active, gpu_budget=gpu_budget)
+    return replace(wanted, active=active, reasons=(for_count(current, active), *wanted.reasons[1:], cut))
