@@ -19,6 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.leadtime import LeadTime
+
 FloatArray = NDArray[np.float64]
 
 ACTIVE = "active"
@@ -27,34 +29,6 @@ PARKED = "parked"
 STAGED = "staged"
 REMOTE = "remote"
 COLD = "cold"
-
-
-@dataclass(frozen=True, slots=True)
-class LeadTime:
-    """Distribution of a lead time as equally likely quantile midpoints, ascending, in seconds.
-
-    Failures and their fallback are part of it: a restore that fails once in a hundred times and
-    then takes a cold start has one sample in a hundred at the cold start's length.
-    """
-
-    quantiles_s: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if not self.quantiles_s:
-            raise ValueError("a lead time needs at least one sample")
-        if any(not 0 <= q < float("inf") for q in self.quantiles_s):
-            raise ValueError(f"lead times must be finite and not negative: {self.quantiles_s}")
-        if list(self.quantiles_s) != sorted(self.quantiles_s):
-            raise ValueError("lead time quantiles must ascend")
-
-    @property
-    def mean_s(self) -> float:
-        return sum(self.quantiles_s) / len(self.quantiles_s)
-
-    def at(self, probability: float) -> float:
-        """The quantile at `probability` in [0, 1], in seconds (step function)."""
-        n = len(self.quantiles_s)
-        return self.quantiles_s[min(int(probability * n), n - 1)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from scipy.stats import norm
 
 from autoscaler.input_error import InputError
-from policies.types import ACTIVE, COLD, PARKED, REMOTE, STAGED, FloatArray, LeadTime, SupplyStep, TierSpec
+from policies.leadtime import LeadTime
+from policies.types import ACTIVE, COLD, PARKED, REMOTE, STAGED, FloatArray, SupplyStep, TierSpec
 
 FOLDER = Path(__file__).parent / "data"
 QUANTILES = 41

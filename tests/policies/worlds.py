@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from policies.leadtime import LeadTime
 from policies.types import (
     ACTIVE,
     COLD,
@@ -11,7 +12,6 @@ from policies.types import (
     STAGED,
     DecisionInput,
     DemandPaths,
-    LeadTime,
     NodeObservation,
     SupplyStep,
     TargetObservation,
