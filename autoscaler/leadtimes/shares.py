@@ -13,6 +13,7 @@ from policies.types import FloatArray
 
 QUANTILES: Final = 41
 """Odd, so that one share holds the median; enough that the top one is the last 2.4%."""
+EDGES: Final = np.linspace(0.0, 1.0, QUANTILES + 1)
 
 
 def share_means(values: FloatArray, weights: FloatArray) -> FloatArray:
@@ -22,13 +23,27 @@ def share_means(values: FloatArray, weights: FloatArray) -> FloatArray:
     weight crosses the edge of a share counts in both by the part that lies there, so the mean of
     the shares is exactly the weighted mean.
     """
-    cumulative = np.concatenate(([0.0], np.cumsum(weights)))
-    sums = np.concatenate(([0.0], np.cumsum(values * weights)))
-    edges = np.linspace(0.0, cumulative[-1], QUANTILES + 1)
-    means = np.diff(np.interp(edges, cumulative, sums)) * (QUANTILES / cumulative[-1])
+    return from_integral(integral(values, weights / weights.sum()))
+
+
+def integral(values: FloatArray, masses: FloatArray) -> FloatArray:
+    """Integral of the quantile function from 0 to each of EDGES, (QUANTILES + 1,).
+
+    `values` ascend; `masses` (same shape) sum to 1 or, where a tail is added by the caller, to less:
+    beyond their sum the integral stays level.
+    """
+    sums = np.zeros((2, len(values) + 1))
+    np.cumsum(masses, out=sums[0, 1:])
+    np.cumsum(values * masses, out=sums[1, 1:])
+    area: FloatArray = np.interp(EDGES, sums[0], sums[1])
+    return area
+
+
+def from_integral(area: FloatArray) -> FloatArray:
+    """Means of equal shares from the integral of the quantile function at EDGES."""
     # A share within one value may come out a rounding error below the one before it.
-    ascending: FloatArray = np.maximum.accumulate(np.clip(means, values[0], values[-1]))
-    return ascending
+    means: FloatArray = np.maximum.accumulate(np.maximum(np.diff(area) * QUANTILES, 0.0))
+    return means
 
 
 def seconds(values_s: FloatArray) -> tuple[float, ...]:
