@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autoscaler.leadtimes.observation import StartObservation, StartOutcome
 from autoscaler.leadtimes.records import Records
 from policies.keys import TargetKey
 
 AllRecords = Mapping[TargetKey | None, Mapping[tuple[str, str], Records]]
-Row = tuple[int | None, StartOutcome, float, str, float, int, int]
+Index = Annotated[int, Field(ge=0)]
+"""Of a target in `targets`; a negative one would quietly count from the end."""
+Row = tuple[Index | None, StartOutcome, float, str, float, int, int]
 
 
 class _Key(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    target: int | None
+    target: Index | None
     path: str
     node_class: str
     rows: list[Row]
