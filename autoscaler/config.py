@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autoscaler.acting.modes import Mode
+from autoscaler.leadtimes.parts import LeadTimeFile
 from policies.capacity import WorkRate
 from policies.keys import TargetKey
 from policies.types import PoolSpec, TargetSpec
@@ -22,6 +23,9 @@ class ManagedTarget:
     mean_prompt_tokens: float
     mean_output_tokens: float
     mode: Mode = Mode.SCALE
+    weights_bytes: int = 0
+    restored: bool = True
+    """False for a target that only ever starts cold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class ReconcileConfig:
     window_s: float = 300.0
     stale_after_s: float = 10.0
     horizon_s: float = 60.0
+    lead_times: LeadTimeFile | None = None
+    """What lead times are before any was seen; None plans with the specs' own ladders and learns nothing."""
     standing_s: float = 10.0
     history_s: float = 3600.0
 

@@ -39,22 +39,22 @@ def pool_view(view: ClusterView, pool: PoolSpec, keys: Iterable[TargetKey]) -> C
 
 def decision_input(
     config: ReconcileConfig,
+    specs: tuple[TargetSpec, ...],
+    pool: PoolSpec,
     view: ClusterView,
     demand: DemandState,
     paths: DemandPaths | None,
     now_s: float,
     tick_s: float,
 ) -> DecisionInput:
-    """Return all that the policy may look at in this pass."""
+    """Return all that the policy may look at in this pass; `specs` and `pool` carry the lead times known now."""
     stale = max(round(config.stale_after_s / config.sample_period_s), 1)
-    known = np.isfinite(demand.demand[:, -stale:]).any(axis=1)
+    known = np.any(np.isfinite(demand.demand[:, -stale:]), axis=1)
     standing = demand.backlog.min(axis=1)
     observed = {}
-    for i, target in enumerate(config.targets):
-        ready, starting, draining = counted(
-            view.replicas.get(target.spec.key, ()), target.spec, config.pool.supply, now_s
-        )
-        observed[target.spec.key] = TargetObservation(
+    for i, spec in enumerate(specs):
+        ready, starting, draining = counted(view.replicas.get(spec.key, ()), spec, pool.supply, now_s)
+        observed[spec.key] = TargetObservation(
             ready=ready,
             starting=starting,
             draining=draining,
@@ -68,9 +68,9 @@ def decision_input(
         now_s=now_s,
         sample_period_s=config.sample_period_s,
         tick_s=tick_s,
-        pool=config.pool,
+        pool=pool,
         gpu_budget=view.gpu_budget,
-        targets=tuple(t.spec for t in config.targets),
+        targets=specs,
         observed=observed,
         nodes=view.nodes,
         paths=paths,

@@ -51,7 +51,7 @@ class MetricFrame:
 
     @property
     def samples(self) -> int:
-        return self.offered_requests.shape[1]
+        return int(self.offered_requests.shape[1])
 
     @property
     def end_s(self) -> float:

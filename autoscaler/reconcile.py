@@ -25,6 +25,8 @@ from autoscaler.acting.modes import permitted
 from autoscaler.config import ReconcileConfig
 from autoscaler.demand import DemandState, absorb, no_demand, serving_replicas
 from autoscaler.forecast.series import DemandFrame
+from autoscaler.leadtimes.book import LeadTimeBook
+from autoscaler.leadtimes.learning import Learning
 from autoscaler.observation import decision_input, pool_view
 from autoscaler.outcomes import Outcome, Unknown
 from autoscaler.planbook import PlanEntry
@@ -54,6 +56,7 @@ class ReconcileState(Generic[S]):
     demand: DemandState
     forecast: S
     flight: Flight
+    learning: Learning
     read_until_s: float
     """Up to when metrics have been read, in seconds."""
 
@@ -67,9 +70,10 @@ class Ports(Generic[S]):
     readers: PlanReaders
 
 
-def initial_state(ports: Ports[S], policy: Policy[Any], since_s: float) -> ReconcileState[S]:
+def initial_state(ports: Ports[S], policy: Policy[Any], config: ReconcileConfig, since_s: float) -> ReconcileState[S]:
     """Return the state before the first pass: nothing seen, nothing planned; metrics are read from `since_s` on."""
-    return ReconcileState(policy.initial(), no_demand(), ports.forecaster.initial(), Flight(), since_s)
+    learning = Learning(LeadTimeBook(config.lead_times) if config.lead_times is not None else None)
+    return ReconcileState(policy.initial(), no_demand(), ports.forecaster.initial(), Flight(), learning, since_s)
 
 
 def resumed(ports: Ports[S], policy: Policy[Any], config: ReconcileConfig, now_s: float) -> ReconcileState[S]:
@@ -79,7 +83,7 @@ def resumed(ports: Ports[S], policy: Policy[Any], config: ReconcileConfig, now_s
     Raises what the ports raise.
     """
     since_s = max(now_s - config.history_s, 0.0)
-    state = initial_state(ports, policy, since_s)
+    state = initial_state(ports, policy, config, since_s)
     view = ports.cluster.observe(now_s)
     state = _absorb(ports, config, state, view, ports.metrics.read(config.keys, since_s, now_s))
     last = ports.recorder.last(config.pool.name)
@@ -101,6 +105,7 @@ def reconcile(
     begun = _begun(ports, config, now_s)
     view = begun.view if begun else ports.cluster.observe(now_s)
     state = _absorb(ports, config, state, view, ports.metrics.read(config.keys, state.read_until_s, now_s))
+    state = replace(state, learning=state.learning.after_view(config, view, now_s))
     if begun is None:
         begun = _decide(ports, policy, config, state, view, now_s)
         ports.recorder.begin(begun)
@@ -108,7 +113,9 @@ def reconcile(
     ports.recorder.complete(replace(begun, outcomes=outcomes))
     ports.readers.publish(_entry(config, state, begun))
     flight = state.flight.seen(view, now_s).with_outcomes(begun.actions, outcomes, now_s)
-    return replace(state, memory=begun.decision.memory, flight=flight), now_s + policy.interval_s
+    learning = replace(state.learning, watch=state.learning.watch.asked(begun.actions, outcomes, now_s))
+    state = replace(state, memory=begun.decision.memory, flight=flight, learning=learning)
+    return state, now_s + policy.interval_s
 
 
 def _begun(ports: Ports[S], config: ReconcileConfig, now_s: float) -> PassRecord | None:
@@ -143,7 +150,8 @@ def _decide(
     paths = None
     if policy.wants_paths:
         paths = ports.forecaster.paths(state.forecast, config.keys, now_s, config.horizon_s)
-    given = decision_input(config, expected, state.demand, paths, now_s, policy.interval_s)
+    specs, pool = state.learning.specs(config), state.learning.pool(config)
+    given = decision_input(config, specs, pool, expected, state.demand, paths, now_s, policy.interval_s)
     return decided(policy, config.pool.name, view, expected, given, state.memory)
 
 

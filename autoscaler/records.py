@@ -22,6 +22,7 @@ from policies import actions, contract, keys, paths, reasons, types
 from policies.baselines.hpa import HpaMemory
 from policies.baselines.knative import KnativeMemory
 from policies.decide import ForethawMemory
+from policies.leadtime import LeadTime
 
 
 def to_json(record: PassRecord) -> str:
@@ -51,7 +52,7 @@ _CLASSES: dict[str, type] = {
         reasons.Reason,
         actions.Action,
         contract.Violation,
-        types.LeadTime,
+        LeadTime,
         types.TierSpec,
         types.SupplyStep,
         types.PoolSpec,
@@ -94,7 +95,7 @@ def _written(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {"is": "map", "of": [[_written(k), _written(v)] for k, v in sorted(value.items())]}
     if type(value).__name__ in _CLASSES and dataclasses.is_dataclass(value):
-        fields = [_written(getattr(value, f.name)) for f in dataclasses.fields(value)]
+        fields = [_written(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init]
         return {"is": type(value).__name__, "of": fields}
     raise TypeError(f"records hold no {type(value).__name__}: {value!r}")
 

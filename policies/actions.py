@@ -28,7 +28,8 @@ class ActionKind(StrEnum):
     DEMOTE = "demote"
     """`replica`, which serves, shall drain and be parked; no process starts or ends."""
     START = "start"
-    """`replica` shall exist on `node`, come from tier `origin` and reach tier `goal`."""
+    """`replica` shall exist on `node`, come from tier `origin` and reach tier `goal`; it takes `gpus` GPUs there, which
+    come from supply step `waits_for` if they are not free."""
     SET_LENT = "set-lent"
     """Exactly `gpus` GPUs of `node` shall be lent to preemptible work."""
     ADD_NODE = "add-node"
@@ -45,6 +46,10 @@ SCALING = frozenset({ActionKind.STOP, ActionKind.RETAIN, ActionKind.PROMOTE, Act
 """Kinds that change how many replicas a target has in a tier."""
 
 
+ON_THE_WAY = "on-the-way"
+"""What a start waits for whose GPUs were on their way before it was asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Action:
     """One wanted end. Unused fields are empty; `deadline_s` is the moment from which a start is no capacity."""
@@ -59,6 +64,7 @@ class Action:
     gpus: int = 0
     snapshot: SnapshotKey | None = None
     deadline_s: float = math.inf
+    waits_for: str = ""
 
     @property
     def name(self) -> str:

@@ -19,6 +19,7 @@ GPUs are counted in the shapes that replicas need: a replica of four GPUs needs 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from policies.actions import Action, ActionKind
 from policies.deadlines import allowance_s, is_overdue, start_allowance_s, supply_allowance_s
@@ -159,14 +160,15 @@ class _Target:
         node = self.gpus.free_node(self.spec)
         if node is not None:
             return self._start_on(node, ACTIVE, self.why)
-        node = self.gpus.secure(self.spec)
-        if node is None:
+        secured = self.gpus.secure(self.spec, self.given.pool.supply)
+        if secured is None:
             return None
+        node, step = secured
         origin = self.gpus.origin(self.spec, node)
-        deadline_s = (
-            self.given.now_s + supply_allowance_s(self.given.pool.supply) + start_allowance_s(self.spec, origin)
-        )
-        return self._bound(ActionKind.START, next(self.names), node, origin, ACTIVE, self.why, deadline_s)
+        allowed_s = supply_allowance_s(self.given.pool.supply) + start_allowance_s(self.spec, origin)
+        deadline_s = self.given.now_s + allowed_s
+        start = self._bound(ActionKind.START, next(self.names), node, origin, ACTIVE, self.why, deadline_s)
+        return replace(start, waits_for=step)
 
     def _start_on(self, node: str, goal: str, why: Reason) -> Action:
         taken = self.gpus.take_free(node, self.spec.gpus_per_replica)

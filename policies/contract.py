@@ -76,7 +76,8 @@ def target_gpus(spec: TargetSpec, planned: TargetPlan) -> float:
 
 
 def _unknown_names(plan: Plan, given: DecisionInput) -> list[Violation]:
-    return [Violation(f"{key} is no target of pool {given.pool.name}") for key in set(plan.targets) - set(given.keys)]
+    unknown = sorted(set(plan.targets) - set(given.keys))
+    return [Violation(f"{key} is no target of pool {given.pool.name}") for key in unknown]
 
 
 def _wrong(spec: TargetSpec, seen: TargetObservation, planned: TargetPlan | None) -> str:

@@ -39,7 +39,14 @@ def _on_replica(
         if there is None:
             assert action.target is not None
             members[action.replica] = ReplicaView(
-                action.replica, action.target, Phase.PENDING, action.node, now_s, action.origin, action.goal
+                action.replica,
+                action.target,
+                Phase.PENDING,
+                action.node,
+                now_s,
+                action.origin,
+                action.goal,
+                action.waits_for,
             )
             _take(nodes, action)
         return

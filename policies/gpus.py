@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from policies.actions import ON_THE_WAY
 from policies.keys import SnapshotKey
-from policies.types import NodeObservation, TargetSpec
+from policies.types import NodeObservation, SupplyStep, TargetSpec
 
 
 @dataclass(slots=True)
@@ -67,16 +68,19 @@ class Gpus:
         if node in self.nodes:
             self.nodes[node].coming += gpus
 
-    def secure(self, spec: TargetSpec) -> str | None:
-        """Claim GPUs that are not free yet for one replica of `spec` and return their node; None if there are none.
+    def secure(self, spec: TargetSpec, supply: tuple[SupplyStep, ...]) -> tuple[str, str] | None:
+        """Claim GPUs that are not free yet for one replica of `spec`; None if there are none.
 
         GPUs on their way already come first, then those lent to preemptible work, then a node to be bought.
+        Returns their node and the supply step that is asked for them, ON_THE_WAY for none.
         """
-        for choose in (self._arriving, self._lent, self._absent):
+        lends = next((s.name for s in supply[1:] if not s.whole_nodes), "")
+        buys = next((s.name for s in supply[1:] if s.whole_nodes), "")
+        for choose, step in ((self._arriving, ON_THE_WAY), (self._lent, lends), (self._absent, buys)):
             node = choose(spec)
             if node is not None:
                 self._claim(node, spec.gpus_per_replica)
-                return node.name
+                return node.name, step
         return None
 
     def _arriving(self, spec: TargetSpec) -> Node | None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from policies.arrays import FloatArray
-from policies.types import COLD, LeadTime, SupplyStep, TierSpec
+from policies.leadtime import LeadTime
+from policies.types import COLD, SupplyStep, TierSpec
 
 
 def undominated(ladder: tuple[TierSpec, ...]) -> tuple[TierSpec, ...]:
@@ -37,17 +39,31 @@ def undominated(ladder: tuple[TierSpec, ...]) -> tuple[TierSpec, ...]:
     return (kept[0], *sorted(kept[1:], key=lambda t: t.lead_time.mean_s))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def draws(lead_time: LeadTime, n_paths: int, salt: int) -> FloatArray:
-    """`n_paths` draws of a lead time, (paths,) seconds: its quantiles in equal shares, shuffled.
+    """`n_paths` draws of a lead time, (paths,) seconds, read-only, the same for the same arguments.
 
-    The shuffle depends on `salt` alone, so that two ladders' draws are independent of one another
-    and the same input always gives the same decision.
+    Attempts are a stratified sample of `quantiles_s`, shuffled (systematic sampling: Cochran 1977,
+    chapter 8). Of n paths floor(p n + u) fail, u uniform by `salt`, and take a stratified draw of
+    `after_failure_s` on top; so each call has p n failures up to rounding, and over salts the mean
+    share is p and the mean draw is `mean_s`. Ranks depend on `salt` and `n_paths` alone: a salt of
+    its own makes a draw independent of another's, the same salt pairs nearer with farther tiers.
     """
-    ranks = (np.random.Generator(np.random.PCG64(salt)).permutation(n_paths) + 0.5) / n_paths
-    quantiles = np.asarray(lead_time.quantiles_s)
-    drawn: FloatArray = quantiles[np.minimum((ranks * len(quantiles)).astype(np.int64), len(quantiles) - 1)]
+    random = np.random.Generator(np.random.PCG64(salt))
+    drawn = _stratified(lead_time.quantiles_s, random.permutation(n_paths), random.random())
+    order, rounding, offset = random.permutation(n_paths), random.random(), random.random()
+    failed = order[: int(lead_time.failure_probability * n_paths + rounding)]
+    if failed.size and lead_time.after_failure_s:
+        drawn[failed] += _stratified(lead_time.after_failure_s, np.arange(failed.size), offset)
     drawn.flags.writeable = False  # cached, so shared
+    return drawn
+
+
+def _stratified(quantiles_s: tuple[float, ...], ranks: NDArray[np.int64], offset: float) -> FloatArray:
+    """One quantile for each rank 0, 1, ... in equal strata; `offset` in [0, 1) places all in theirs."""
+    quantiles = np.asarray(quantiles_s)
+    index = ((ranks + offset) / len(ranks) * len(quantiles)).astype(np.int64)
+    drawn: FloatArray = quantiles[np.minimum(index, len(quantiles) - 1)]
     return drawn
 
 

@@ -21,6 +21,7 @@ from typing import Generic, Protocol, TypeVar
 
 from policies.arrays import FloatArray
 from policies.keys import SnapshotKey, TargetKey
+from policies.leadtime import LeadTime
 from policies.paths import DemandPaths
 from policies.reasons import Reason
 
@@ -33,34 +34,6 @@ STAGED = "staged"
 REMOTE = "remote"
 COLD = "cold"
 FREE = "free"
-
-
-@dataclass(frozen=True, slots=True)
-class LeadTime:
-    """Distribution of a lead time as equally likely quantile midpoints, ascending, in seconds.
-
-    Failures and their fallback are part of it: a restore that fails once in a hundred times and
-    then takes a cold start has one sample in a hundred at the cold start's length.
-    """
-
-    quantiles_s: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if not self.quantiles_s:
-            raise ValueError("a lead time needs at least one sample")
-        if any(not 0 <= q < float("inf") for q in self.quantiles_s):
-            raise ValueError(f"lead times must be finite and not negative: {self.quantiles_s}")
-        if list(self.quantiles_s) != sorted(self.quantiles_s):
-            raise ValueError("lead time quantiles must ascend")
-
-    @property
-    def mean_s(self) -> float:
-        return sum(self.quantiles_s) / len(self.quantiles_s)
-
-    def at(self, probability: float) -> float:
-        """The quantile at `probability` in [0, 1], in seconds (step function)."""
-        n = len(self.quantiles_s)
-        return self.quantiles_s[min(int(probability * n), n - 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +124,12 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReplicaView:
-    """One replica as the cluster shows it. `since_s` is when its present phase began.
+    """One replica as the cluster shows it. `since_s` is when its present phase, or the attempt in it, began.
 
-    `origin` is the tier that a start comes from; `goal` is the tier that it is on its way to (`active`, or
-    `parked` for a start that parks and for a drain that parks).
+    `origin` is the tier that a start comes from (after a failed restore, the cold start that follows); `goal` is the
+    tier that it is on its way to (`active`, or `parked` for a start that parks and for a drain that parks);
+    `waits_for` is the supply step that a pending replica's GPUs come from, `on-the-way` if they were coming already,
+    empty if they are free.
     """
 
     name: str
@@ -164,6 +139,7 @@ class ReplicaView:
     since_s: float
     origin: str = ""
     goal: str = ACTIVE
+    waits_for: str = ""
 
 
 @dataclass(frozen=True, slots=True)

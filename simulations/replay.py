@@ -81,7 +81,7 @@ class Run:
     def to_end(self, progress: Progress | None = None) -> None:
         """Replay the whole scenario."""
         policy, pool, until_s = self.row.policy, self.config.pool.name, self.scenario.duration_s
-        state = initial_state(self.ports, policy, 0.0)
+        state = initial_state(self.ports, policy, self.config, 0.0)
         # The first decision stands on a first sample.
         schedule = Schedule().with_pool(pool, frozenset(self.config.keys), self.scenario.sample_period_s)
         told = 0.0
@@ -118,11 +118,19 @@ def _config(scenario: Scenario, specs: tuple[TargetSpec, ...], policy: Policy[An
     return ReconcileConfig(
         pool=PoolSpec(scenario.pool_name, scenario.gpu_model, scenario.supply),
         targets=tuple(
-            ManagedTarget(spec, t.work, t.mean_prompt_tokens, t.mean_output_tokens)
+            ManagedTarget(
+                spec,
+                t.work,
+                t.mean_prompt_tokens,
+                t.mean_output_tokens,
+                weights_bytes=t.service.weights_bytes,
+                restored=spec.snapshot is not None,
+            )
             for spec, t in zip(specs, scenario.targets, strict=True)
         ),
         sample_period_s=scenario.sample_period_s,
         horizon_s=_horizon_s(specs, scenario.supply[-1], policy),
+        lead_times=scenario.lead_times,
     )
 
 

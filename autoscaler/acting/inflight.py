@@ -54,7 +54,9 @@ class Flight:
         """Return the flight without what `view` shows by now, and without what has expired."""
         if not self.expected and not self.pauses:
             return self
-        members = {(r.target, r.name): r for replicas in view.replicas.values() for r in replicas}
+        members: dict[_Name, ReplicaView] = {
+            (r.target, r.name): r for replicas in view.replicas.values() for r in replicas
+        }
         nodes = {n.name: n for n in view.nodes}
         waiting = tuple(
             e for e in self.expected if now_s - e.since_s < EXPECTED_FOR_S and not _shows(e.action, members, nodes)

@@ -98,7 +98,9 @@ class SamplePathForecaster:
         np.square(paths, out=paths)
         fresh = now_s - self._last_valid_s <= self._config.stale_after_s
         known = tuple(bool(k) for k in (self._valid >= self._config.least_samples) & fresh)
-        return DemandPaths(self.keys, ends_s, paths, frozenset(k for k, b in zip(self.keys, known) if b), "level+residuals")
+        return DemandPaths(
+            self.keys, ends_s, paths, frozenset(k for k, b in zip(self.keys, known) if b), "level+residuals"
+        )
 
     def _refit(self, now_s: float) -> None:
         """Choose each target's smoothing anew, and draw the residual paths of the coming minute."""

@@ -1,28 +1,33 @@
 """Lead times as data: how long each way to a serving replica takes, and where each number is from.
 
-A file under `data/leadtimes` (or a user's own TOML) holds parts (trigger, restore, CUDA, pod, probe),
-rates, failures and the GPU supply, each with its source. `ladder` adds the parts of each path as
-independent draws, scales weights by the replica's size and mixes in failures with their fallback to a
-cold start; what comes out is what the policies plan with and what the simulator draws from.
+A file under `data/` (or a user's own TOML) holds parts (trigger, restore, CUDA, pod, probe), rates,
+failures and the GPU supply, each with its source. `ladder` adds the parts of each path as independent
+draws and scales weights by the replica's size; a restore's failures stay apart, with the cold start
+that follows each. The result is what policies plan with before anything has been seen, and the prior
+that `book.py` learns from.
 """
 
 from __future__ import annotations
 
 import tomllib
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from scipy.stats import norm
 
 from autoscaler.input_error import InputError
+from autoscaler.leadtimes.shares import seconds, share_means
 from policies.arrays import FloatArray
-from policies.types import ACTIVE, COLD, PARKED, REMOTE, STAGED, LeadTime, SupplyStep, TierSpec
+from policies.leadtime import LeadTime
+from policies.types import ACTIVE, COLD, PARKED, REMOTE, STAGED, SupplyStep, TierSpec
 
 FOLDER = Path(__file__).parent / "data"
-QUANTILES = 41
 DRAWS = 4001
+FREE = "free"
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Source = Annotated[str, Field(min_length=1)]
@@ -81,7 +86,7 @@ class Parts(_Strict):
 
 
 class Rates(_Strict):
-    """Bytes per second: holder and cold for each card of a replica, all at once; store for the whole fetch."""
+    """Bytes per second: holder and cold for each GPU of a replica, all at once; store for the whole fetch."""
 
     holder_bytes_per_s: Positive
     holder_source: Source
@@ -106,12 +111,22 @@ class Holding(_Strict):
 
 
 class Supply(Part):
+    """One step of the GPU supply beyond the free GPUs."""
+
     taking_cost: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    holding_cost: Share
+    """GPU-seconds per GPU and second at this step: the share of a GPU's price that is not recovered there."""
+    whole_nodes: bool = False
+    """GPUs of this step come and go as whole nodes."""
 
 
-class Supplies(_Strict):
-    lent: Supply
-    node: Supply
+def _not_free(name: str) -> str:
+    if name == FREE:
+        raise ValueError("the free GPUs are always the first step; name the steps beyond them")
+    return name
+
+
+SupplyName = Annotated[str, Field(pattern="^[a-z][a-z0-9-]*$"), AfterValidator(_not_free)]
 
 
 class LeadTimeFile(_Strict):
@@ -122,13 +137,13 @@ class LeadTimeFile(_Strict):
     rates: Rates
     failures: Failures
     holding: Holding
-    supply_steps: Supplies = Field(alias="supply")
+    supply_steps: Annotated[dict[SupplyName, Supply], Field(alias="supply", min_length=1)]
 
     def ladder(self, gpus_per_replica: int, weights_bytes: int, restored: bool) -> tuple[TierSpec, ...]:
         """The rungs of a replica, nearest first; without restores only `active` and `cold`.
 
-        The holder feeds all cards of a replica in parallel; a restore of the weights overlaps with
-        CRIU, so the longer of the two counts. In a cold start each card reads its own share, all at once.
+        The holder feeds all GPUs of a replica in parallel; a restore of the weights overlaps with
+        CRIU, so the longer of the two counts. In a cold start each GPU reads its own share, all at once.
         """
         parts, gpus = self.parts, float(gpus_per_replica)
         weights_s = weights_bytes / gpus_per_replica / self.rates.holder_bytes_per_s
@@ -149,47 +164,57 @@ class LeadTimeFile(_Strict):
                 TierSpec(STAGED, self._with_failures(staged, cold), 0.0, holding.staged_share * gpus, True),
                 TierSpec(REMOTE, self._with_failures(remote, cold), 0.0, holding.remote_share * gpus, True),
             ]
-        return (*rungs, TierSpec(COLD, _lead_time(cold), 0.0, 0.0))
+        return (*rungs, TierSpec(COLD, LeadTime(_quantiles(cold)), 0.0, 0.0))
 
     def _with_failures(self, restore: FloatArray, cold: FloatArray) -> LeadTime:
         """A share of restores fails at its own end and then starts cold."""
-        failed = round(self.failures.restore_probability * DRAWS)
-        lead = restore.copy()
-        if failed:
-            # The draws are in no order, so any of them may be the ones that fail.
-            lead[:failed] += cold[:failed]
-        return _lead_time(lead)
+        return LeadTime(_quantiles(restore), self.failures.restore_probability, _quantiles(cold))
 
     def supply(self, kind: str) -> tuple[SupplyStep, ...]:
-        """The GPU ladder: `lent` (free, lent), `node` (free, node) or `lent+node` (all three)."""
-        known = {"lent": self.supply_steps.lent, "node": self.supply_steps.node}
-        steps = [SupplyStep("free", LeadTime((0.0,)), 1.0)]
-        for name in kind.split("+"):
-            if name not in known:
-                raise InputError(
-                    self.name, None, "supply", kind, "there is no such GPU supply", "give lent, node or lent+node"
-                )
-            steps.append(SupplyStep(name, _lead_time(_draw(known[name], 11)), 0.0, known[name].taking_cost))
+        """GPU supply ladder: the free GPUs, then the steps named in `kind`, nearest first, joined by `+`.
+
+        A step costs its `holding_cost` only where a farther one follows: giving the GPU up to that one
+        is what it is held instead of. The last step costs nothing, since there the pool is owned (or
+        not bought) whatever the policy does. Raises InputError for a name that the file lacks and for
+        steps that repeat or are not in order of their mean lead time.
+        """
+        names = kind.split("+")
+        for name in names:
+            if name not in self.supply_steps:
+                raise self._no_supply(kind, f"there is no GPU supply {name!r}")
+        steps = [SupplyStep(FREE, LeadTime((0.0,)), 1.0)]
+        for name in names:
+            entry = self.supply_steps[name]
+            held = entry.holding_cost if name != names[-1] else 0.0
+            lead_time = LeadTime(_quantiles(_draw(entry, 11)))
+            steps.append(SupplyStep(name, lead_time, held, entry.taking_cost, entry.whole_nodes))
+        if any(nearer.lead_time.mean_s >= farther.lead_time.mean_s for nearer, farther in pairwise(steps)):
+            raise self._no_supply(kind, "a step repeats or is not farther than the one before it")
         return tuple(steps)
+
+    def _no_supply(self, kind: str, problem: str) -> InputError:
+        hint = f"give one or more of {', '.join(self.supply_steps)}, nearest first, joined by +"
+        return InputError(self.name, None, "supply", kind, problem, hint)
 
     def sources(self) -> dict[str, str]:
         """Each entry's source, for the report."""
         named = {f"lead time: {n}": getattr(self.parts, n).source for n in type(self.parts).model_fields}
         named |= {f"rate: {n}": getattr(self.rates, f"{n}_source") for n in ("holder", "cold", "store")}
-        named |= {f"supply: {n}": getattr(self.supply_steps, n).source for n in ("lent", "node")}
+        named |= {f"supply: {n}": step.source for n, step in self.supply_steps.items()}
         return named | {"restore failures": self.failures.source, "holding costs": self.holding.source}
 
 
+@lru_cache(maxsize=256)
 def _draw(part: Part, salt: int) -> FloatArray:
     """The part's whole distribution in equal shares, in an order of its own: sums are of independent draws."""
     order = np.random.Generator(np.random.PCG64(salt)).permutation(DRAWS)
-    return part.at((order + 0.5) / DRAWS)
+    drawn = part.at((order + 0.5) / DRAWS)
+    drawn.flags.writeable = False  # cached: a fleet of a thousand sizes adds up the same parts
+    return drawn
 
 
-def _lead_time(draws: FloatArray) -> LeadTime:
-    """Means of QUANTILES equal shares, so that rare long draws keep their weight."""
-    shares = np.array_split(np.sort(draws), QUANTILES)
-    return LeadTime(tuple(float(s.mean()) for s in shares))
+def _quantiles(draws: FloatArray) -> tuple[float, ...]:
+    return seconds(share_means(np.sort(draws), np.ones(len(draws))))
 
 
 def load_lead_times(name_or_path: str) -> LeadTimeFile:

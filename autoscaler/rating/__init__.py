@@ -1,1 +1,1 @@
-"""What a replica is rated for: engine service models."""
+"""Rating: service models of engines, and the capacity that follows from them."""

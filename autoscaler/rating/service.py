@@ -1,8 +1,8 @@
-"""What one replica of a model can do: the service files and what follows from them.
+"""Service models: the capacity of one replica, and the least work that a request costs.
 
-A service file (`data/service/*.toml`) is a small roofline of one model on one kind of GPU, with the
-arithmetic told in its `source`. `rated` turns it into the capacity that the policies plan with,
-`least_work` into the bound that no schedule can beat. The engine (`engine/`) serves requests by it.
+A service file (`data/*.toml`) is a small roofline of one model on one kind of GPU, with the arithmetic
+in its `source`. `rated` turns it into the capacity that the policies plan with, `least_work` into the
+bound that no schedule can beat. The simulator (`simulations/engine/`) serves requests by it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Rated:
 
 
 class ServiceModel(BaseModel):
-    """One model on one kind of GPU. The meaning of the times is told in `engine/__init__.py`."""
+    """One model on one kind of GPU. `simulations/engine/__init__.py` defines the times."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -82,7 +82,8 @@ class ServiceModel(BaseModel):
 
         The cost of a token falls with the batch, so the batch is the largest that `max_num_seqs` and
         the KV limit allow. A mix of very unequal requests sustains a little less, since long requests
-        hold their KV longer than the mean says.
+        hold their KV longer than the mean says. Tokens per request; raises ValueError unless prompt >= 0
+        and output > 0.
         """
         if not (mean_prompt >= 0 and mean_output > 0):
             raise ValueError(f"a mix needs prompt >= 0 and output > 0 tokens, not {mean_prompt}, {mean_output}")
@@ -103,11 +104,12 @@ class ServiceModel(BaseModel):
         )
 
     def least_work(self, prompt: ArrayLike, output: ArrayLike) -> FloatArray:
-        """Replica-seconds that each request costs at the very least, whatever its company.
+        """Lower bound of the replica-seconds that each request costs, in any batch.
 
-        Shapes broadcast. Prefill is never shared. Of each iteration a sequence bears its own
-        increments and, in the best company that `max_num_seqs` allows, that share of the base; since
-        these shares add up to no more than the iteration, the sum over requests bounds the busy time.
+        Tokens per request; shapes broadcast to the result's. Prefill is never shared. Of each iteration
+        a sequence bears its own increments and, in the largest batch that `max_num_seqs` allows, its
+        share of the base; since these shares add up to no more than the iteration, the sum over requests
+        bounds the busy time.
         """
         prompts = np.asarray(prompt, dtype=np.float64)
         outputs = np.asarray(output, dtype=np.float64)
@@ -122,15 +124,15 @@ class ServiceModel(BaseModel):
 
 
 def service_names() -> list[str]:
-    """Names of the service files that come with the simulator, sorted."""
+    """Names of the shipped service files, sorted."""
     return sorted(path.stem for path in SERVICE_FOLDER.glob("*.toml"))
 
 
 def load_service(name_or_path: str | Path) -> ServiceModel:
-    """A service by name, or from a TOML file of one's own (anything that ends in `.toml`).
+    """Load a service by name, or from a user's TOML file (anything that ends in `.toml`).
 
-    Raises ValueError for an unknown name (listing the known) or a file that does not fit the schema,
-    FileNotFoundError for a path that does not exist.
+    Raises ValueError for an unknown name (listing the known), for text that is not TOML and for a file
+    that does not fit the schema; FileNotFoundError for a path that does not exist.
     """
     path = Path(name_or_path)
     if path.suffix != ".toml":

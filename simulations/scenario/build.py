@@ -53,6 +53,7 @@ def build_scenario(options: SimulateOptions) -> Scenario:
     return Scenario(
         targets=targets,
         supply=lead_times.supply(options.supply),
+        lead_times=lead_times,
         pool_gpus=options.gpus or _pool_gpus(targets),
         gpus_per_node=NODE_GPUS,
         cache_bytes=NODE_CACHE_BYTES,

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from autoscaler.leadtimes.parts import LeadTimeFile
 from autoscaler.rating.service import ServiceModel
 from policies.capacity import WorkRate
 from policies.keys import TargetKey
@@ -63,6 +64,8 @@ class Scenario:
 
     targets: tuple[TargetScenario, ...]
     supply: tuple[SupplyStep, ...]
+    lead_times: LeadTimeFile
+    """What the autoscaler assumes before it has seen any; the world draws from the same."""
     pool_gpus: int
     gpus_per_node: int
     cache_bytes: int

@@ -20,7 +20,18 @@ from autoscaler.outcomes import Outcome
 from autoscaler.ports import ClusterView
 from policies.actions import Action
 from policies.keys import TargetKey
-from policies.types import ACTIVE, PARKED, LeadTime, NodeObservation, Phase, ReplicaView, SupplyStep, TargetSpec
+from policies.leadtime import LeadTime
+from policies.types import (
+    ACTIVE,
+    COLD,
+    PARKED,
+    NodeObservation,
+    Phase,
+    ReplicaView,
+    SupplyStep,
+    TargetSpec,
+    TierSpec,
+)
 from simulations.world.ledger import Ledger
 from simulations.world.nodes import Node, make_nodes
 from simulations.world.obeying import VERBS
@@ -152,8 +163,12 @@ class SimulatedCluster:
         """Call `happen` once so many seconds from now have passed."""
         heapq.heappush(self._events, (self.now_s + seconds, next(self._sequence), happen))
 
-    def draw(self, lead_time: LeadTime) -> float:
-        """Return one lead time, in seconds."""
+    def draw(self, quantiles_s: tuple[float, ...]) -> float:
+        """Return one of equally likely lead times, in seconds."""
+        return 0.0 if self._at_once else quantiles_s[int(self._random.random() * len(quantiles_s))]
+
+    def draw_any(self, lead_time: LeadTime) -> float:
+        """Return one lead time with its failures and fallbacks, in seconds."""
         return 0.0 if self._at_once else lead_time.at(self._random.random())
 
     # -- changes, each with its trace in ledger and views ------------------------------------------
@@ -203,15 +218,34 @@ class SimulatedCluster:
         self.move(replica.target, spec.gpus_per_replica, "spare", "starting")
         self.enter(replica, Phase.STARTING)
         self.count_start(replica.target, replica.origin)
-        tier = spec.tier(replica.origin)
+        self._attempt(replica, spec.tier(replica.origin))
+
+    def _attempt(self, replica: Replica, tier: TierSpec | None) -> None:
+        """Let an attempt run; one that fails is followed, in the same place, by its fallback."""
         assert tier is not None, f"{replica.name} starts from {replica.origin}, which its ladder lacks"
-        parking_s = self.config.park_s if replica.goal == PARKED else 0.0
-        begun_s = self.now_s
-        self.after(self.draw(tier.lead_time) + parking_s, lambda at_s: self._ready(replica, begun_s))
+        begun_s, lead_time = self.now_s, tier.lead_time
+        fails = not self._at_once and self._random.random() < lead_time.failure_probability
+        parking_s = self.config.park_s if replica.goal == PARKED and not fails else 0.0
+        ends = self._failed if fails else self._ready
+        self.after(self.draw(lead_time.quantiles_s) + parking_s, lambda at_s: ends(replica, begun_s))
+
+    def _failed(self, replica: Replica, begun_s: float) -> None:
+        """Begin the cold start that follows a failed restore; a cold start that fails is tried again."""
+        if self._still_runs(replica, begun_s):
+            tier = self.specs[replica.target].tier(replica.origin)
+            assert tier is not None, f"{replica.name} started from {replica.origin}, which its ladder lacks"
+            replica.origin = COLD
+            self.enter(replica, Phase.STARTING)
+            again_s = self.now_s
+            self.after(self.draw(tier.lead_time.after_failure_s), lambda at_s: self._ready(replica, again_s))
+
+    def _still_runs(self, replica: Replica, begun_s: float) -> bool:
+        """Return whether the attempt that began then is still wanted."""
+        present = self.replicas[replica.target].get(replica.name) is replica
+        return present and replica.phase is Phase.STARTING and replica.since_s == begun_s
 
     def _ready(self, replica: Replica, begun_s: float) -> None:
-        present = self.replicas[replica.target].get(replica.name) is replica
-        if not present or replica.phase is not Phase.STARTING or replica.since_s != begun_s:  # cancelled meanwhile
+        if not self._still_runs(replica, begun_s):
             return
         if replica.goal == PARKED:
             self.parked(replica, "starting")

@@ -38,7 +38,7 @@ class Ledger:
         self.since_s = since_s
         self._bucket_s = bucket_s
         n_buckets = max(int(np.ceil(duration_s / bucket_s - 1e-9)), 1)
-        states = [(key, state) for key in targets for state in TARGET_STATES]
+        states: list[tuple[TargetKey | None, str]] = [(key, state) for key in targets for state in TARGET_STATES]
         states += [(None, state) for state in POOL_STATES]
         self._targets = tuple(targets)
         self._slot = {of: i for i, of in enumerate(states)}

@@ -27,7 +27,15 @@ def _start(world: SimulatedCluster, action: Action) -> Outcome:
     node = world.nodes.get(action.node)
     if node is None:
         return Refused(f"there is no node {action.node}")
-    replica = Replica(action.replica, action.target, node, world.now_s, origin=action.origin, goal=action.goal)
+    replica = Replica(
+        action.replica,
+        action.target,
+        node,
+        world.now_s,
+        origin=action.origin,
+        goal=action.goal,
+        waits_for=action.waits_for,
+    )
     world.replicas[action.target][action.replica] = replica
     world.replica_changed(action.target)
     node.awaited += world.specs[action.target].gpus_per_replica
@@ -132,7 +140,7 @@ def _bring(world: SimulatedCluster, node: Node, gpus: int, *, whole_nodes: bool)
         world.node_changed(node)
         world.begin_pending(node)
 
-    world.after(world.draw(step.lead_time), arrived)
+    world.after(world.draw_any(step.lead_time), arrived)
 
 
 def _add_node(world: SimulatedCluster, action: Action) -> Outcome:

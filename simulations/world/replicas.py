@@ -28,6 +28,7 @@ class Replica:
     phase: Phase = Phase.PENDING
     origin: str = ""
     goal: str = ACTIVE
+    waits_for: str = ""
     slot: int = -1
     view: ReplicaView | None = None
 
@@ -41,7 +42,7 @@ class Replica:
         """Return the replica as an observation shows it; made anew only after a change."""
         if self.view is None:
             self.view = ReplicaView(
-                self.name, self.target, self.phase, self.node.name, self.since_s, self.origin, self.goal
+                self.name, self.target, self.phase, self.node.name, self.since_s, self.origin, self.goal, self.waits_for
             )
         return self.view
 

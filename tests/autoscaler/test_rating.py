@@ -81,6 +81,22 @@ def test_an_unknown_service_is_refused_with_the_known_ones() -> None:
         load_service("gpt-0")
 
 
+def test_a_service_file_that_is_missing_or_not_toml_is_refused(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.toml"
+    broken.write_text("name = ")
+
+    with pytest.raises(FileNotFoundError):
+        load_service(tmp_path / "missing.toml")
+    with pytest.raises(ValueError, match="Invalid value"):
+        load_service(broken)
+
+
+@pytest.mark.parametrize(("prompt", "output"), [(-1.0, 10.0), (10.0, 0.0), (float("nan"), 10.0), (10.0, float("nan"))])
+def test_a_mix_that_has_no_requests_is_not_rated(prompt: float, output: float) -> None:
+    with pytest.raises(ValueError, match="prompt >= 0 and output > 0"):
+        load_service("llama-3.1-8b-h100").rated(prompt, output)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.ladder import draws, undominated
+from policies.ladder import undominated
+from policies.leadtime import LeadTime
 from policies.tiers import tier_need
-from policies.types import ACTIVE, COLD, PARKED, STAGED, STANDBY, LeadTime, TierSpec
+from policies.types import ACTIVE, COLD, PARKED, STAGED, STANDBY, TierSpec
 from tests.policies.worlds import STEP_ENDS_S, ladder, target
 
 ONE_S = LeadTime((1.0,))
@@ -49,14 +50,6 @@ def test_what_is_left_gets_cheaper_the_farther_it_is(rungs: list[tuple[float, fl
 
     assert costs == sorted(costs, reverse=True)
     assert len(set(costs)) == len(costs)
-
-
-def test_draws_repeat_the_distribution_exactly_and_depend_on_the_salt_alone() -> None:
-    lead = LeadTime((1.0, 2.0, 3.0, 10.0))
-
-    assert sorted(draws(lead, 8, 1)) == [1, 1, 2, 2, 3, 3, 10, 10]
-    assert list(draws(lead, 8, 1)) == list(draws(lead, 8, 1))
-    assert list(draws(lead, 100, 1)) != list(draws(lead, 100, 2))
 
 
 def rising(n_paths: int = 100) -> np.ndarray:

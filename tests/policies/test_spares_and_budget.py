@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.budget import share_gpus
+from policies.leadtime import LeadTime
 from policies.spares import excess_gpus, spare_need, spares_apart, supply_lead_s
-from policies.types import LeadTime, SupplyStep
+from policies.types import SupplyStep
 from tests.policies.worlds import STEP_ENDS_S, target
 
 LENT = SupplyStep("lent", LeadTime((8.0,)), 0.0, taking_cost=10.0)

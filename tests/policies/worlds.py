@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from policies.leadtime import LeadTime
 from policies.paths import DemandPaths
 from policies.types import (
     ACTIVE,
@@ -11,7 +12,6 @@ from policies.types import (
     REMOTE,
     STAGED,
     DecisionInput,
-    LeadTime,
     NodeObservation,
     SupplyStep,
     TargetObservation,

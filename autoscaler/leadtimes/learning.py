@@ -1,0 +1,49 @@
+"""Lead times in a pass: the ladders that it plans with, and what its view adds to the book."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from autoscaler.config import ReconcileConfig
+from autoscaler.leadtimes.book import LeadTimeBook
+from autoscaler.leadtimes.watch import Size, Watch
+from autoscaler.ports import ClusterView
+from policies.types import PoolSpec, TargetSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """The book and the attempts that it will learn from; a value, part of the pass's state. No book learns nothing."""
+
+    book: LeadTimeBook | None
+    watch: Watch = field(default_factory=Watch)
+
+    def after_view(self, config: ReconcileConfig, view: ClusterView, now_s: float) -> Learning:
+        """Return what is known after `view`, seen at `now_s`."""
+        if self.book is None:
+            return self
+        specs = {t.spec.key: t.spec for t in config.targets}
+        sizes = {t.spec.key: Size(t.spec.gpus_per_replica, t.weights_bytes) for t in config.targets}
+        pool = config.pool
+        watch, observed = self.watch.next(view.replicas, specs, sizes, pool.supply, pool.gpu_model, now_s)
+        return Learning(self.book.retain(specs.keys()).observe_all(observed), watch)
+
+    def specs(self, config: ReconcileConfig) -> tuple[TargetSpec, ...]:
+        """Return the targets' specs with the ladders that are known now."""
+        if self.book is None:
+            return tuple(t.spec for t in config.targets)
+        model = config.pool.gpu_model
+        return tuple(
+            replace(
+                t.spec,
+                ladder=self.book.ladder(t.spec.key, t.spec.gpus_per_replica, t.weights_bytes, model, t.restored),
+            )
+            for t in config.targets
+        )
+
+    def pool(self, config: ReconcileConfig) -> PoolSpec:
+        """Return the pool with the supply ladder that is known now."""
+        if self.book is None:
+            return config.pool
+        kind = "+".join(step.name for step in config.pool.supply[1:])
+        return replace(config.pool, supply=self.book.supply(kind, config.pool.gpu_model))

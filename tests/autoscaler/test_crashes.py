@@ -1,0 +1,161 @@
+"""A pass that is killed anywhere loses nothing: run again from the state that it began with, it ends as if unharmed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from autoscaler.outcomes import Outcome
+from autoscaler.planbook import PlanEntry
+from autoscaler.ports import Cluster, ClusterView, MetricFrame, MetricSource, PassRecord, PlanReaders, Recorder
+from autoscaler.reconcile import Ports, ReconcileState, initial_state, reconcile, resumed
+from autoscaler.records import to_json
+from policies.actions import Action
+from policies.keys import TargetKey
+from simulations.replay import Run
+from tests.autoscaler.small_worlds import run, scenario
+
+
+class Killed(Exception):
+    """The process died here."""
+
+
+class Fuse:
+    """Kills at one moment of a pass; every port call has two, before and after, and each action one between."""
+
+    def __init__(self) -> None:
+        self.at, self.passed = -1, 0
+
+    def arm(self, at: int) -> None:
+        self.at, self.passed = at, 0
+
+    def moment(self) -> None:
+        self.passed += 1
+        if self.passed - 1 == self.at:
+            raise Killed
+
+
+@dataclass
+class Fused:
+    """All ports of a run behind one fuse."""
+
+    metrics: MetricSource
+    cluster: Cluster
+    recorder: Recorder
+    readers: PlanReaders
+    fuse: Fuse
+
+    def _around(self, call: Callable[[], Any]) -> Any:
+        self.fuse.moment()
+        answer = call()
+        self.fuse.moment()
+        return answer
+
+    def read(self, keys: Collection[TargetKey], after_s: float, until_s: float) -> MetricFrame:
+        frame: MetricFrame = self._around(lambda: self.metrics.read(keys, after_s, until_s))
+        return frame
+
+    def observe(self, now_s: float) -> ClusterView:
+        view: ClusterView = self._around(lambda: self.cluster.observe(now_s))
+        return view
+
+    def apply(self, actions: tuple[Action, ...], now_s: float) -> Mapping[str, Outcome]:
+        outcomes: dict[str, Outcome] = {}
+        for action in actions:
+            outcomes |= self._around(lambda action=action: self.cluster.apply((action,), now_s))
+        return outcomes
+
+    def begin(self, record: PassRecord) -> None:
+        self._around(lambda: self.recorder.begin(record))
+
+    def complete(self, record: PassRecord) -> None:
+        self._around(lambda: self.recorder.complete(record))
+
+    def last(self, pool: str) -> PassRecord | None:
+        return self.recorder.last(pool)
+
+    def publish(self, entry: PlanEntry) -> None:
+        self._around(lambda: self.readers.publish(entry))
+
+
+def killed_everywhere(of: Run) -> tuple[int, int]:
+    """Step `of` to its end, killing each pass at each moment before it is let through; (passes, kills)."""
+    fuse, plain = Fuse(), of.ports
+    fused = Fused(plain.metrics, plain.cluster, plain.recorder, plain.readers, fuse)
+    ports: Ports[Any] = Ports(fused, fused, plain.forecaster, fused, fused)
+    policy, end_s = of.row.policy, of.scenario.duration_s
+    state: ReconcileState[Any] = initial_state(ports, policy, of.config, 0.0)
+    now_s, passes, kills = of.scenario.sample_period_s, 0, 0
+    while now_s < end_s:
+        of.cluster.advance(now_s)
+        at = 0
+        while True:
+            fuse.arm(at)
+            try:
+                state, now_s = reconcile(ports, policy, of.config, state, now_s)
+            except Killed:
+                at, kills = at + 1, kills + 1
+                continue
+            break
+        passes += 1
+    of.cluster.advance(end_s)
+    for serving in of.cluster.serving.values():
+        serving.fleet.finish()
+    return passes, kills
+
+
+@pytest.mark.parametrize("name", ["forethaw", "hpa", "knative"])
+def test_a_pass_killed_at_every_port_call_of_an_hour_ends_as_if_unharmed(name: str) -> None:
+    """Same requests missed, same GPU-seconds, same starts, same last record: nothing was lost or done twice."""
+    of = scenario()
+    whole, killed = run(of, name), run(of, name)
+    whole.to_end()
+
+    passes, kills = killed_everywhere(killed)
+
+    assert kills > 8 * passes
+    assert killed.cluster.starts == whole.cluster.starts
+    assert _outcome(killed) == _outcome(whole)
+
+
+def _outcome(of: Run) -> tuple[Any, ...]:
+    result, last = of.result(), of.recorder.last("pool")
+    assert last is not None
+    return result.misses, result.gpu_seconds, result.targets, to_json(last)
+
+
+def stepped(of: Run, state: ReconcileState[Any], now_s: float, until_s: float) -> tuple[ReconcileState[Any], float]:
+    """Let `of` run from `now_s` to the first pass at or after `until_s`."""
+    while now_s < until_s:
+        of.cluster.advance(now_s)
+        state, now_s = reconcile(of.ports, of.row.policy, of.config, state, now_s)
+    of.cluster.advance(now_s)
+    return state, now_s
+
+
+@pytest.mark.parametrize("died_while_acting", [False, True])
+def test_a_process_that_begins_again_resumes_from_record_and_history_within_one_tick(died_while_acting: bool) -> None:
+    """After half an hour the process dies; its successor, which remembers nothing, plans what it would have planned.
+
+    The level's past beyond the hour of history is forgotten by a factor of 1e-15, so counts are equal.
+    """
+    of = run(scenario(), "forethaw")
+    state, now_s = stepped(of, initial_state(of.ports, of.row.policy, of.config, 0.0), 1.0, 1800.0)
+    if died_while_acting:
+        last = of.recorder.last("pool")
+        assert last is not None
+        of.recorder.begin(replace(last, outcomes=None))
+    again = resumed(of.ports, of.row.policy, of.config, now_s)
+
+    reconcile(of.ports, of.row.policy, of.config, state, now_s)
+    unharmed = of.recorder.last("pool")
+    reconcile(of.ports, of.row.policy, of.config, again, now_s)
+    successor = of.recorder.last("pool")
+
+    assert unharmed is not None and successor is not None
+    counts = [{k: p.active for k, p in r.plan.targets.items()} for r in (unharmed, successor)]
+    assert counts[0] == counts[1]
+    assert successor.violations == ()
