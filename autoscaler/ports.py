@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from policies.types import Action, DecisionInput, DemandPaths, FloatArray, NodeObservation, Plan
+from autoscaler.forecast.series import DemandFrame
+from policies.keys import TargetKey
+from policies.paths import DemandPaths
+from policies.types import Action, DecisionInput, FloatArray, NodeObservation, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +71,36 @@ class Cluster(Protocol):
     def apply(self, actions: tuple[Action, ...], now_s: float) -> None: ...
 
 
-class Forecaster(Protocol):
-    """Sample paths from a growing record of demand."""
+S = TypeVar("S")
 
-    def update(self, start_s: float, period_s: float, demand_replicas: FloatArray) -> None:
-        """Append samples, (targets, samples), NaN for gaps. Cheap; refits only when due."""
+
+class Forecaster(Protocol[S]):
+    """Sample paths from a growing record of demand. `S` is its state: a frozen value, held by the caller."""
+
+    def initial(self) -> S:
+        """Return the state that knows nothing, of no target."""
         ...
 
-    def paths(self, now_s: float, horizon_s: float) -> DemandPaths:
-        """Joint sample paths from `now_s` on; never raises for want of data (see `known`)."""
+    def absorb(self, state: S, frame: DemandFrame) -> S:
+        """Return the state after the samples of `frame` that end later than all absorbed before.
+
+        Cheap; refits only when due. Raises ValueError if the sample period changes.
+        """
+        ...
+
+    def bootstrap(self, history: DemandFrame) -> S:
+        """Return the state after one long frame: the same as absorbing its samples piece by piece."""
+        ...
+
+    def retain(self, state: S, keys: frozenset[TargetKey]) -> S:
+        """Return the state without all targets but `keys`, whose own history stays as it was."""
+        ...
+
+    def paths(self, state: S, keys: tuple[TargetKey, ...], now_s: float, horizon_s: float) -> DemandPaths:
+        """Return joint sample paths of `keys` from `now_s` on, in that order.
+
+        A pure read: equal arguments give equal bytes. Never raises for want of data (see `known`).
+        """
         ...
 
 

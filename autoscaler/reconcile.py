@@ -4,7 +4,7 @@ A pass takes its time as an argument, reads its ports, and returns the next stat
 which it wants to be called again; it never sleeps and never looks at a clock. The controller calls
 it with real ports, the simulator with simulated ones: there is no second decision loop.
 
-    cluster.observe -> metrics.read -> demand in replicas -> forecaster.update -> policy.decide
+    cluster.observe -> metrics.read -> demand in replicas -> forecaster.absorb -> policy.decide
                     -> checked plan -> plan minus observed -> cluster.apply
 
 All that a pass remembers is in `ReconcileState`; a crash between any two lines loses nothing that
@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from autoscaler.errors import PlanError
+from autoscaler.forecast.series import DemandFrame
 from autoscaler.ports import Cluster, ClusterView, Forecaster, MetricFrame, MetricSource, PassRecord, Recorder
 from policies.actions import plan_actions
 from policies.capacity import ObservedRating, OutputLength, WorkRate, backlog_replica_s, demand_replicas
+from policies.paths import DemandPaths
 from policies.types import (
     ACTIVE,
     DecisionInput,
-    DemandPaths,
     FloatArray,
     Plan,
     Policy,
@@ -64,6 +65,8 @@ class ReconcileState:
     """What one pass hands to the next. Windows are (targets, samples), newest last."""
 
     memory: Any
+    forecast: Any
+    """The forecaster's state."""
     plan: Plan | None
     output_length: tuple[OutputLength, ...]
     rating: tuple[ObservedRating, ...]
@@ -77,16 +80,17 @@ class ReconcileState:
 class Ports:
     metrics: MetricSource
     cluster: Cluster
-    forecaster: Forecaster
+    forecaster: Forecaster[Any]
     recorder: Recorder
 
 
-def initial_state(policy: Policy, config: ReconcileConfig) -> ReconcileState:
+def initial_state(policy: Policy, config: ReconcileConfig, forecaster: Forecaster[Any]) -> ReconcileState:
     """The state before the first pass: nothing seen, nothing planned."""
     n = len(config.targets)
     empty = np.empty((n, 0))
     return ReconcileState(
         policy.initial(tuple(t.spec for t in config.targets)),
+        forecaster.initial(),
         None,
         tuple(OutputLength(t.mean_output_tokens, 1.0) for t in config.targets),
         tuple(ObservedRating() for _ in config.targets),
@@ -116,16 +120,18 @@ def reconcile(
 
 
 def _absorb(
-    forecaster: Forecaster, config: ReconcileConfig, state: ReconcileState, view: ClusterView, frame: MetricFrame
+    forecaster: Forecaster[Any], config: ReconcileConfig, state: ReconcileState, view: ClusterView, frame: MetricFrame
 ) -> ReconcileState:
     """Take in new samples: output lengths and ratings first, since demand is priced by them."""
     seen = [_absorb_target(config, state, view, frame, i) for i in range(len(config.targets))]
     demand = np.array([s.demand for s in seen])
-    forecaster.update(frame.start_s, frame.period_s, demand)
+    given = {t.spec.key: row for t, row in zip(config.targets, demand, strict=True)}
+    forecast = forecaster.absorb(state.forecast, DemandFrame(frame.start_s, frame.period_s, given))
     keep = round(config.window_s / frame.period_s)
     standing = max(round(config.standing_s / frame.period_s), 1)
     return replace(
         state,
+        forecast=forecast,
         output_length=tuple(s.length for s in seen),
         rating=tuple(s.rating for s in seen),
         demand=_append(state.demand, demand, keep),
@@ -179,7 +185,7 @@ def _append(window: FloatArray, new: FloatArray, keep: int) -> FloatArray:
 
 
 def _input(
-    forecaster: Forecaster,
+    forecaster: Forecaster[Any],
     policy: Policy,
     config: ReconcileConfig,
     state: ReconcileState,
@@ -187,7 +193,7 @@ def _input(
     period_s: float,
     now_s: float,
 ) -> DecisionInput:
-    paths: DemandPaths | None = forecaster.paths(now_s, config.horizon_s) if policy.wants_paths else None
+    paths: DemandPaths | None = _paths(forecaster, config, state, now_s) if policy.wants_paths else None
     stale_samples = max(round(config.stale_after_s / period_s), 1)
     recent = state.demand[:, -stale_samples:]
     observed = tuple(
@@ -214,6 +220,10 @@ def _input(
         paths=paths,
         tick_s=policy.interval_s,
     )
+
+
+def _paths(forecaster: Forecaster[Any], config: ReconcileConfig, state: ReconcileState, now_s: float) -> DemandPaths:
+    return forecaster.paths(state.forecast, tuple(t.spec.key for t in config.targets), now_s, config.horizon_s)
 
 
 def check_plan(plan: Plan, given: DecisionInput) -> None:

@@ -24,6 +24,7 @@ from policies.budget import share_gpus
 from policies.hold import held_units
 from policies.ladder import next_supply
 from policies.newsvendor import shortage_cost_per_s
+from policies.paths import DemandPaths
 from policies.placement import WakeNeed, place_snapshots
 from policies.required import SUSTAINED_SLOS, required_by_step
 from policies.spares import SpareNeed, excess_gpus, spare_need, spares_apart, supply_lead_s
@@ -32,7 +33,6 @@ from policies.types import (
     ACTIVE,
     Decision,
     DecisionInput,
-    DemandPaths,
     FloatArray,
     Plan,
     Reason,
@@ -73,9 +73,10 @@ class ForethawPolicy:
     def decide(self, given: DecisionInput, memory: ForethawMemory) -> Decision:
         if given.paths is None:
             return Decision(_hold_everything(given, memory, "no forecast at all yet"), memory)
-        by_step = _required(given, given.paths)
+        forecast = given.paths.rows(tuple(t.key for t in given.targets))
+        by_step = _required(given, forecast)
         required = np.maximum.accumulate(by_step, axis=-1)
-        ends_s = given.paths.step_ends_s
+        ends_s = forecast.step_ends_s
         needs = tuple(
             tier_need(
                 t,
@@ -84,11 +85,11 @@ class ForethawPolicy:
                 given.tick_s,
                 _snapshot_near(given, t),
                 i,
-                self._sustained(given, given.paths, i),
+                self._sustained(given, forecast, i),
             )
             for i, t in enumerate(given.targets)
         )
-        wanted, texts = _active_replicas(given, given.paths, required, needs)
+        wanted, texts = _active_replicas(given, forecast, required, needs)
         spare = _spare(given, ends_s, by_step, needs, wanted, self.pooled)
         active, spare_gpus, cut = _within_budget(given, required, wanted, spare)
         placement, placed_at_s = self._placement(given, required, active, memory)
@@ -154,7 +155,7 @@ def _snapshot_near(given: DecisionInput, target: TargetSpec) -> bool:
 
 
 def _trusted(given: DecisionInput, paths: DemandPaths, i: int) -> bool:
-    return given.observed[i].demand_known and paths.known[i]
+    return given.observed[i].demand_known and given.targets[i].key in paths.known
 
 
 def _active_replicas(

@@ -19,6 +19,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.keys import TargetKey
+from policies.paths import DemandPaths
+
 FloatArray = NDArray[np.float64]
 
 ACTIVE = "active"
@@ -107,6 +110,10 @@ class TargetSpec:
     """Nearest first; the first is `active`."""
     artifact_bytes: int = 0
 
+    @property
+    def key(self) -> TargetKey:
+        return TargetKey("default", self.name)
+
 
 @dataclass(frozen=True, slots=True)
 class TargetObservation:
@@ -148,22 +155,6 @@ class NodeObservation:
     """Names of the targets whose artifact is verified and cached here."""
     fetching: frozenset[str]
     cache_free_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class DemandPaths:
-    """Joint sample paths of future demand.
-
-    `paths[i, k, h]` is target i's mean demand, in replicas, on path k within the step that ends
-    `step_ends_s[h]` seconds from now. Path k is one joint future of all targets, so sums over i
-    carry the targets' correlation.
-    """
-
-    step_ends_s: FloatArray
-    paths: FloatArray
-    known: tuple[bool, ...]
-    """False for a target whose forecast has nothing to stand on yet."""
-    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ def _run(
     cluster: SimulatedCluster,
     progress: Progress | None,
 ) -> None:
-    state = initial_state(policy, config)
+    state = initial_state(policy, config, ports.forecaster)
     # The first decision stands on a first sample.
     next_at_s = scenario.sample_period_s
     told = 0.0

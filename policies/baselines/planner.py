@@ -26,10 +26,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from policies.baselines.common import active_only, change_code, current_replicas, hold, replicas_for, within_bounds
+from policies.paths import DemandPaths
 from policies.types import (
     Decision,
     DecisionInput,
-    DemandPaths,
     FloatArray,
     Reason,
     TargetPlan,
@@ -65,7 +65,8 @@ class PlannerPolicy:
         """No memory: what the Planner remembers of the past lives in its forecaster."""
 
     def decide(self, given: DecisionInput, memory: None) -> Decision:
-        forecast = None if given.paths is None else mean_demand(given.paths, self.interval_s)
+        keys = tuple(t.key for t in given.targets)
+        forecast = None if given.paths is None else mean_demand(given.paths.rows(keys), self.interval_s)
         plans = tuple(self._plan(given, forecast, i) for i in range(len(given.targets)))
         return Decision(active_only(plans), memory)
 
@@ -85,14 +86,16 @@ class PlannerPolicy:
 
 
 def mean_demand(paths: DemandPaths, until_s: float) -> FloatArray:
-    """Mean demand from now to `until_s`, in replicas, (targets,): over paths, and over steps by length.
+    """Return mean demand from now to `until_s`, in replicas, (targets,) after `paths.keys`.
+
+    The mean is over paths, and over steps by length.
 
     NaN where the forecaster says that it knows nothing yet. Paths that end sooner than `until_s` are
     averaged over what they cover.
     """
-    unknown = np.full(len(paths.known), np.nan)
+    unknown = np.full(len(paths.keys), np.nan)
     if not paths.paths.shape[1] or not len(paths.step_ends_s):
         return unknown
     widths_s = np.diff(np.minimum(paths.step_ends_s, until_s), prepend=0.0)
     mean = paths.paths.mean(axis=1) @ (widths_s / widths_s.sum())
-    return np.where(np.asarray(paths.known), mean, unknown)
+    return np.where([key in paths.known for key in paths.keys], mean, unknown)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from autoscaler.forecast import ArimaPoint, KalmanPoint, NoForecast, SamplePathForecaster
+from autoscaler.forecast import SamplePathForecaster
 from autoscaler.ports import Forecaster
 from policies.baselines.hpa import HpaPolicy
 from policies.baselines.knative import KnativePolicy
@@ -18,6 +19,7 @@ from policies.baselines.static import StaticPolicy
 from policies.decide import ForethawPolicy
 from policies.types import Policy
 from simulations.bounds.informed_row import informed_forecaster
+from simulations.planner_forecasts import ArimaPoint, KalmanPoint, NoForecast
 from simulations.scenario.scenario import Scenario
 
 N_PATHS = 400
@@ -33,7 +35,7 @@ class Row:
 
     name: str
     policy: Policy
-    make_forecaster: Callable[[], Forecaster]
+    make_forecaster: Callable[[], Forecaster[Any]]
     restored: bool = True
     bound: str = ""
 
@@ -41,12 +43,8 @@ class Row:
 RowMaker = Callable[[Scenario], Row]
 
 
-def _paths(scenario: Scenario) -> Callable[[], Forecaster]:
-    return lambda: SamplePathForecaster(len(scenario.targets), seed=scenario.seed, n_paths=N_PATHS)
-
-
-def _no_forecast(scenario: Scenario) -> Callable[[], Forecaster]:
-    return lambda: NoForecast(len(scenario.targets))
+def _paths(scenario: Scenario) -> Callable[[], Forecaster[Any]]:
+    return lambda: SamplePathForecaster(seed=scenario.seed, n_paths=N_PATHS)
 
 
 def _forethaw(name: str, restored: bool = True, pooled: bool = True) -> RowMaker:
@@ -54,25 +52,23 @@ def _forethaw(name: str, restored: bool = True, pooled: bool = True) -> RowMaker
 
 
 def _informed(scenario: Scenario) -> Row:
-    def make() -> Forecaster:
+    def make() -> Forecaster[Any]:
         return informed_forecaster(scenario)
 
     return Row("informed", ForethawPolicy(name="informed"), make, True, bound="informed")
 
 
 def _reactive(name: str, policy: Policy, restored: bool) -> RowMaker:
-    return lambda s: Row(name, policy, _no_forecast(s), restored)
+    return lambda s: Row(name, policy, NoForecast, restored)
 
 
-def _planner(name: str, label: str, point: Callable[[int], Forecaster], restored: bool) -> RowMaker:
-    return lambda s: Row(
-        name, PlannerPolicy(label=label, utilization=PLANNER_UTILIZATION), lambda: point(len(s.targets)), restored
-    )
+def _planner(name: str, label: str, point: Callable[[], Forecaster[Any]], restored: bool) -> RowMaker:
+    return lambda s: Row(name, PlannerPolicy(label=label, utilization=PLANNER_UTILIZATION), point, restored)
 
 
 def _static(scenario: Scenario) -> Row:
     counts = {t.name: t.static_peak_replicas for t in scenario.targets}
-    return Row("static peak", StaticPolicy(counts), _no_forecast(scenario), restored=True)
+    return Row("static peak", StaticPolicy(counts), NoForecast, restored=True)
 
 
 ROWS: dict[str, RowMaker] = {

@@ -11,7 +11,7 @@ from collections import Counter
 import numpy as np
 
 from autoscaler.ports import PassRecord
-from policies.types import DemandPaths
+from policies.paths import DemandPaths
 
 BAND = (0.1, 0.5, 0.9)
 

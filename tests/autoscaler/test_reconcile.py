@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 
 from autoscaler.errors import PlanError
+from autoscaler.forecast.series import DemandFrame
 from autoscaler.ports import ClusterView, MetricFrame, PassRecord, TargetState
 from autoscaler.reconcile import ManagedTarget, Ports, ReconcileConfig, ReconcileState, initial_state, reconcile
 from policies.capacity import WorkRate
+from policies.keys import TargetKey
+from policies.paths import DemandPaths
 from policies.types import (
     ACTIVE,
     Action,
     Decision,
     DecisionInput,
-    DemandPaths,
-    FloatArray,
     Plan,
     Reason,
     SupplyStep,
@@ -61,11 +62,20 @@ class Cluster:
 class Forecast:
     seen: list[float] = field(default_factory=list)
 
-    def update(self, start_s: float, period_s: float, demand_replicas: FloatArray) -> None:
-        self.seen.extend(demand_replicas[0].tolist())
+    def initial(self) -> None:
+        """No state of its own."""
 
-    def paths(self, now_s: float, horizon_s: float) -> DemandPaths:
-        return DemandPaths(np.array([horizon_s]), np.full((1, 3, 1), 10.0), (True,))
+    def absorb(self, state: None, frame: DemandFrame) -> None:
+        self.seen.extend(frame.demand[target().key].tolist())
+
+    def bootstrap(self, history: DemandFrame) -> None:
+        """No state of its own."""
+
+    def retain(self, state: None, keys: frozenset[TargetKey]) -> None:
+        """No state of its own."""
+
+    def paths(self, state: None, keys: tuple[TargetKey, ...], now_s: float, horizon_s: float) -> DemandPaths:
+        return DemandPaths(keys, np.array([horizon_s]), np.full((1, 3, 1), 10.0), frozenset(keys))
 
 
 @dataclass
@@ -101,7 +111,7 @@ def world(**metrics: float) -> tuple[Ports, ReconcileConfig]:
 
 
 def passes(ports: Ports, config: ReconcileConfig, policy: Fixed, times_s: tuple[float, ...]) -> ReconcileState:
-    state = initial_state(policy, config)
+    state = initial_state(policy, config, ports.forecaster)
     for now_s in times_s:
         state, _ = reconcile(ports, policy, config, state, now_s)
     return state
@@ -112,7 +122,7 @@ def test_a_pass_prices_demand_acts_records_and_names_its_next_moment() -> None:
     ports, config = world()
     policy = Fixed(12)
 
-    state, next_at_s = reconcile(ports, policy, config, initial_state(policy, config), 2.0)
+    state, next_at_s = reconcile(ports, policy, config, initial_state(policy, config, ports.forecaster), 2.0)
 
     assert next_at_s == 7.0
     assert ports.forecaster.seen == [10.0, 10.0]  # type: ignore[attr-defined]  # our fake's own field
@@ -181,7 +191,7 @@ def test_a_crash_after_acting_repeats_the_same_plan() -> None:
     """The pass is run again from the old state: it asks for the same, as the world has not moved."""
     ports, config = world()
     policy = Fixed(12)
-    state = initial_state(policy, config)
+    state = initial_state(policy, config, ports.forecaster)
     reconcile(ports, policy, config, state, 2.0)
     reconcile(ports, policy, config, replace(state), 2.0)
 

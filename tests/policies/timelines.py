@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from policies.paths import DemandPaths
 from policies.types import (
     ACTIVE,
     DecisionInput,
-    DemandPaths,
     FloatArray,
     Policy,
     TargetObservation,

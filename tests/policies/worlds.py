@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from policies.paths import DemandPaths
 from policies.types import (
     ACTIVE,
     COLD,
     REMOTE,
     STAGED,
     DecisionInput,
-    DemandPaths,
     LeadTime,
     NodeObservation,
     SupplyStep,
@@ -86,7 +86,12 @@ def given(
         supply=(SupplyStep("free", AT_ONCE, 1.0), SupplyStep("lent", LeadTime((8.0,)), 0.0, 10.0)),
         nodes=pool if pool is not None else nodes(targets, 10),
         gpu_budget=budget,
-        paths=DemandPaths(STEP_ENDS_S, paths, known or (True,) * len(targets)),
+        paths=DemandPaths(
+            tuple(t.key for t in targets),
+            STEP_ENDS_S,
+            paths,
+            frozenset(t.key for t, k in zip(targets, known or (True,) * len(targets), strict=True) if k),
+        ),
         tick_s=2.0,
     )
 
