@@ -16,7 +16,7 @@ import numpy as np
 from autoscaler.config import ManagedTarget, ReconcileConfig
 from autoscaler.ports import MetricFrame
 from policies.arrays import FloatArray
-from policies.capacity import ObservedRating, RunningMean, WorkRate, backlog_replica_s, demand_replicas, stacked
+from policies.capacity import ObservedRating, RunningMean, WorkRates, backlog_replica_s, demand_replicas, stacked
 from policies.keys import TargetKey
 from policies.types import Phase, ReplicaView
 
@@ -154,7 +154,7 @@ def _lengths(state: DemandState, columns: Mapping[str, FloatArray]) -> tuple[Run
 
 
 def _backlog(
-    state: DemandState, columns: Mapping[str, FloatArray], work: WorkRate, prompt: RunningMean, output: RunningMean
+    state: DemandState, columns: Mapping[str, FloatArray], work: WorkRates, prompt: RunningMean, output: RunningMean
 ) -> FloatArray:
     """Return the frame's backlog before the rating; where the count is missing the last known value stands.
 

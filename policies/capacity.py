@@ -31,14 +31,20 @@ LEARN_S, FORGET_S = 20.0, 900.0
 
 @dataclass(frozen=True, slots=True)
 class WorkRate:
-    """Replica-seconds of work per request, prompt token and output token at the rated batch.
+    """Replica-seconds of work per request, prompt token and output token at the rated batch, of one target."""
 
-    Floats for one target, (targets, 1) arrays for many (`stacked`).
-    """
+    per_request_s: float
+    per_prompt_token_s: float
+    per_output_token_s: float
 
-    per_request_s: float | FloatArray
-    per_prompt_token_s: float | FloatArray
-    per_output_token_s: float | FloatArray
+
+@dataclass(frozen=True, slots=True)
+class WorkRates:
+    """The same of many targets: each (targets, 1)."""
+
+    per_request_s: FloatArray
+    per_prompt_token_s: FloatArray
+    per_output_token_s: FloatArray
 
     def work_s(self, requests: FloatArray, prompt_tokens: FloatArray, output_tokens: FloatArray) -> FloatArray:
         """Replica-seconds of the given requests and tokens; NaN wherever one of them is NaN."""
@@ -50,13 +56,13 @@ class WorkRate:
         return work
 
 
-def stacked(rates: Sequence[WorkRate]) -> WorkRate:
-    """Return the rates of many targets as one, for arrays of shape (targets, samples)."""
+def stacked(rates: Sequence[WorkRate]) -> WorkRates:
+    """Return the rates of many targets, in their order."""
 
     def column(name: str) -> FloatArray:
         return np.array([[getattr(rate, name)] for rate in rates], dtype=np.float64)
 
-    return WorkRate(column("per_request_s"), column("per_prompt_token_s"), column("per_output_token_s"))
+    return WorkRates(column("per_request_s"), column("per_prompt_token_s"), column("per_output_token_s"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,7 @@ class ObservedRating:
 
 
 def demand_replicas(
-    rate: WorkRate,
+    rates: WorkRates,
     period_s: float,
     offered: FloatArray,
     prompt_tokens: FloatArray,
@@ -129,11 +135,11 @@ def demand_replicas(
     beside a known count are priced at the mean.
     """
     prompt = np.where(np.isnan(prompt_tokens), offered * mean_prompt_tokens[:, None], prompt_tokens)
-    return rate.work_s(offered, prompt, offered * mean_output_tokens[:, None]) / period_s
+    return rates.work_s(offered, prompt, offered * mean_output_tokens[:, None]) / period_s
 
 
 def backlog_replica_s(
-    rate: WorkRate,
+    rates: WorkRates,
     queued: FloatArray,
     queued_prompt_tokens: FloatArray,
     mean_prompt_tokens: FloatArray,
@@ -145,4 +151,4 @@ def backlog_replica_s(
     count of queued requests itself is missing.
     """
     prompt = np.where(np.isnan(queued_prompt_tokens), queued * mean_prompt_tokens[:, None], queued_prompt_tokens)
-    return np.maximum(rate.work_s(queued, prompt, queued * mean_output_tokens[:, None]), 0.0)
+    return np.maximum(rates.work_s(queued, prompt, queued * mean_output_tokens[:, None]), 0.0)

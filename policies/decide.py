@@ -100,7 +100,7 @@ class ForethawPolicy:
         return Decision(plan, ForethawMemory(placement, placed_at_s))
 
     def _needs(self, given: DecisionInput, paths: DemandPaths) -> _Needs:
-        rows = paths.rows(given.keys)
+        rows = paths.rows(given.keys).paths
         by_step = required_by_step(
             paths.step_ends_s,
             rows,

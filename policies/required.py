@@ -23,6 +23,7 @@ to a horizon; `tiers.py` and `spares.py` take quantiles of them.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from policies.arrays import FloatArray
 
@@ -31,7 +32,7 @@ SUSTAINED_SLOS = 4.0
 
 
 def required_by_step(
-    step_ends_s: FloatArray, paths: FloatArray, backlog_replica_s: FloatArray, slo_wait_s: FloatArray
+    step_ends_s: FloatArray, paths: NDArray[np.floating], backlog_replica_s: FloatArray, slo_wait_s: FloatArray
 ) -> FloatArray:
     """Capacity, in replicas, with which what arrives up to each step's end does not wait past the SLO.
 
@@ -66,7 +67,7 @@ def required_by_step(
 
 
 def required_capacity(
-    step_ends_s: FloatArray, paths: FloatArray, backlog_replica_s: FloatArray, slo_wait_s: FloatArray
+    step_ends_s: FloatArray, paths: NDArray[np.floating], backlog_replica_s: FloatArray, slo_wait_s: FloatArray
 ) -> FloatArray:
     """Least constant capacity, in replicas, such that no arrival in (0, step end] waits past the SLO.
 

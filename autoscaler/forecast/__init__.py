@@ -1,6 +1,10 @@
-"""Forecasts of demand: sample paths for our policy, points for planners."""
+"""Forecasts of demand as joint sample paths.
 
-from autoscaler.forecast.points import ArimaPoint, KalmanPoint, NoForecast
-from autoscaler.forecast.sample_paths import PathConfig, SamplePathForecaster
+`series.py` is what comes in and what is kept; `levels.py`, `shape.py` and `residuals.py` are the parts of
+a forecast; `sample_paths.py` puts them together and implements the `Forecaster` port.
+"""
 
-__all__ = ["ArimaPoint", "KalmanPoint", "NoForecast", "PathConfig", "SamplePathForecaster"]
+from autoscaler.forecast.sample_paths import PathConfig, PathState, SamplePathForecaster
+from autoscaler.forecast.series import DemandFrame
+
+__all__ = ["DemandFrame", "PathConfig", "PathState", "SamplePathForecaster"]

@@ -2,28 +2,35 @@
 
     path = (sqrt(level now x shape ahead) + residual)^2
 
-The level is exponentially smoothed, its rate chosen per target from a small grid by what would have
-forecast the last hour best. Residuals are taken, on the square-root scale that makes counts of any size
-equally noisy (Anscombe 1948), from moments of the last hour: how the steps after each moment differed
-from what that moment's level had promised. One draw of moments serves all targets, so their joint
-behaviour, bursts and ramps, is resampled as it was; no law is assumed and coverage follows from the
-record (the historical-simulation or rolling-origin bootstrap; Hyndman and Athanasopoulos, Forecasting:
-Principles and Practice, 5.5). With less than two minutes on record the noise is taken to be Poisson-like
-at the observed dispersion.
+`levels.py` says how the level follows, `shape.py` how the hour of the day moves it, `residuals.py` where
+the residuals come from; a target with too short a record gets noise of its observed dispersion instead.
+
+The state is a frozen value: absorbing samples returns another one that shares all history with it. Every
+minute (on the minute, so that it does not depend on how samples were cut into frames) the record's newest
+blocks are joined, rates are chosen anew and a `_Fit` begins: what residuals are drawn from until the next.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from autoscaler.forecast.levels import FIRST_RATE, Judged, Levels, choose_rates, follow, judge
+from autoscaler.forecast.residuals import Draw, Residuals, draw_residuals, noise_scale, unit_noise
+from autoscaler.forecast.series import ABSENT, SAME_MOMENT_S, Aligned, Block, DemandFrame, Roster, merged
 from autoscaler.forecast.shape import SlowShape
+from autoscaler.forecast.steps import STEP_ENDS_S, Steps, step_ends, step_samples
 from policies.arrays import FloatArray
+from policies.keys import TargetKey
 from policies.paths import DemandPaths
 
-STEP_ENDS_S = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0, 192.0, 256.0, 384.0)
-SMOOTHING = (0.02, 0.05, 0.1, 0.2, 0.4)
+T = TypeVar("T", bound=np.generic)
+
+CHUNK = 32
+"""Targets at a time when paths are put together: their paths stay in a core's cache between operations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,135 +42,245 @@ class PathConfig:
     half_life_s: float = 1200.0
     refit_every_s: float = 60.0
     least_samples: int = 10
+    """Valid samples below which a target counts as unknown."""
     stale_after_s: float = 120.0
+    """Age of the newest valid sample beyond which a target counts as unknown."""
     judged_horizon_s: float = 12.0
     """Smoothing is judged by the error over this horizon: where wakes and reclaims are decided."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Minute:
+    """What is kept of the time between two refits."""
+
+    block: Block
+    judged: Judged
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Fit:
+    """What paths are made from until the next refit.
+
+    `_residuals` and `_noise` are derived from the rest when first asked for, and kept: they are no state.
+    Residuals are kept for the last horizon asked for, since those of 1,000 targets take 68 MB.
+    """
+
+    at_s: float = -np.inf
+    roster: Roster = field(default_factory=Roster)
+    rates: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, dtype=np.intp))
+    minutes: tuple[_Minute, ...] = ()
+    _residuals: dict[tuple[Steps, Draw], Residuals] = field(default_factory=dict)
+    _noise: dict[tuple[TargetKey, Draw], NDArray[np.float32]] = field(default_factory=dict)
+
+    def residuals(self, steps: Steps, draw: Draw) -> Residuals:
+        """Return the residuals on `steps`, with a row for each target of `roster` that has any."""
+        found = self._residuals.get((steps, draw))
+        if found is None:
+            history = Aligned(tuple(m.block for m in self.minutes), self.roster)
+            found = draw_residuals(history, self.rates, steps, draw)
+            self._residuals.clear()
+            self._residuals[steps, draw] = found
+        return found
+
+    def noise(self, key: TargetKey, draw: Draw) -> NDArray[np.float32]:
+        """Return the standard normals of one target, (all steps, paths)."""
+        if (key, draw) not in self._noise:
+            self._noise[key, draw] = unit_noise(key, draw.seed, self.at_s, (len(STEP_ENDS_S), draw.n_paths))
+        return self._noise[key, draw]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PathState:
+    """All that the forecaster knows; made by `SamplePathForecaster`, compared and stored by nobody."""
+
+    until_s: float
+    """End of the newest sample, -inf before the first."""
+    period_s: float
+    levels: Levels
+    shape: SlowShape
+    recent: tuple[Block, ...]
+    """Since the last refit."""
+    minutes: tuple[_Minute, ...]
+    """Before it, up to `memory_s`."""
+    fit: _Fit
+
+
 class SamplePathForecaster:
-    """Implements the `Forecaster` port."""
+    """Implements the `Forecaster` port. Holds settings and a seed, and nothing that changes."""
 
-    def __init__(self, n_targets: int, seed: int, n_paths: int = 1000, config: PathConfig | None = None) -> None:
+    def __init__(self, seed: int, n_paths: int = 1000, config: PathConfig | None = None) -> None:
         self._config = config or PathConfig(n_paths)
-        self._n = n_targets
-        self._random = np.random.default_rng(np.random.SeedSequence([seed, 0xF0]))
-        self._period_s = 1.0
-        self._demand = np.empty((n_targets, 0))
-        self._levels = np.empty((len(SMOOTHING), n_targets, 0))
-        self._level = np.full((len(SMOOTHING), n_targets), np.nan)
-        self._chosen = np.full(n_targets, 2)
-        self._residuals: FloatArray | None = None
-        self._fitted_at_s = -np.inf
-        self._valid = np.zeros(n_targets, dtype=int)
-        self._last_valid_s = np.full(n_targets, -np.inf)
-        self._shape = SlowShape(n_targets)
-        self._steps_s = step_ends(64.0)
+        self._seed = seed
 
-    def update(self, start_s: float, period_s: float, demand_replicas: FloatArray) -> None:
-        """Append samples; a gap (NaN) leaves the level where it was."""
-        self._period_s = period_s
-        n = demand_replicas.shape[1]
-        levels = np.empty((len(SMOOTHING), self._n, n))
-        rates = np.array(SMOOTHING)[:, None]
-        for j in range(n):
-            y = demand_replicas[:, j]
-            seen = np.isfinite(y)
-            first = seen & np.isnan(self._level[0])
-            self._level[:, first] = y[first]
-            step = rates * (y - self._level)
-            self._level += np.where(seen, step, 0.0)
-            levels[:, :, j] = self._level
-            self._last_valid_s[seen] = start_s + (j + 1) * period_s
-            self._valid += seen
-        keep = round(self._config.memory_s / period_s)
-        self._demand = np.concatenate((self._demand, demand_replicas), axis=1)[:, -keep:]
-        self._levels = np.concatenate((self._levels, levels), axis=2)[:, :, -keep:]
-        self._shape.update(start_s, period_s, demand_replicas)
-        end_s = start_s + n * period_s
-        if end_s - self._fitted_at_s >= self._config.refit_every_s or (self._residuals is None and n):
-            self._fitted_at_s = end_s
-            self._refit(end_s)
+    def initial(self) -> PathState:
+        """Return the state that knows nothing, of no target."""
+        return PathState(-np.inf, np.nan, Levels.empty(), SlowShape.empty(), (), (), _Fit())
 
-    def paths(self, now_s: float, horizon_s: float) -> DemandPaths:
-        """Joint paths from `now_s`; a target with too little or stale data is marked unknown."""
-        ends_s = step_ends(horizon_s)
-        if self._residuals is None or self._residuals.shape[2] != len(ends_s):
-            self._steps_s = ends_s
-            self._refit(now_s)
-        assert self._residuals is not None
-        level = np.nan_to_num(self._level[self._chosen, np.arange(self._n)])
-        ahead = level[:, None] * self._shape.ratio(now_s, ends_s)
-        paths = np.sqrt(ahead)[:, None, :] + self._residuals
-        np.maximum(paths, 0.0, out=paths)
-        np.square(paths, out=paths)
-        fresh = now_s - self._last_valid_s <= self._config.stale_after_s
-        known = tuple(bool(k) for k in (self._valid >= self._config.least_samples) & fresh)
-        return DemandPaths(
-            self.keys, ends_s, paths, frozenset(k for k, b in zip(self.keys, known) if b), "level+residuals"
-        )
+    def bootstrap(self, history: DemandFrame) -> PathState:
+        """Return the state after `history`, the same as if its samples had come one by one."""
+        return self.absorb(self.initial(), history)
 
-    def _refit(self, now_s: float) -> None:
-        """Choose each target's smoothing anew, and draw the residual paths of the coming minute."""
-        steps = np.maximum(np.round(self._steps_s / self._period_s).astype(int), 1)
-        n_samples = self._demand.shape[1]
-        reach = int(min(steps[-1], n_samples // 2))
-        origins = self._origins(n_samples, reach)
-        if origins.size < 30:
-            self._residuals = self._assumed_noise()
-            return
-        total = np.concatenate((np.zeros((self._n, 1)), np.cumsum(np.nan_to_num(self._demand), axis=1)), axis=1)
-        self._choose_smoothing(total, origins, reach)
-        age = (n_samples - 1 - origins) * self._period_s
-        weight = 0.5 ** (age / self._config.half_life_s)
-        drawn = self._random.choice(origins, self._config.n_paths, p=weight / weight.sum())
-        level = np.sqrt(self._levels[self._chosen[:, None], np.arange(self._n)[:, None], drawn[None, :]])
-        residuals = np.empty((self._n, self._config.n_paths, len(steps)))
-        begin = 0
-        for h, end in enumerate(steps):
-            if h and (end > reach or end == begin):
-                # Farther than the record reaches, or a step shorter than a sample.
-                residuals[:, :, h] = residuals[:, :, h - 1]
-                continue
-            mean = (total[:, drawn + 1 + end] - total[:, drawn + 1 + begin]) / (end - begin)
-            residuals[:, :, h] = np.sqrt(np.maximum(mean, 0.0)) - level
-            begin = end
-        self._residuals = residuals
+    def absorb(self, state: PathState, frame: DemandFrame) -> PathState:
+        """Return `state` and the samples of `frame` that end after `state.until_s`.
 
-    def _origins(self, n_samples: int, reach: int) -> np.ndarray:
-        """Moments with a level, a whole horizon after them, and no gap in any target that has data."""
-        with_data = self._valid > 0
-        if n_samples < 30 or not with_data.any():
-            return np.empty(0, dtype=int)
-        gap = ~np.isfinite(self._demand[with_data]).all(axis=0)
-        gaps = np.concatenate(([0], np.cumsum(gap)))
-        moments = np.arange(5, n_samples - reach - 1)
-        whole = gaps[moments + 1 + reach] == gaps[moments - 5]
-        usable: np.ndarray = moments[whole & np.isfinite(self._levels[0][:, moments][with_data]).all(axis=0)]
-        return usable
-
-    def _choose_smoothing(self, total: FloatArray, origins: np.ndarray, reach: int) -> None:
-        ahead = max(min(round(self._config.judged_horizon_s / self._period_s), reach), 1)
-        actual = np.sqrt(np.maximum((total[:, origins + 1 + ahead] - total[:, origins + 1]) / ahead, 0.0))
-        error = np.sqrt(np.nan_to_num(self._levels[:, :, origins])) - actual[None]
-        self._chosen = np.argmin(np.mean(error**2, axis=2), axis=0)
-
-    def _assumed_noise(self) -> FloatArray:
-        """Independent normal residuals at the observed dispersion, Poisson-like at the least.
-
-        A count of mean m and dispersion d has, on the square-root scale, variance d/4 per unit of time
-        (delta method); a mean over a step of w periods has d/(4w).
+        A gap (NaN, an absent target, time between frames) leaves a level where it was. Raises ValueError
+        if the sample period differs from that of the state: a record of another period needs `bootstrap`.
         """
-        mean = np.nanmean(self._demand, axis=1) if self._demand.shape[1] else np.zeros(self._n)
-        variance = np.nanvar(self._demand, axis=1) if self._demand.shape[1] else np.zeros(self._n)
-        dispersion = np.where(mean > 0, variance / np.maximum(mean, 1e-9), 1.0)
-        widths = np.diff(self._steps_s, prepend=0.0) / self._period_s
-        sigma = np.sqrt(np.nan_to_num(dispersion, nan=1.0)[:, None, None] / (4.0 * np.maximum(widths, 1.0)))
-        noise = self._random.standard_normal((self._n, self._config.n_paths, len(widths)))
-        scaled: FloatArray = noise * sigma
-        return scaled
+        fresh = frame.after(state.until_s, self._samples(self._config.memory_s, frame.period_s))
+        if not fresh.n_samples:
+            return state
+        if not np.isnan(state.period_s) and state.period_s != fresh.period_s:
+            raise ValueError(f"samples of {fresh.period_s} s after samples of {state.period_s} s; bootstrap anew")
+        state = _joined_by(replace(state, period_s=fresh.period_s), fresh)
+        demand = fresh.matrix(state.levels.roster.keys)
+        state = replace(state, shape=state.shape.follow(fresh.start_s, fresh.period_s, demand))
+        begin, ends = 0, self._refits(fresh)
+        for end in ends:
+            state = self._minute_closed(_extended(state, fresh, demand, begin, end))
+            begin = end
+        if ends:
+            state = self._refitted(state, fresh.start_s + ends[-1] * fresh.period_s)
+        return _extended(state, fresh, demand, begin, fresh.n_samples)
+
+    def retain(self, state: PathState, keys: frozenset[TargetKey]) -> PathState:
+        """Return `state` without the targets that are not in `keys`; nothing of the others changes."""
+        rows = state.levels.roster.kept(keys)
+        if len(rows) == len(state.levels.roster.keys):
+            return state
+        levels = state.levels.only(rows)
+        return replace(state, levels=levels, shape=state.shape.only(rows, levels.roster))
+
+    def paths(self, state: PathState, keys: tuple[TargetKey, ...], now_s: float, horizon_s: float) -> DemandPaths:
+        """Return joint paths of `keys` from `now_s`, single precision, up to the first step at or past the horizon.
+
+        A target with too little or stale data, or none, is not in `known`. A pure read of `state`.
+        """
+        ends_s = step_ends(horizon_s)
+        period_s = 1.0 if np.isnan(state.period_s) else state.period_s
+        steps = step_samples(ends_s, period_s)
+        source = _Sources(state, keys, steps, self._draw(state, period_s))
+        ahead = self._root_ahead(state, source, now_s, ends_s)
+        # Memory order (targets, steps, paths): policies sort the paths of one step, which then lie together.
+        out = np.empty((len(keys), len(steps), self._config.n_paths), dtype=np.float32)
+        for begin in range(0, len(keys), CHUNK):
+            chunk = slice(begin, min(begin + CHUNK, len(keys)))
+            part = out[chunk]
+            source.fill(part, chunk)
+            part += ahead[chunk, :, None]
+            np.maximum(part, 0.0, out=part)
+            np.square(part, out=part)
+        return DemandPaths(keys, ends_s, out.transpose(0, 2, 1), self._known(state, keys, now_s), "level+residuals")
+
+    def _root_ahead(self, state: PathState, source: _Sources, now_s: float, ends_s: FloatArray) -> NDArray[np.float32]:
+        """Return the square root of level times shape, (keys, steps); zero for a target without a level."""
+        smoothed = state.levels.smoothed
+        there = source.rows != ABSENT
+        level = np.zeros(len(source.rows))
+        level[there] = np.nan_to_num(smoothed[source.rates[there], source.rows[there]])
+        ahead = np.repeat(level[:, None], len(ends_s), axis=1)
+        ratio = state.shape.ratio(now_s, ends_s)
+        if ratio is not None:
+            ahead[there] *= ratio[source.rows[there]]
+        return np.sqrt(ahead, dtype=np.float32)
+
+    def _known(self, state: PathState, keys: tuple[TargetKey, ...], now_s: float) -> frozenset[TargetKey]:
+        levels = state.levels
+        fresh = now_s - levels.last_valid_s <= self._config.stale_after_s
+        known = (levels.n_valid >= self._config.least_samples) & fresh
+        return frozenset(levels.roster.keys[i] for i in known.nonzero()[0]) & frozenset(keys)
+
+    def _draw(self, state: PathState, period_s: float) -> Draw:
+        memory = self._samples(self._config.memory_s, period_s)
+        return Draw(self._seed, state.fit.at_s, self._config.n_paths, memory, self._config.half_life_s / period_s)
+
+    def _refits(self, frame: DemandFrame) -> list[int]:
+        """Return after how many samples of `frame` a minute is over: after each that ends in another one."""
+        edges_s = frame.start_s + frame.period_s * np.arange(frame.n_samples + 1)
+        minute = (edges_s + SAME_MOMENT_S) // self._config.refit_every_s
+        found: list[int] = ((minute[1:] != minute[:-1]).nonzero()[0] + 1).tolist()
+        return found
+
+    def _minute_closed(self, state: PathState) -> PathState:
+        """Join the blocks since the last refit to one and judge what they complete; forget what is too old."""
+        block = merged(state.recent, state.levels.roster)
+        ahead = max(self._samples(self._config.judged_horizon_s, block.period_s), 1)
+        minutes = tuple(m for m in state.minutes if m.block.until_s > block.until_s - self._config.memory_s)
+        before: list[Block] = []
+        for minute in reversed(minutes):
+            if sum(b.n_samples for b in before) >= ahead:
+                break
+            before.insert(0, minute.block)
+        judged = judge((*before, block), state.levels.roster, ahead)
+        return replace(state, recent=(), minutes=(*minutes, _Minute(block, judged)))
+
+    def _refitted(self, state: PathState, at_s: float) -> PathState:
+        roster = state.levels.roster
+        rates = choose_rates(tuple(m.judged for m in state.minutes), roster)
+        return replace(state, fit=_Fit(at_s, roster, rates, state.minutes))
+
+    @staticmethod
+    def _samples(span_s: float, period_s: float) -> int:
+        return round(span_s / period_s)
 
 
-def step_ends(horizon_s: float) -> FloatArray:
-    """The grid of steps up to the first end at or past the horizon, in seconds."""
-    ends = np.array(STEP_ENDS_S)
-    return ends[: min(int(np.searchsorted(ends, horizon_s)) + 1, len(ends))]
+class _Sources:
+    """Where each key's residuals come from: a row of the fit's residuals, or assumed noise of its own."""
+
+    def __init__(self, state: PathState, keys: tuple[TargetKey, ...], steps: Steps, draw: Draw) -> None:
+        self._fit, self._keys, self._steps, self._draw = state.fit, keys, steps, draw
+        roster = state.levels.roster
+        self.rows = _rows_of(keys, roster.keys)
+        """Row of each key in the state, ABSENT for one that it does not have."""
+        in_fit = roster.rows_in(state.fit.roster)
+        fitted = self.rows if in_fit is None else _through(in_fit, self.rows)
+        self.rates = _through(state.fit.rates, fitted, FIRST_RATE)
+        residuals = state.fit.residuals(steps, draw)
+        self._values = residuals.values
+        self._source = _through(residuals.row, fitted)
+        self._scale = _through(state.levels.dispersion(), self.rows, 1.0)
+
+    def fill(self, out: NDArray[np.float32], chunk: slice) -> None:
+        """Write the residuals of the keys in `chunk` to `out` (keys, steps, paths)."""
+        source = self._source[chunk]
+        with_residuals = source != ABSENT
+        if with_residuals.all():
+            np.take(self._values, source, axis=0, out=out, mode="clip")
+            return
+        out[with_residuals] = self._values[source[with_residuals]]
+        scale = noise_scale(self._scale[chunk], self._steps).astype(np.float32)
+        for i in (~with_residuals).nonzero()[0]:
+            noise = self._fit.noise(self._keys[chunk.start + i], self._draw)
+            np.multiply(noise[: len(self._steps)], scale[i][:, None], out=out[i])
+
+
+def _joined_by(state: PathState, frame: DemandFrame) -> PathState:
+    """Give a row to each target of `frame` that has none."""
+    roster = state.levels.roster.joined_by(frame.demand, frame.start_s)
+    if roster is state.levels.roster:
+        return state
+    return replace(state, levels=state.levels.on(roster), shape=state.shape.on(roster))
+
+
+def _extended(state: PathState, frame: DemandFrame, demand: FloatArray, begin: int, end: int) -> PathState:
+    """Add the samples from `begin` to `end` as one more block."""
+    if begin == end:
+        return state
+    start_s, period_s = frame.start_s + begin * frame.period_s, frame.period_s
+    levels, path = follow(state.levels, start_s, period_s, demand[:, begin:end])
+    block = Block(start_s, period_s, levels.roster, demand[:, begin:end].astype(np.float32), path)
+    return replace(state, until_s=block.until_s, levels=levels, recent=(*state.recent, block))
+
+
+def _rows_of(keys: tuple[TargetKey, ...], known: tuple[TargetKey, ...]) -> NDArray[np.intp]:
+    if keys == known:
+        return np.arange(len(keys))
+    row = {key: i for i, key in enumerate(known)}
+    return np.fromiter((row.get(key, ABSENT) for key in keys), dtype=np.intp, count=len(keys))
+
+
+def _through(values: NDArray[T], rows: NDArray[np.intp], absent: float = ABSENT) -> NDArray[T]:
+    """Return `values[rows]`, `absent` where a row is ABSENT."""
+    taken = np.full(len(rows), absent, dtype=values.dtype)
+    there = rows != ABSENT
+    taken[there] = values[rows[there]]
+    return taken

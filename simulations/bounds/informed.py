@@ -12,12 +12,15 @@ cannot send more in a step than its own rate allows, so it is capped at `1 + BUR
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from autoscaler.forecast.sample_paths import STEP_ENDS_S, step_ends
+from autoscaler.forecast.series import DemandFrame
+from autoscaler.forecast.steps import STEP_ENDS_S, step_ends
 from policies.arrays import FloatArray
+from policies.keys import TargetKey
 from policies.paths import DemandPaths
 
 BURST_SHARE = 0.1
@@ -39,30 +42,45 @@ class TrueDemand:
 
 
 class InformedForecaster:
-    """Implements the `Forecaster` port; what it is told of the past changes nothing."""
+    """Implements the `Forecaster` port. It has no state: it knows the law, and the past changes nothing."""
 
-    def __init__(self, targets: tuple[TrueDemand, ...], seed: int, n_paths: int = 1000) -> None:
+    def __init__(self, targets: Mapping[TargetKey, TrueDemand], seed: int, n_paths: int = 1000) -> None:
         self._targets = targets
         random = np.random.default_rng(np.random.SeedSequence([seed, 0x1F]))
-        self._normals = random.standard_normal((len(targets), n_paths, len(STEP_ENDS_S)))
+        self._normals = {key: random.standard_normal((n_paths, len(STEP_ENDS_S))) for key in sorted(targets)}
 
-    def update(self, start_s: float, period_s: float, demand_replicas: FloatArray) -> None:
-        """Nothing to learn."""
+    def initial(self) -> None:
+        """Return nothing: there is no state."""
 
-    def paths(self, now_s: float, horizon_s: float) -> DemandPaths:
-        """Joint paths on the grid up to the first step end at or past the horizon."""
+    def absorb(self, state: None, frame: DemandFrame) -> None:
+        """Learn nothing."""
+
+    def bootstrap(self, history: DemandFrame) -> None:
+        """Learn nothing."""
+
+    def retain(self, state: None, keys: frozenset[TargetKey]) -> None:
+        """Forget nothing."""
+
+    def paths(self, state: None, keys: tuple[TargetKey, ...], now_s: float, horizon_s: float) -> DemandPaths:
+        """Return joint paths of `keys`, all known, up to the first step end at or past the horizon.
+
+        Raises KeyError for a target whose law was not given.
+        """
         ends_s = step_ends(horizon_s)
+        paths = np.array([self._path(key, now_s, ends_s) for key in keys])
+        return DemandPaths(keys, ends_s, paths, frozenset(keys), "informed")
+
+    def _path(self, key: TargetKey, now_s: float, ends_s: FloatArray) -> FloatArray:
+        """Draw one target's mean demand in each step, (paths, steps)."""
+        target = self._targets[key]
         widths_s = np.diff(ends_s, prepend=0.0)
         middles_s = now_s + ends_s - widths_s / 2.0
-        paths = np.empty((len(self._targets), self._normals.shape[1], len(ends_s)))
-        for i, target in enumerate(self._targets):
-            step = np.clip(np.searchsorted(target.edges_s, middles_s, side="right") - 1, 0, len(target.rate_rps) - 1)
-            count = target.rate_rps[step] * widths_s
-            dispersion = np.minimum(target.dispersion[step], 1.0 + BURST_SHARE * count)
-            mean = count * target.mean_work_s[step]
-            variance = count * (target.work_variance[step] + dispersion * target.mean_work_s[step] ** 2)
-            paths[i] = _gamma(mean, variance, self._normals[i, :, : len(ends_s)]) / widths_s
-        return DemandPaths(ends_s, paths, (True,) * len(self._targets), "informed")
+        step = np.clip(np.searchsorted(target.edges_s, middles_s, side="right") - 1, 0, len(target.rate_rps) - 1)
+        count = target.rate_rps[step] * widths_s
+        dispersion = np.minimum(target.dispersion[step], 1.0 + BURST_SHARE * count)
+        mean = count * target.mean_work_s[step]
+        variance = count * (target.work_variance[step] + dispersion * target.mean_work_s[step] ** 2)
+        return _gamma(mean, variance, self._normals[key][:, : len(ends_s)]) / widths_s
 
 
 def _gamma(mean: FloatArray, variance: FloatArray, normals: FloatArray) -> FloatArray:

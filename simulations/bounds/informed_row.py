@@ -13,8 +13,8 @@ from simulations.scenario.scenario import Scenario, TargetScenario
 
 
 def informed_forecaster(scenario: Scenario) -> InformedForecaster:
-    """The informed bound's forecaster for all targets of a scenario."""
-    return InformedForecaster(tuple(_true_demand(t) for t in scenario.targets), scenario.seed, n_paths=400)
+    """Return the informed bound's forecaster for all targets of a scenario."""
+    return InformedForecaster({t.wanted.key: _true_demand(t) for t in scenario.targets}, scenario.seed, n_paths=400)
 
 
 def _true_demand(target: TargetScenario) -> TrueDemand:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from autoscaler.forecast import ArimaPoint, KalmanPoint, NoForecast, SamplePathForecaster
+from autoscaler.forecast import SamplePathForecaster
 from autoscaler.ports import Forecaster
 from policies.baselines.hpa import HpaPolicy
 from policies.baselines.knative import KnativePolicy
@@ -19,6 +19,7 @@ from policies.baselines.static import StaticPolicy
 from policies.decide import ForethawPolicy
 from policies.types import Policy
 from simulations.bounds.informed_row import informed_forecaster
+from simulations.planner_forecasts import ArimaPoint, KalmanPoint, NoForecast
 from simulations.scenario.scenario import Scenario
 
 N_PATHS = 400
@@ -46,10 +47,6 @@ def _paths(scenario: Scenario) -> Callable[[], Forecaster[Any]]:
     return lambda: SamplePathForecaster(seed=scenario.seed, n_paths=N_PATHS)
 
 
-def _no_forecast(scenario: Scenario) -> Callable[[], Forecaster[Any]]:
-    return lambda: NoForecast(len(scenario.targets))
-
-
 def _forethaw(name: str, restored: bool = True, pooled: bool = True) -> RowMaker:
     return lambda s: Row(name, ForethawPolicy(pooled=pooled), _paths(s), restored)
 
@@ -62,18 +59,16 @@ def _informed(scenario: Scenario) -> Row:
 
 
 def _reactive(name: str, policy: Policy[Any], restored: bool) -> RowMaker:
-    return lambda s: Row(name, policy, _no_forecast(s), restored)
+    return lambda s: Row(name, policy, NoForecast, restored)
 
 
-def _planner(name: str, label: str, point: Callable[[int], Forecaster], restored: bool) -> RowMaker:
-    return lambda s: Row(
-        name, PlannerPolicy(label=label, utilization=PLANNER_UTILIZATION), lambda: point(len(s.targets)), restored
-    )
+def _planner(name: str, label: str, point: Callable[[], Forecaster[Any]], restored: bool) -> RowMaker:
+    return lambda s: Row(name, PlannerPolicy(label=label, utilization=PLANNER_UTILIZATION), point, restored)
 
 
 def _static(scenario: Scenario) -> Row:
     counts = {t.key: t.static_peak_replicas for t in scenario.targets}
-    return Row("static peak", StaticPolicy(counts), _no_forecast(scenario), restored=True)
+    return Row("static peak", StaticPolicy(counts), NoForecast, restored=True)
 
 
 ROWS: dict[str, RowMaker] = {

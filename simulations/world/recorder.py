@@ -68,4 +68,4 @@ class SeriesRecorder:
         if bucket <= self._banded or bucket >= self.band.shape[2]:
             return
         self._banded = bucket
-        self.band[:, :, bucket] = np.quantile(paths.rows(self._keys)[:, :, step], BAND, axis=1)
+        self.band[:, :, bucket] = np.quantile(paths.rows(self._keys).paths[:, :, step], BAND, axis=1)

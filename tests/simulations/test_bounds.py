@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policies.keys import TargetKey
+from policies.paths import DemandPaths
 from simulations.bounds.clairvoyant import FINISH_S, BoundInput, clairvoyant_bound
 from simulations.bounds.informed import InformedForecaster, TrueDemand
 
@@ -136,9 +138,14 @@ def law(rate: float, dispersion: float, work_s: float = 0.5, variance: float = 0
     )
 
 
+def informed(of: TrueDemand, n_paths: int, now_s: float, horizon_s: float) -> DemandPaths:
+    key = TargetKey("default", "a")
+    return InformedForecaster({key: of}, seed=1, n_paths=n_paths).paths(None, (key,), now_s, horizon_s)
+
+
 def test_informed_paths_have_the_laws_mean_and_variance() -> None:
     """100 requests/s of 0.5 replica-seconds, dispersion 4: mean 50, variance 100 (0.01 + 4 x 0.25)."""
-    paths = InformedForecaster((law(100.0, 4.0),), seed=1, n_paths=20_000).paths(10.0, 1.0).paths[0, :, 0]
+    paths = informed(law(100.0, 4.0), 20_000, 10.0, 1.0).paths[0, :, 0]
 
     assert paths.mean() == pytest.approx(50.0, rel=0.01)
     assert paths.var() == pytest.approx(101.0, rel=0.05)
@@ -146,7 +153,7 @@ def test_informed_paths_have_the_laws_mean_and_variance() -> None:
 
 def test_informed_paths_know_a_rate_step_before_it_comes() -> None:
     """At 96 s the rate triples in 4 s: steps before stand at 50, those after at 150."""
-    told = InformedForecaster((law(100.0, 1.0),), seed=1, n_paths=4000).paths(96.0, 16.0)
+    told = informed(law(100.0, 1.0), 4000, 96.0, 16.0)
     means = told.paths[0].mean(axis=0)
 
     assert means[:4] == pytest.approx([50.0] * 4, rel=0.02)
@@ -155,6 +162,6 @@ def test_informed_paths_know_a_rate_step_before_it_comes() -> None:
 
 def test_a_short_steps_dispersion_is_capped_by_what_clients_can_send() -> None:
     """Asymptotic dispersion 10,000 at 100/s: within a second no more than 1 + 0.1 x 100 = 11."""
-    paths = InformedForecaster((law(100.0, 1e4),), seed=1, n_paths=20_000).paths(10.0, 1.0).paths[0, :, 0]
+    paths = informed(law(100.0, 1e4), 20_000, 10.0, 1.0).paths[0, :, 0]
 
     assert paths.var() == pytest.approx(100 * (0.01 + 11 * 0.25), rel=0.1)

@@ -8,6 +8,7 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from policies.baselines.planner import PlannerPolicy, mean_demand
+from policies.keys import TargetKey
 from policies.paths import DemandPaths
 from tests.policies.timelines import Timeline, codes, constant, moment
 from tests.policies.worlds import target
@@ -15,7 +16,8 @@ from tests.policies.worlds import target
 
 def forecast(*path: float, ends_s: tuple[float, ...] = (60.0, 120.0, 180.0), known: bool = True) -> DemandPaths:
     """One path for one target, as a point forecaster gives it."""
-    return DemandPaths(np.array(ends_s), np.array([[path]]), (known,), "arima")
+    key = target().key
+    return DemandPaths((key,), np.array(ends_s), np.array([[path]]), frozenset({key} if known else ()), "arima")
 
 
 def test_the_count_is_the_forecast_mean_of_the_interval_rounded_up() -> None:
@@ -51,7 +53,8 @@ def test_a_horizon_that_ends_sooner_is_averaged_over_what_it_covers() -> None:
 
 
 def test_many_paths_are_read_as_their_mean_and_targets_apart() -> None:
-    paths = DemandPaths(np.array([180.0]), np.array([[[2.0], [4.0]], [[10.0], [30.0]]]), (True, True))
+    keys = (TargetKey("default", "a"), TargetKey("default", "b"))
+    paths = DemandPaths(keys, np.array([180.0]), np.array([[[2.0], [4.0]], [[10.0], [30.0]]]), frozenset(keys))
 
     assert mean_demand(paths, 180.0) == pytest.approx([3.0, 20.0])
 
@@ -63,7 +66,7 @@ def test_many_paths_are_read_as_their_mean_and_targets_apart() -> None:
         forecast(0.0, 0.0, 0.0, known=False),
         forecast(np.nan, 0.0, 0.0),
         forecast(ends_s=()),
-        DemandPaths(np.array([180.0]), np.empty((1, 0, 1)), (True,)),
+        DemandPaths((target().key,), np.array([180.0]), np.empty((1, 0, 1)), frozenset({target().key})),
     ],
     ids=["none", "unknown", "nan", "no steps", "no paths"],
 )
