@@ -8,7 +8,7 @@ it with real ports, the simulator with simulated ones: there is no second decisi
                     -> assignment -> recorder.begin -> cluster.observe -> cluster.apply -> recorder.complete
 
 All that a pass remembers is in `ReconcileState`, a value. A pass that dies anywhere can be run again from the state
-that it began with: reads change nothing, and a record that was begun at the same moment is carried out rather than
+that it began with: reads change nothing, and a record that was begun at the same moment is carried on rather than
 decided anew. A process that dies resumes with `resumed` from the last record and the metrics' own history.
 """
 
@@ -109,8 +109,10 @@ def reconcile(
     if begun is None:
         begun = _decide(ports, policy, config, state, view, now_s)
         ports.recorder.begin(begun)
-    outcomes = _act(ports, config, state, begun, now_s)
-    ports.recorder.complete(replace(begun, outcomes=outcomes))
+    outcomes = begun.outcomes
+    if outcomes is None:
+        outcomes = _act(ports, config, state, begun, now_s)
+        ports.recorder.complete(replace(begun, outcomes=outcomes))
     ports.readers.publish(_entry(config, state, begun))
     flight = state.flight.seen(view, now_s).with_outcomes(begun.actions, outcomes, now_s)
     learning = replace(state.learning, watch=state.learning.watch.asked(begun.actions, outcomes, now_s))
@@ -119,9 +121,9 @@ def reconcile(
 
 
 def _begun(ports: Ports[S], config: ReconcileConfig, now_s: float) -> PassRecord | None:
-    """Return the record of a pass that died while it acted at this very moment, to be carried out."""
+    """Return the record of this very pass if it was begun before: it died, and is carried on rather than repeated."""
     last = ports.recorder.last(config.pool.name)
-    return last if last is not None and last.outcomes is None and last.now_s == now_s else None
+    return last if last is not None and last.now_s == now_s else None
 
 
 def _absorb(

@@ -143,13 +143,15 @@ class ForethawPolicy:
         """Size the spare GPUs by the targets whose demand is known."""
         known = [i for i, key in enumerate(given.keys) if given.known(key)]
         targets = tuple(given.targets[i] for i in known)
+        have = sum(n.free_gpus + n.reclaiming_gpus for n in given.nodes)
+        if not targets:  # nothing is known of anybody's demand: what is idle stays idle
+            return SpareNeed(have, have, 0.0, 1.0)
         wanted = np.array([counts.wanted[t.key] for t in targets], dtype=float)
         gpus = np.array([float(t.gpus_per_replica) for t in targets])
         excess = excess_gpus(needs.by_step[known], wanted, gpus)
         wake_mean_s = max((n.wake.lead_time.mean_s for n in needs.tiers.values()), default=0.0)
         supply = next_supply(given.pool.supply)
         lead_s = supply_lead_s(supply, wake_mean_s, given.tick_s, needs.by_step.shape[1], salt=len(given.targets))
-        have = sum(n.free_gpus + n.reclaiming_gpus for n in given.nodes)
         need = spare_need(targets, excess, needs.ends_s, lead_s, supply, have)
         if self.pooled:
             return need

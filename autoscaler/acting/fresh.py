@@ -35,7 +35,8 @@ def _changed(action: Action, there: ReplicaView | None, nodes: dict[str, NodeObs
     if action.node and action.node not in nodes:
         return f"node {action.node} has left"
     if action.kind is ActionKind.START:
-        return f"replica {action.replica} exists by now" if there is not None else ""
+        taken = there is not None and there.node != action.node
+        return f"replica {action.replica} exists on another node by now" if taken else ""
     needed = _NEEDED.get(action.kind)
     if needed is not None and (there is None or there.phase not in needed):
         return f"replica {action.replica} is {there.phase.value if there else 'gone'} by now"
@@ -45,8 +46,9 @@ def _changed(action: Action, there: ReplicaView | None, nodes: dict[str, NodeObs
 
 
 _NEEDED = {
-    ActionKind.RETAIN: (Phase.DRAINING,),
-    ActionKind.PROMOTE: (Phase.PARKED, Phase.STANDBY),
-    ActionKind.DEMOTE: (Phase.ACTIVE,),
+    ActionKind.RETAIN: (Phase.DRAINING, Phase.ACTIVE),
+    ActionKind.PROMOTE: (Phase.PARKED, Phase.STANDBY, Phase.STARTING, Phase.ACTIVE),
+    ActionKind.DEMOTE: (Phase.ACTIVE, Phase.DRAINING, Phase.PARKED),
 }
-"""Phases that a replica must still be in. A stop needs none: what is gone already is gone."""
+"""Phases that lead to the wanted end or are it already: a pass that died while it acted asks again. A stop needs none:
+what is gone already is gone."""

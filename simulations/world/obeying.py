@@ -22,8 +22,8 @@ def _replica(world: SimulatedCluster, action: Action) -> Replica | None:
 
 def _start(world: SimulatedCluster, action: Action) -> Outcome:
     assert action.target is not None, f"{action.name} names no target"
-    if _replica(world, action) is not None:
-        return Done()
+    if (there := _replica(world, action)) is not None:
+        return InFlight(action.deadline_s) if there.node.name == action.node else Conflict(f"{there.name} exists")
     node = world.nodes.get(action.node)
     if node is None:
         return Refused(f"there is no node {action.node}")
@@ -92,7 +92,7 @@ def _promote(world: SimulatedCluster, action: Action) -> Outcome:
     if replica is None:
         return Conflict(f"{action.replica} is gone by now")
     if replica.phase is not Phase.PARKED:
-        return Done()
+        return InFlight(action.deadline_s)
     if replica.node.spare - replica.node.awaited < world.specs[replica.target].gpus_per_replica:
         return Conflict(f"{replica.node.name} has no GPUs for {action.replica} by now")
     replica.origin, replica.goal = PARKED, ACTIVE

@@ -13,14 +13,15 @@ from simulations.scenario.rows import ROWS, Row
 from simulations.scenario.scenario import Scenario
 
 PAIR = (
-    TargetRequest(name="chat", trace="azure-conv", service="llama-3.1-8b-h100", scale=8),
-    TargetRequest(name="code", trace="azure-code", service="llama-3.1-70b-fp8-h100-tp2", scale=8),
+    TargetRequest(name="chat", trace="servegen/m-small", service="llama-3.1-8b-h100", thin=0.2),
+    TargetRequest(name="images", trace="servegen/mm-image", service="qwen-32b-h100-tp2", thin=0.5),
 )
 
 
 def scenario(duration_s: float = 3600.0, **changes: Any) -> Scenario:
     """Two targets, one of two GPUs a replica, on one pool."""
     asked: dict[str, Any] = {"targets": PAIR, "rows": ("forethaw",), "warmup_s": 60.0, "progress": False, "jobs": 1}
+    asked["start_s"] = 32_400.0
     return build_scenario(make_options(duration_s=duration_s, **(asked | changes)))
 
 

@@ -32,7 +32,7 @@ def _fields(record: PassRecord) -> dict[str, object]:
 
 def test_memory_decides_so_a_record_without_it_would_not_replay() -> None:
     """The HPA's down-stabilisation holds what its memory holds: with another memory another plan."""
-    of = scenario(duration_s=1200.0)
+    of = scenario()
     records: list[PassRecord] = []
     replay(of, row(of, "hpa"), keep=records.append)
     policy = row(of, "hpa").policy
