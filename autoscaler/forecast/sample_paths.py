@@ -91,7 +91,7 @@ class _Fit:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PathState:
-    """All that the forecaster knows; made by `SamplePathForecaster`, compared and stored by nobody."""
+    """All that the forecaster knows: a value that only `SamplePathForecaster` makes and reads."""
 
     until_s: float
     """End of the newest sample, -inf before the first."""
