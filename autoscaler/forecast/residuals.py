@@ -36,7 +36,7 @@ FRESH_SAMPLES = 5
 """Samples up to a moment that must all be there: the fastest level forgets what is older."""
 T = TypeVar("T", bound=np.generic)
 
-TILE = 64
+TILE = 16
 """Targets at a time: their hour of samples fits into a core's cache, and temporary arrays stay small."""
 
 JOINT_DRAW, NOISE_DRAW = 0xF0, 0xF1
@@ -136,7 +136,7 @@ def _drawn_steps(
     else:
         counts = _prefix_sums(there, np.float32)
         usable = _usable(counts, steps, len(moments.weight))
-        found = (usable.sum(axis=1) >= LEAST_MOMENTS).nonzero()[0]
+        found = np.flatnonzero(usable.sum(axis=1) >= LEAST_MOMENTS)
         if not len(found):
             return found
         drawn = np.array([_positions_of(usable[i], moments) for i in found])

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+from autoscaler.forecast import DemandFrame
 from autoscaler.forecast.steps import step_ends, step_samples
 from policies.paths import DemandPaths
 from tests.autoscaler.forecast_worlds import Loads, fed, forecaster, frame, key, poisson
@@ -116,6 +117,34 @@ def test_a_gap_holds_the_level_and_a_long_one_ends_trust() -> None:
     assert short.known == {key()}
     assert np.median(short.paths) == pytest.approx(30.0, rel=0.15)
     assert long.known == frozenset()
+
+
+def test_two_days_of_outage_leave_the_level_and_no_history() -> None:
+    """The level of 30 stands until samples come again; ten minutes later all history is from after."""
+    of, a = forecaster(), key()
+    state = fed(of, {a: poisson(30.0, 1000, seed=6)})
+    back_s = 1000.0 + 2 * 86_400
+
+    at_once = of.absorb(state, DemandFrame(back_s, 1.0, {a: np.array([31.0])}))
+    later = of.absorb(state, DemandFrame(back_s, 1.0, {a: poisson(60.0, 600, seed=7)}))
+
+    assert np.median(of.paths(at_once, (a,), back_s + 1.0, 8.0).paths) == pytest.approx(30.0, rel=0.15)
+    assert np.median(of.paths(later, (a,), back_s + 600.0, 8.0).paths) == pytest.approx(60.0, rel=0.15)
+    assert min(m.block.until_s for m in later.minutes) > back_s - 3600.0
+
+
+@pytest.mark.parametrize("period_s", [0.25, 5.0, 15.0, 60.0])
+def test_other_sample_periods_serve_as_well(period_s: float) -> None:
+    """An hour at mean 30: centred, spread, known, and steps shorter than a sample repeat the one before."""
+    of, a = forecaster(), key()
+    state = of.bootstrap(DemandFrame(0.0, period_s, {a: poisson(30.0, int(3600 / period_s), seed=1)}))
+
+    paths = of.paths(state, (a,), 3600.0, 64.0)
+
+    assert paths.known == {a}
+    assert paths.paths.mean() == pytest.approx(30.0, rel=0.1)
+    assert paths.paths[0].std(axis=0).min() > 0.1
+    assert np.array_equal(paths.paths[..., 0], paths.paths[..., 1]) == (period_s >= 2.0)
 
 
 def test_a_target_without_a_record_is_unknown_and_harms_nothing() -> None:
