@@ -1,4 +1,4 @@
-"""The forecaster's state is a value: however samples are cut, whoever else is there, the bytes are the same."""
+"""The forecaster's state is a value: neither how samples are cut nor which other targets exist changes a byte."""
 
 from __future__ import annotations
 
