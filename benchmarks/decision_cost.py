@@ -48,16 +48,16 @@ def main() -> None:
     # Snapshots are placed anew every 30 s only: the usual decision finds them placed.
     memory = ours.decide(given, ours.initial(given.targets)).memory
     hpa_memory = hpa.initial(given.targets)
-    told = {
+    costs = {
         "forecast_ms": _median_ms(lambda: forecaster.paths(forecaster.absorb(state, new), keys, 1802.0, HORIZON_S)),
         "decision_ms": _median_ms(lambda: ours.decide(given, memory)),
         "hpa_ms": _median_ms(lambda: hpa.decide(given, hpa_memory)),
     }
-    told["decision_over_hpa"] = told["decision_ms"] / told["hpa_ms"]
-    for name, value in told.items():
+    costs["decision_over_hpa"] = costs["decision_ms"] / costs["hpa_ms"]
+    for name, value in costs.items():
         print(f"{name:20s} {value:8.3f}")
     if asked.json:
-        asked.json.write_text(json.dumps(told, indent=2), encoding="utf-8")
+        asked.json.write_text(json.dumps(costs, indent=2), encoding="utf-8")
 
 
 def _given(load: np.ndarray, paths: DemandPaths) -> DecisionInput:

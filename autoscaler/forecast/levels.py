@@ -28,7 +28,7 @@ LEAST_JUDGED = 30
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Levels:
-    """What is carried from sample to sample of each target; arrays follow `roster` and are read-only.
+    """What is carried from sample to sample of each target; arrays follow `roster`.
 
     `total` and `squares` sum all valid samples and their squares, in replicas; `last_valid_s` is the end
     of the newest valid sample, -inf before the first.

@@ -36,7 +36,7 @@ FRESH_SAMPLES = 5
 """Samples up to a moment that must all be there: the fastest level forgets what is older."""
 T = TypeVar("T", bound=np.generic)
 
-TILE = 64
+TILE = 16
 """Targets at a time: their hour of samples fits into a core's cache, and temporary arrays stay small."""
 
 JOINT_DRAW, NOISE_DRAW = 0xF0, 0xF1
@@ -136,8 +136,10 @@ def _drawn_steps(
     else:
         counts = _prefix_sums(there, np.float32)
         usable = _usable(counts, steps, len(moments.weight))
-        found = (usable.sum(axis=1) >= LEAST_MOMENTS).nonzero()[0]
-        drawn = np.array([_positions_of(usable[i], moments) for i in found]).reshape(len(found), -1)
+        found = np.flatnonzero(usable.sum(axis=1) >= LEAST_MOMENTS)
+        if not len(found):
+            return found
+        drawn = np.array([_positions_of(usable[i], moments) for i in found])
         demand, level, counts = demand[found], level[found], counts[found]
     sums = _prefix_sums(np.nan_to_num(demand), np.float64)
     _residuals(sums, counts, level, drawn + FRESH_SAMPLES, steps, out)
@@ -161,7 +163,8 @@ def _usable(counts: NDArray[np.float32], steps: Steps, n_moments: int) -> NDArra
 
     usable: NDArray[np.bool_] = between(-FRESH_SAMPLES, 0) == FRESH_SAMPLES
     for begin, end in steps:
-        usable &= 2 * between(begin, end) >= end - begin
+        if begin < end:
+            usable &= 2 * between(begin, end) >= end - begin
     return usable
 
 

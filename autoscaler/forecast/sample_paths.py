@@ -7,27 +7,26 @@ the residuals come from; a target with too short a record gets noise of its obse
 
 The state is a frozen value: absorbing samples returns another one that shares all history with it. Every
 minute (on the minute, so that it does not depend on how samples were cut into frames) the record's newest
-blocks are joined, rates are chosen anew and a `_Fit` begins: what residuals are drawn from until the next.
+blocks are joined, rates are chosen anew and a `Fit` begins: what residuals are drawn from until the next.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autoscaler.forecast.levels import FIRST_RATE, Judged, Levels, choose_rates, follow, judge
-from autoscaler.forecast.residuals import Draw, Residuals, draw_residuals, noise_scale, unit_noise
-from autoscaler.forecast.series import ABSENT, SAME_MOMENT_S, Aligned, Block, DemandFrame, Roster, merged
+from autoscaler.forecast.levels import Levels, choose_rates, judge
+from autoscaler.forecast.residuals import Draw
+from autoscaler.forecast.series import ABSENT, SAME_MOMENT_S, Block, DemandFrame, merged
 from autoscaler.forecast.shape import SlowShape
-from autoscaler.forecast.steps import STEP_ENDS_S, Steps, step_ends, step_samples
+from autoscaler.forecast.sources import Sources
+from autoscaler.forecast.state import Fit, Minute, PathState, extended, joined_by
+from autoscaler.forecast.steps import step_ends, step_samples
 from policies.arrays import FloatArray
 from policies.keys import TargetKey
 from policies.paths import DemandPaths
-
-T = TypeVar("T", bound=np.generic)
 
 CHUNK = 32
 """Targets at a time when paths are put together: their paths stay in a core's cache between operations."""
@@ -49,62 +48,6 @@ class PathConfig:
     """Smoothing is judged by the error over this horizon: where wakes and reclaims are decided."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Minute:
-    """What is kept of the time between two refits."""
-
-    block: Block
-    judged: Judged
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Fit:
-    """What paths are made from until the next refit.
-
-    `_residuals` and `_noise` are derived from the rest when first asked for, and kept: they are no state.
-    Residuals are kept for the last horizon asked for, since those of 1,000 targets take 68 MB.
-    """
-
-    at_s: float = -np.inf
-    roster: Roster = field(default_factory=Roster)
-    rates: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, dtype=np.intp))
-    minutes: tuple[_Minute, ...] = ()
-    _residuals: dict[tuple[Steps, Draw], Residuals] = field(default_factory=dict)
-    _noise: dict[tuple[TargetKey, Draw], NDArray[np.float32]] = field(default_factory=dict)
-
-    def residuals(self, steps: Steps, draw: Draw) -> Residuals:
-        """Return the residuals on `steps`, with a row for each target of `roster` that has any."""
-        found = self._residuals.get((steps, draw))
-        if found is None:
-            history = Aligned(tuple(m.block for m in self.minutes), self.roster)
-            found = draw_residuals(history, self.rates, steps, draw)
-            self._residuals.clear()
-            self._residuals[steps, draw] = found
-        return found
-
-    def noise(self, key: TargetKey, draw: Draw) -> NDArray[np.float32]:
-        """Return the standard normals of one target, (all steps, paths)."""
-        if (key, draw) not in self._noise:
-            self._noise[key, draw] = unit_noise(key, draw.seed, self.at_s, (len(STEP_ENDS_S), draw.n_paths))
-        return self._noise[key, draw]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PathState:
-    """All that the forecaster knows; made by `SamplePathForecaster`, compared and stored by nobody."""
-
-    until_s: float
-    """End of the newest sample, -inf before the first."""
-    period_s: float
-    levels: Levels
-    shape: SlowShape
-    recent: tuple[Block, ...]
-    """Since the last refit."""
-    minutes: tuple[_Minute, ...]
-    """Before it, up to `memory_s`."""
-    fit: _Fit
-
-
 class SamplePathForecaster:
     """Implements the `Forecaster` port. Holds settings and a seed, and nothing that changes."""
 
@@ -114,7 +57,7 @@ class SamplePathForecaster:
 
     def initial(self) -> PathState:
         """Return the state that knows nothing, of no target."""
-        return PathState(-np.inf, np.nan, Levels.empty(), SlowShape.empty(), (), (), _Fit())
+        return PathState(-np.inf, np.nan, Levels.empty(), SlowShape.empty(), (), (), Fit())
 
     def bootstrap(self, history: DemandFrame) -> PathState:
         """Return the state after `history`, the same as if its samples had come one by one."""
@@ -131,16 +74,16 @@ class SamplePathForecaster:
             return state
         if not np.isnan(state.period_s) and state.period_s != fresh.period_s:
             raise ValueError(f"samples of {fresh.period_s} s after samples of {state.period_s} s; bootstrap anew")
-        state = _joined_by(replace(state, period_s=fresh.period_s), fresh)
+        state = joined_by(replace(state, period_s=fresh.period_s), fresh)
         demand = fresh.matrix(state.levels.roster.keys)
         state = replace(state, shape=state.shape.follow(fresh.start_s, fresh.period_s, demand))
         begin, ends = 0, self._refits(fresh)
         for end in ends:
-            state = self._minute_closed(_extended(state, fresh, demand, begin, end))
+            state = self._minute_closed(extended(state, fresh, demand, begin, end))
             begin = end
         if ends:
             state = self._refitted(state, fresh.start_s + ends[-1] * fresh.period_s)
-        return _extended(state, fresh, demand, begin, fresh.n_samples)
+        return extended(state, fresh, demand, begin, fresh.n_samples)
 
     def retain(self, state: PathState, keys: frozenset[TargetKey]) -> PathState:
         """Return `state` without the targets that are not in `keys`; nothing of the others changes."""
@@ -158,7 +101,7 @@ class SamplePathForecaster:
         ends_s = step_ends(horizon_s)
         period_s = 1.0 if np.isnan(state.period_s) else state.period_s
         steps = step_samples(ends_s, period_s)
-        source = _Sources(state, keys, steps, self._draw(state, period_s))
+        source = Sources(state, keys, steps, self._draw(state, period_s))
         ahead = self._root_ahead(state, source, now_s, ends_s)
         # Memory order (targets, steps, paths): policies sort the paths of one step, which then lie together.
         out = np.empty((len(keys), len(steps), self._config.n_paths), dtype=np.float32)
@@ -171,7 +114,7 @@ class SamplePathForecaster:
             np.square(part, out=part)
         return DemandPaths(keys, ends_s, out.transpose(0, 2, 1), self._known(state, keys, now_s), "level+residuals")
 
-    def _root_ahead(self, state: PathState, source: _Sources, now_s: float, ends_s: FloatArray) -> NDArray[np.float32]:
+    def _root_ahead(self, state: PathState, source: Sources, now_s: float, ends_s: FloatArray) -> NDArray[np.float32]:
         """Return the square root of level times shape, (keys, steps); zero for a target without a level."""
         smoothed = state.levels.smoothed
         there = source.rows != ABSENT
@@ -211,76 +154,13 @@ class SamplePathForecaster:
                 break
             before.insert(0, minute.block)
         judged = judge((*before, block), state.levels.roster, ahead)
-        return replace(state, recent=(), minutes=(*minutes, _Minute(block, judged)))
+        return replace(state, recent=(), minutes=(*minutes, Minute(block, judged)))
 
     def _refitted(self, state: PathState, at_s: float) -> PathState:
         roster = state.levels.roster
         rates = choose_rates(tuple(m.judged for m in state.minutes), roster)
-        return replace(state, fit=_Fit(at_s, roster, rates, state.minutes))
+        return replace(state, fit=Fit(at_s, roster, rates, state.minutes))
 
     @staticmethod
     def _samples(span_s: float, period_s: float) -> int:
         return round(span_s / period_s)
-
-
-class _Sources:
-    """Where each key's residuals come from: a row of the fit's residuals, or assumed noise of its own."""
-
-    def __init__(self, state: PathState, keys: tuple[TargetKey, ...], steps: Steps, draw: Draw) -> None:
-        self._fit, self._keys, self._steps, self._draw = state.fit, keys, steps, draw
-        roster = state.levels.roster
-        self.rows = _rows_of(keys, roster.keys)
-        """Row of each key in the state, ABSENT for one that it does not have."""
-        in_fit = roster.rows_in(state.fit.roster)
-        fitted = self.rows if in_fit is None else _through(in_fit, self.rows)
-        self.rates = _through(state.fit.rates, fitted, FIRST_RATE)
-        residuals = state.fit.residuals(steps, draw)
-        self._values = residuals.values
-        self._source = _through(residuals.row, fitted)
-        self._scale = _through(state.levels.dispersion(), self.rows, 1.0)
-
-    def fill(self, out: NDArray[np.float32], chunk: slice) -> None:
-        """Write the residuals of the keys in `chunk` to `out` (keys, steps, paths)."""
-        source = self._source[chunk]
-        with_residuals = source != ABSENT
-        if with_residuals.all():
-            np.take(self._values, source, axis=0, out=out, mode="clip")
-            return
-        out[with_residuals] = self._values[source[with_residuals]]
-        scale = noise_scale(self._scale[chunk], self._steps).astype(np.float32)
-        for i in (~with_residuals).nonzero()[0]:
-            noise = self._fit.noise(self._keys[chunk.start + i], self._draw)
-            np.multiply(noise[: len(self._steps)], scale[i][:, None], out=out[i])
-
-
-def _joined_by(state: PathState, frame: DemandFrame) -> PathState:
-    """Give a row to each target of `frame` that has none."""
-    roster = state.levels.roster.joined_by(frame.demand, frame.start_s)
-    if roster is state.levels.roster:
-        return state
-    return replace(state, levels=state.levels.on(roster), shape=state.shape.on(roster))
-
-
-def _extended(state: PathState, frame: DemandFrame, demand: FloatArray, begin: int, end: int) -> PathState:
-    """Add the samples from `begin` to `end` as one more block."""
-    if begin == end:
-        return state
-    start_s, period_s = frame.start_s + begin * frame.period_s, frame.period_s
-    levels, path = follow(state.levels, start_s, period_s, demand[:, begin:end])
-    block = Block(start_s, period_s, levels.roster, demand[:, begin:end].astype(np.float32), path)
-    return replace(state, until_s=block.until_s, levels=levels, recent=(*state.recent, block))
-
-
-def _rows_of(keys: tuple[TargetKey, ...], known: tuple[TargetKey, ...]) -> NDArray[np.intp]:
-    if keys == known:
-        return np.arange(len(keys))
-    row = {key: i for i, key in enumerate(known)}
-    return np.fromiter((row.get(key, ABSENT) for key in keys), dtype=np.intp, count=len(keys))
-
-
-def _through(values: NDArray[T], rows: NDArray[np.intp], absent: float = ABSENT) -> NDArray[T]:
-    """Return `values[rows]`, `absent` where a row is ABSENT."""
-    taken = np.full(len(rows), absent, dtype=values.dtype)
-    there = rows != ABSENT
-    taken[there] = values[rows[there]]
-    return taken

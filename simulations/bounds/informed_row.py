@@ -1,4 +1,4 @@
-"""The informed row: our policy, told the true rate and burstiness of every moment.
+"""The informed row: our policy, given the true rate and burstiness of every moment.
 
 `bounds/informed.py` draws the sample paths; here the true rates of a scenario's traces are turned into
 what it needs: requests, their burstiness, and the work that each brings.
