@@ -3,23 +3,30 @@
 Everything that a policy may look at is in `DecisionInput`; everything that it may say is in
 `Decision`. Nothing here reads a clock, a network or an environment, so any decision can be replayed
 from its input alone. The story goes on in `tiers.py` (how much capacity must be how near),
-`spares.py` (GPUs pooled over targets), `decide.py` (the whole) and `actions.py` (plan minus observed).
+`spares.py` (GPUs pooled over targets), `decide.py` (the whole), `contract.py` (what every plan must
+satisfy) and `assignment.py` (a plan bound to nodes and replicas).
 
-Conventions: arrays are read-only; the first axis of every array that speaks of targets follows
-`DecisionInput.targets`. Demand is measured in *replicas*: 1.0 is the work that one replica does at
-its rated capacity. Costs are in GPU-seconds, so that one spare GPU costs 1 per second by definition.
+Conventions: targets are found by `TargetKey`, never by position; arrays are read-only, and one that
+speaks of several targets carries its keys. Demand is measured in *replicas*: 1.0 is the work that one
+replica does at its rated capacity. Costs are in GPU-seconds, so that one spare GPU costs 1 per second by
+definition.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from enum import StrEnum
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.keys import SnapshotKey, TargetKey
+from policies.reasons import Reason
+
 FloatArray = NDArray[np.float64]
+M = TypeVar("M")
 
 ACTIVE = "active"
 STANDBY = "standby"
@@ -27,6 +34,7 @@ PARKED = "parked"
 STAGED = "staged"
 REMOTE = "remote"
 COLD = "cold"
+FREE = "free"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +77,7 @@ class TierSpec:
     name: str
     lead_time: LeadTime
     gpu_share: float
+    """Share of its GPUs that one replica in this tier takes from the budget."""
     holding_cost: float
     needs_snapshot: bool = False
 
@@ -77,22 +86,36 @@ class TierSpec:
 class SupplyStep:
     """One rung of the GPU supply: free, lent to preemptible work, a new node.
 
-    `holding_cost` is in GPU-seconds per GPU and second (free 1.0, lent 0.0, not bought 0.0);
-    `taking_cost` is the one-off price of taking one GPU from this step, in GPU-seconds (preempted
-    work that must be done again, a node's boot).
+    `holding_cost` is in GPU-seconds per GPU and second that is kept at this step (free 1.0; lent 0.0 where the
+    pool is owned anyway; the last step is never held); `taking_cost` is the one-off price of taking one GPU
+    from this step, in GPU-seconds (preempted work that must be done again, a node's boot).
     """
 
     name: str
     lead_time: LeadTime
     holding_cost: float
     taking_cost: float = 0.0
+    whole_nodes: bool = False
+    """GPUs of this step come and go as whole nodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """A set of nodes with one GPU model: one budget, one supply ladder, one decision pass.
+
+    `supply` is nearest first and of any length: its first step is `free`, its last is unlimited up to the
+    """
+
+    name: str
+    gpu_model: str
+    supply: tuple[SupplyStep, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class TargetSpec:
-    """What the user said of one target, validated at the edge."""
+    """What the user asked for one target, validated at the edge."""
 
-    name: str
+    key: TargetKey
     gpus_per_replica: int
     min_replicas: int
     max_replicas: int
@@ -106,6 +129,42 @@ class TargetSpec:
     ladder: tuple[TierSpec, ...]
     """Nearest first; the first is `active`."""
     artifact_bytes: int = 0
+    snapshot: SnapshotKey | None = None
+    """The snapshot that a wake restores today; None while there is none that is good."""
+
+    def tier(self, name: str) -> TierSpec | None:
+        """Return the rung called `name`, or None if the ladder has none such."""
+        return next((t for t in self.ladder if t.name == name), None)
+
+
+class Phase(StrEnum):
+    """Where a replica is in its life: the tiers that hold a process, and the ways between them."""
+
+    PENDING = "pending"
+    """Bound to a node, waiting there for GPUs that are on their way."""
+    STARTING = "starting"
+    """Holds its GPUs; a restore or a cold start runs."""
+    ACTIVE = "active"
+    STANDBY = "standby"
+    PARKED = "parked"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaView:
+    """One replica as the cluster shows it. `since_s` is when its present phase began.
+
+    `origin` is the tier that a start comes from; `goal` is the tier that it is on its way to (`active`, or
+    `parked` for a start that parks and for a drain that parks).
+    """
+
+    name: str
+    target: TargetKey
+    phase: Phase
+    node: str
+    since_s: float
+    origin: str = ""
+    goal: str = ACTIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +177,7 @@ class TargetObservation:
     """
 
     ready: Mapping[str, int]
-    """Ready replicas by tier (active, standby, parked)."""
+    """Ready replicas by tier (active, standby, parked); those on their way to park count as parked."""
     starting: int
     """Replicas on their way to active, whatever their tier of origin, those that wait for a GPU included."""
     draining: int
@@ -135,63 +194,93 @@ class TargetObservation:
     def active(self) -> int:
         return self.ready.get(ACTIVE, 0)
 
+    @property
+    def current(self) -> int:
+        """Replicas as the scale subresource counts them: serving or on their way to it."""
+        return self.active + self.starting
+
 
 @dataclass(frozen=True, slots=True)
 class NodeObservation:
+    """A node and its GPUs, each in exactly one place: with a replica, free, lent, reclaiming or absent.
+
+    A node that is not there yet (`absent`) is one that the pool may still buy; once ordered, all of its GPUs
+    are `reclaiming` until it has joined.
+    """
+
     name: str
     gpus: int
     free_gpus: int
     """Owned and idle: spare."""
     lent_gpus: int
     reclaiming_gpus: int
-    snapshots: frozenset[str]
-    """Names of the targets whose artifact is verified and cached here."""
-    fetching: frozenset[str]
+    """On their way to free, from preemptible work or with a node that boots; those a pending replica waits for
+    are not among them."""
+    snapshots: frozenset[SnapshotKey]
+    """Snapshots whose artifact is verified and cached here."""
+    fetching: frozenset[SnapshotKey]
     cache_free_bytes: int
+    gpu_model: str = ""
+    absent: bool = False
+
+    @property
+    def idle_gpus(self) -> int:
+        """GPUs that no replica holds or waits for, wherever they are now."""
+        return self.free_gpus + self.lent_gpus + self.reclaiming_gpus
 
 
 @dataclass(frozen=True, slots=True)
 class DemandPaths:
     """Joint sample paths of future demand.
 
-    `paths[i, k, h]` is target i's mean demand, in replicas, on path k within the step that ends
+    `paths[i, k, h]` is the mean demand of target `keys[i]`, in replicas, on path k within the step that ends
     `step_ends_s[h]` seconds from now. Path k is one joint future of all targets, so sums over i
     carry the targets' correlation.
     """
 
+    keys: tuple[TargetKey, ...]
     step_ends_s: FloatArray
     paths: FloatArray
-    known: tuple[bool, ...]
-    """False for a target whose forecast has nothing to stand on yet."""
+    known: frozenset[TargetKey]
+    """Targets whose forecast has something to stand on."""
     model: str = ""
+
+    def rows(self, keys: tuple[TargetKey, ...]) -> FloatArray:
+        """Return the paths of `keys` in that order, (keys, paths, steps); zeros for a key without a forecast."""
+        if keys == self.keys:
+            return self.paths
+        index = {key: i for i, key in enumerate(self.keys)}
+        empty = np.zeros(self.paths.shape[1:], self.paths.dtype)
+        return np.stack([self.paths[index[k]] if k in index else empty for k in keys])
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionInput:
+    """All that a policy may look at: one pool at one moment."""
+
     now_s: float
     sample_period_s: float
-    targets: tuple[TargetSpec, ...]
-    observed: tuple[TargetObservation, ...]
-    supply: tuple[SupplyStep, ...]
-    """Nearest first."""
-    nodes: tuple[NodeObservation, ...]
-    gpu_budget: int
-    paths: DemandPaths | None
     tick_s: float
     """Seconds until the next decision."""
+    pool: PoolSpec
+    gpu_budget: int
+    targets: tuple[TargetSpec, ...]
+    observed: Mapping[TargetKey, TargetObservation]
+    nodes: tuple[NodeObservation, ...]
+    paths: DemandPaths | None
 
+    @property
+    def keys(self) -> tuple[TargetKey, ...]:
+        return tuple(t.key for t in self.targets)
 
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """Why a number is what it is: a code to count, a sentence for the person on call."""
-
-    code: str
-    text: str
+    def known(self, key: TargetKey) -> bool:
+        """Return whether the target's demand and its forecast stand on fresh metrics."""
+        return self.observed[key].demand_known and (self.paths is None or key in self.paths.known)
 
 
 @dataclass(frozen=True, slots=True)
 class TargetPlan:
-    """Replicas wanted per tier (active: serving or on the way to it)."""
+    """Replicas wanted per tier (active: serving or on the way to it). The first reason says what changes."""
 
     active: int
     warm: Mapping[str, int]
@@ -200,29 +289,36 @@ class TargetPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    targets: tuple[TargetPlan, ...]
-    spare_gpus: int
-    placement: Mapping[str, tuple[str, ...]]
-    """Node name to the targets whose artifact should lie there, most wanted first."""
+    """What a pool should look like. `supply` is GPUs to keep idle per supply step, the last step aside."""
+
+    targets: Mapping[TargetKey, TargetPlan]
+    supply: Mapping[str, int] = field(default_factory=dict)
+    placement: Mapping[str, tuple[SnapshotKey, ...]] = field(default_factory=dict)
+    """Node name to the snapshots that should lie there, most wanted first; a node without entry is left alone."""
     reasons: tuple[Reason, ...] = ()
+
+    @property
+    def spare_gpus(self) -> int:
+        """GPUs to keep free."""
+        return self.supply.get(FREE, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Generic[M]):
     plan: Plan
-    memory: Any
-    """Handed back on the next call, and to nobody else: a policy's own frozen state."""
+    memory: M
+    """Handed back on the next call, and to nothing else: a policy's own frozen state."""
 
 
-class Policy(Protocol):
-    """One interface for our policy, the baselines and the bounds that act."""
+class Policy(Protocol[M]):
+    """One interface for our policy, the baselines and the bounds that act; `M` is its own frozen memory."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def interval_s(self) -> float:
-        """How often the policy wants to be asked."""
+        """How often the policy wants to be asked, in seconds."""
         ...
 
     @property
@@ -230,21 +326,10 @@ class Policy(Protocol):
         """False spares the forecast for a policy that never looks at it."""
         ...
 
-    def initial(self, targets: tuple[TargetSpec, ...]) -> Any: ...
+    def initial(self) -> M:
+        """Return the memory before the first decision; targets that join later start from it as well."""
+        ...
 
-    def decide(self, given: DecisionInput, memory: Any) -> Decision: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """One idempotent step from observed towards planned.
-
-    verb: start (to active, nearest tier first) | stop (drain) | park | unpark_release | stage |
-    evict | reclaim | lend. `count` is replicas or GPUs; `node` is set for stage and evict.
-    """
-
-    verb: str
-    target: str = ""
-    count: int = 0
-    node: str = ""
-    reason: Reason = field(default_factory=lambda: Reason("", ""))
+    def decide(self, given: DecisionInput, memory: M) -> Decision[M]:
+        """Return the plan for `given`. Pure: equal arguments give equal decisions. Memory is kept by target key."""
+        ...
