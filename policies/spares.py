@@ -91,13 +91,13 @@ def supply_needs(
     replicas planned, both in the order of `targets`. A GPU of a step can serve after that step's lead time,
     a wake of `wake_mean_s` and the `tick_s` until the next decision. `have` is the GPUs idle now per step.
     A step that a nearer or cheaper one dominates gets nothing. Where holding costs nothing, the need is the
-    greatest of any path and moment: as many GPUs as may be of use, and no more.
+    greatest of any path before the next step could serve: as many GPUs as may be of use, and no more.
     """
     pool = _pool(targets, by_step, active)
     running = required_until(pool.total.T[None])[0]
     farther = _next_undominated(supply)
     needs: list[SupplyNeed] = []
-    gpus = held = there = 0
+    gpus = held = there = shape = 0
     for step in supply[:-1]:
         there += have.get(step.name, 0)
         if step.name not in farther or not targets:
@@ -113,7 +113,7 @@ def supply_needs(
         )
         covered = max(gpus, alone)
         keep = max(held, held_units(running, step_ends_s, covered, there, price, after.taking_cost))
-        shape = _shape(pool, weight, ratio)
+        shape = max(shape, _shape(pool, weight, ratio))
         needs.append(SupplyNeed(step.name, covered - gpus, keep - held, float(lead_s.mean()), ratio, shape))
         gpus, held = covered, keep
     return tuple(needs)
