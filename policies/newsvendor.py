@@ -55,9 +55,9 @@ def whole_replicas(capacity: float) -> int:
 def least_short_share(need: Samples, weight: Samples, ratio: float) -> int:
     """Return the fewest whole units that are short for no more than `1 - ratio` of the weight.
 
-    `need` and `weight` have one shape and at least one entry. A unit held all the while costs for all of it and helps only
-    where it is needed, so the newsvendor's probability is the share of time short, not the chance of
-    being short at any moment. At a ratio of 1 (holding costs nothing) it is the largest need that has a
+    `need` and `weight` have one shape and at least one entry. A unit held all the while costs for all of it
+    and helps only where it is needed, so the newsvendor's probability is the share of time short, not the
+    chance of being short at any moment. At a ratio of 1 (holding costs nothing) it is the largest need that has a
     weight, so the answer is always finite.
     """
     allowed = (1.0 - ratio) * float(weight.sum(dtype=np.float64))

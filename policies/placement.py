@@ -109,7 +109,10 @@ def place_snapshots(
     on nodes with the GPUs of one replica; needs without a snapshot are left out. Ties fall to the lesser key.
     """
     there = sorted((n for n in nodes if not n.absent), key=lambda n: (-n.idle_gpus, n.name))
-    asking = sorted((w for w in needs if w.target.snapshot is not None), key=lambda w: w.target.key)
+    asking = sorted(
+        (w for w in needs if w.target.snapshot is not None),
+        key=lambda w: (-w.worth / max(w.target.artifact_bytes, 1), w.target.key),
+    )
     caches = _Caches(asking, there, cache_bytes, previous)
     for n in range(len(there)):
         caches.fill_lacking(n)
@@ -119,7 +122,7 @@ def place_snapshots(
 
 
 class _Caches:
-    """The caches while they are being filled: needs by row, nodes by column, in the order given."""
+    """The caches while they are being filled. `needs` come by worth per byte, greatest first; rows are theirs."""
 
     def __init__(
         self,
@@ -165,13 +168,19 @@ class _Caches:
         self._lacking_gpus[self._chosen[n]] -= self._near_gpus[n, self._chosen[n]]
 
     def _best(self, n: int, rows: Rows, room_bytes: int) -> Rows:
-        """Return those of `rows`, ascending and not on node `n` now, that fit, by what a byte of theirs is worth."""
+        """Return those of `rows`, ascending and not on node `n` now, that fit, by what a byte of theirs is worth.
+
+        Copies that add no cover and must be fetched come last. They are most of the rows and in the order of
+        their worth already, so only the others are sorted.
+        """
         rows = rows[self._bytes[rows] <= room_bytes]
-        adds = np.clip(self._lacking_gpus[rows], 0.0, self._near_gpus[n, rows]) / self._cover_gpus[rows]
+        adds = np.minimum(self._lacking_gpus[rows], self._near_gpus[n, rows])
         paid = self._paid[n, rows]
-        worth = self._worth_per_byte[rows]
-        score = worth * adds * np.where(paid == _NEW, DOUBT, 1.0) + _FETCH_PRICE[paid]
-        rows = rows[np.lexsort((-worth, -score))]
+        matters = (adds > 0) | (paid != _NEW)
+        some, adds, paid = rows[matters], np.maximum(adds[matters], 0.0), paid[matters]
+        worth = self._worth_per_byte[some] * adds / self._cover_gpus[some]
+        score = worth * np.where(paid == _NEW, DOUBT, 1.0) + _FETCH_PRICE[paid]
+        rows = np.concatenate((some[np.argsort(-score, kind="stable")], rows[~matters]))
         return rows[_fitting(self._bytes[rows], room_bytes)]
 
 
