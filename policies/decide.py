@@ -16,41 +16,46 @@ not zero. Reasons are made last, from the counts that remain. `assignment.py` bi
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from policies.arrays import FloatArray
-from policies.budget import share_gpus
-from policies.hold import held_units
+from policies.budget import Allotment, allot
+from policies.hold import held_counts
 from policies.keys import SnapshotKey, TargetKey
-from policies.ladder import next_supply
-from policies.newsvendor import shortage_cost_per_s
 from policies.paths import DemandPaths
-from policies.placement import WakeNeed, place_snapshots
+from policies.placement import WakeNeed, place_snapshots, settled, wake_needs
 from policies.reasons import Reason, ReasonCode, because, for_count
-from policies.required import SUSTAINED_SLOS, required_by_step
-from policies.spares import SpareNeed, excess_gpus, spare_need, spares_apart, supply_lead_s
-from policies.tiers import TierNeed, tier_need
+from policies.required import SUSTAINED_SLOS, required_by_step, required_until
+from policies.shapes import fitting
+from policies.spares import SupplyNeed, supply_needs
+from policies.tiers import TierNeed, tier_needs
 from policies.types import (
     ACTIVE,
     FREE,
+    PARKED,
+    STANDBY,
     Decision,
     DecisionInput,
     Plan,
+    SupplyStep,
     TargetPlan,
     TargetSpec,
 )
 
+NEAREST_FIRST = (STANDBY, PARKED)
+"""Tiers of single processes, in the order in which a shortage of GPUs leaves them."""
+
 
 @dataclass(frozen=True, slots=True)
 class ForethawMemory:
-    """What one decision hands to the next: when, and where snapshots were last placed."""
+    """What one decision hands to the next: when and where snapshots were last placed, and by which needs."""
 
     placement: Mapping[str, tuple[SnapshotKey, ...]]
     placed_at_s: float
+    needs: tuple[WakeNeed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +84,16 @@ class ForethawPolicy:
         if given.paths is None:
             return Decision(_hold_everything(given, memory), memory)
         needs = self._needs(given, given.paths)
-        counts = _Counts(given, needs)
+        counts = _counts(given, needs)
         supply = self._supply(given, needs, counts)
-        active, spare_gpus = _within_budget(given, needs, counts, supply)
-        placement, placed_at_s = self._placement(given, needs, active, memory)
+        fits = _allotted(given, needs, counts, supply)
+        memory = self._placed(given, needs, fits, memory)
         targets = {
-            t.key: TargetPlan(active[t.key], needs.tiers[t.key].warm, counts.reasons(t, active[t.key]))
+            t.key: TargetPlan(fits.active[t.key], fits.warm[t.key], _reasons(given, needs, counts, t, fits))
             for t in given.targets
         }
-        why = because(
-            ReasonCode.SPARE_GPUS,
-            planned=spare_gpus,
-            needed=supply.gpus,
-            held=supply.held,
-            cover_s=supply.cover_s,
-            quantile=supply.ratio,
-            gpu_budget=given.gpu_budget,
-        )
-        plan = Plan(targets, {FREE: spare_gpus}, placement, (why,))
-        return Decision(plan, ForethawMemory(placement, placed_at_s))
+        why = tuple(_supply_reason(need, fits.supply[need.step], given) for need in supply)
+        return Decision(Plan(targets, fits.supply, memory.placement, why), memory)
 
     def _needs(self, given: DecisionInput, paths: DemandPaths) -> _Needs:
         rows = paths.rows(given.keys).paths
@@ -107,74 +103,60 @@ class ForethawPolicy:
             np.array([given.observed[t.key].backlog_replica_s for t in given.targets]),
             np.array([t.slo_wait_s for t in given.targets]),
         )
-        running = np.maximum.accumulate(by_step, axis=-1)
+        until = required_until(by_step)
         sustained = self._sustained(given, paths.step_ends_s, rows)
-        tiers = {
-            t.key: tier_need(
-                t,
-                running[i],
-                paths.step_ends_s,
-                given.tick_s,
-                _snapshot_near(given, t),
-                zlib.crc32(str(t.key).encode()),
-                sustained[i],
-            )
-            for i, t in enumerate(given.targets)
-        }
-        return _Needs(paths.step_ends_s, by_step, running, tiers)
+        near = _with_snapshot_near(given)
+        tiers = tier_needs(given.targets, until, paths.step_ends_s, given.tick_s, near, sustained)
+        return _Needs(paths.step_ends_s, by_step, until, tiers)
 
-    def _sustained(self, given: DecisionInput, ends_s: FloatArray, rows: FloatArray) -> list[float]:
+    def _sustained(self, given: DecisionInput, ends_s: FloatArray, rows: FloatArray) -> dict[TargetKey, float]:
         """Replicas for the mean demand of the next few SLOs at the highest utilisation allowed, by target.
 
         A queue that stands says that a replica does less than its rating, whatever the reason (another
         mix of requests, a slower GPU): what clears it within one SLO comes on top.
         """
-        sustained = []
-        for i, target in enumerate(given.targets):
+        widths_s = np.diff(ends_s, prepend=0.0)
+        means = rows.mean(axis=1, dtype=np.float64)
+        sustained = {}
+        for target, mean in zip(given.targets, means, strict=True):
             until_s = max(SUSTAINED_SLOS * target.slo_wait_s, self.interval_s)
-            steps = int(np.searchsorted(ends_s, until_s)) + 1
-            widths_s = np.diff(ends_s[:steps], prepend=0.0)
-            mean = float(rows[i, :, :steps].mean(axis=0) @ widths_s / widths_s.sum())
+            steps = min(int(np.searchsorted(ends_s, until_s)) + 1, len(ends_s))
+            demand = float(mean[:steps] @ widths_s[:steps]) / float(widths_s[:steps].sum())
             standing = given.observed[target.key].standing_backlog_replica_s / target.slo_wait_s
-            sustained.append((mean + standing) / self.sustained_utilization)
+            sustained[target.key] = (demand + standing) / self.sustained_utilization
         return sustained
 
-    def _supply(self, given: DecisionInput, needs: _Needs, counts: _Counts) -> SpareNeed:
-        """Size the spare GPUs by the targets whose demand is known."""
+    def _supply(self, given: DecisionInput, needs: _Needs, counts: _Counts) -> tuple[SupplyNeed, ...]:
+        """Size the idle GPUs of each step by the targets whose demand is known; with none, keep what is idle."""
+        have = _idle(given)
         known = [i for i, key in enumerate(given.keys) if given.known(key)]
+        if not known:
+            return tuple(SupplyNeed(s.name, have[s.name], have[s.name], 0.0, 1.0, 0) for s in given.pool.supply[:-1])
         targets = tuple(given.targets[i] for i in known)
-        have = sum(n.free_gpus + n.reclaiming_gpus for n in given.nodes)
-        if not targets:  # nothing is known of anybody's demand: what is idle stays idle
-            return SpareNeed(have, have, 0.0, 1.0)
-        wanted = np.array([counts.wanted[t.key] for t in targets], dtype=float)
-        gpus = np.array([float(t.gpus_per_replica) for t in targets])
-        excess = excess_gpus(needs.by_step[known], wanted, gpus)
-        wake_mean_s = max((n.wake.lead_time.mean_s for n in needs.tiers.values()), default=0.0)
-        supply = next_supply(given.pool.supply)
-        lead_s = supply_lead_s(supply, wake_mean_s, given.tick_s, needs.by_step.shape[1], salt=len(given.targets))
-        need = spare_need(targets, excess, needs.ends_s, lead_s, supply, have)
-        if self.pooled:
-            return need
-        apart = spares_apart(targets, excess, needs.ends_s, lead_s)
-        return SpareNeed(apart, max(apart, need.held), need.cover_s, need.ratio)
+        return supply_needs(
+            targets,
+            needs.by_step[known] if len(known) < len(given.targets) else needs.by_step,
+            np.array([counts.wanted[t.key] for t in targets], dtype=np.float64),
+            needs.ends_s,
+            given.pool.supply,
+            max(needs.tiers[t.key].wake.lead_time.mean_s for t in targets),
+            given.tick_s,
+            have,
+            self.pooled,
+        )
 
-    def _placement(
-        self, given: DecisionInput, needs: _Needs, active: Mapping[TargetKey, int], memory: ForethawMemory
-    ) -> tuple[Mapping[str, tuple[SnapshotKey, ...]], float]:
-        if given.now_s < memory.placed_at_s + self.placement_every_s:
-            return memory.placement, memory.placed_at_s
-        wakes = []
-        for i, t in enumerate(given.targets):
-            if t.snapshot is None or not any(tier.needs_snapshot for tier in t.ladder):
-                continue
-            above = np.maximum(needs.running[i, :, -1] - active[t.key], 0.0)
-            gpus = float(np.quantile(above, 0.99)) * t.gpus_per_replica
-            wakes.append(WakeNeed(t, max(gpus, t.gpus_per_replica), float(above.mean()) * shortage_cost_per_s(t)))
-        sizes = {t.snapshot: t.artifact_bytes for t in given.targets}
+    def _placed(self, given: DecisionInput, needs: _Needs, fits: Allotment, memory: ForethawMemory) -> ForethawMemory:
+        elapsed_s = given.now_s - memory.placed_at_s
+        if elapsed_s < self.placement_every_s:
+            return memory
+        active = np.array([fits.active[key] for key in given.keys], dtype=np.float64)
+        wakes = settled(wake_needs(given.targets, needs.until[:, :, -1], active), memory.needs, elapsed_s)
+        sizes = {t.snapshot: t.artifact_bytes for t in given.targets if t.snapshot is not None}
         cache_bytes = {
             n.name: n.cache_free_bytes + sum(sizes.get(s, 0) for s in n.snapshots | n.fetching) for n in given.nodes
         }
-        return place_snapshots(tuple(wakes), given.nodes, cache_bytes), given.now_s
+        placement = place_snapshots(wakes, given.nodes, cache_bytes, memory.placement)
+        return ForethawMemory(placement, given.now_s, wakes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,71 +165,47 @@ class _Needs:
 
     ends_s: FloatArray
     by_step: FloatArray
-    running: FloatArray
+    until: FloatArray
+    """Running maxima of `by_step`."""
     tiers: Mapping[TargetKey, TierNeed]
 
 
+@dataclass(frozen=True, slots=True)
 class _Counts:
-    """Active replicas wanted before the budget, and what is to be said of them."""
+    """Active replicas before the budget, by target: asked for by demand, and wanted within the target's bounds."""
 
-    def __init__(self, given: DecisionInput, needs: _Needs) -> None:
-        self._given = given
-        self._needs = needs
-        self._asked: dict[TargetKey, int] = {}
-        self.wanted: dict[TargetKey, int] = {}
-        for i, target in enumerate(given.targets):
-            asked = self._asked_for(i, target)
-            self._asked[target.key] = asked
-            self.wanted[target.key] = _clamp(target, asked)
-
-    def _asked_for(self, i: int, target: TargetSpec) -> int:
-        """Return the count before bounds: the need and what is worth holding, or what there is if demand is unknown."""
-        have = self._given.observed[target.key].current
-        if not self._given.known(target.key):
-            return have
-        need = self._needs.tiers[target.key]
-        return held_units(
-            self._needs.running[i],
-            self._needs.ends_s,
-            need.active,
-            have,
-            target.ladder[0].holding_cost,
-            _return_cost(target, need),
-        )
-
-    def reasons(self, target: TargetSpec, planned: int) -> tuple[Reason, ...]:
-        """Return why `planned` replicas are planned, the change first."""
-        have = self._given.observed[target.key].current
-        asked, wanted = self._asked[target.key], self.wanted[target.key]
-        reasons = [for_count(have, planned), *self._basis(target, asked, planned)]
-        if wanted != asked:
-            reasons.append(
-                because(
-                    ReasonCode.BOUNDS,
-                    wanted=asked,
-                    planned=wanted,
-                    minimum=target.min_replicas,
-                    maximum=target.max_replicas,
-                )
-            )
-        if planned != wanted:
-            cut = because(ReasonCode.GPU_BUDGET, wanted=wanted, planned=planned, gpu_budget=self._given.gpu_budget)
-            reasons.append(cut)
-        return tuple(reasons)
-
-    def _basis(self, target: TargetSpec, asked: int, planned: int) -> list[Reason]:
-        if not self._given.known(target.key):
-            return [because(ReasonCode.METRICS_UNKNOWN, planned=planned)]
-        need = self._needs.tiers[target.key]
-        covered = because(
-            ReasonCode.WAKE_COVERED, needed=need.active, cover_s=need.cover_s, wake=need.wake.name, quantile=need.ratio
-        )
-        return [covered, because(ReasonCode.WORTH_HOLDING, held=asked)] if asked > need.active else [covered]
+    asked: Mapping[TargetKey, int]
+    wanted: Mapping[TargetKey, int]
 
 
-def _snapshot_near(given: DecisionInput, target: TargetSpec) -> bool:
-    """Return whether a wake could find the artifact where a GPU is or soon could be."""
-    return any(target.snapshot in n.snapshots and n.idle_gpus >= target.gpus_per_replica for n in given.nodes)
+def _counts(given: DecisionInput, needs: _Needs) -> _Counts:
+    """Return what is needed and what is worth holding above it; what there is where demand is unknown."""
+    targets, have = given.targets, [given.observed[key].current for key in given.keys]
+    held = held_counts(
+        needs.until,
+        needs.ends_s,
+        np.array([needs.tiers[t.key].active for t in targets], dtype=np.int64),
+        np.array(have, dtype=np.int64),
+        np.array([t.ladder[0].holding_cost for t in targets], dtype=np.float64),
+        np.array([_return_cost(t, needs.tiers[t.key]) for t in targets], dtype=np.float64),
+    )
+    asked = {
+        t.key: int(worth) if given.known(t.key) else there for t, worth, there in zip(targets, held, have, strict=True)
+    }
+    return _Counts(asked, {t.key: _clamp(t, asked[t.key]) for t in targets})
+
+
+def _with_snapshot_near(given: DecisionInput) -> frozenset[TargetKey]:
+    """Return the targets whose wake could find its artifact where a GPU is or soon could be."""
+    nodes: dict[SnapshotKey, list[int]] = {}
+    for i, node in enumerate(given.nodes):
+        for snapshot in node.snapshots:
+            nodes.setdefault(snapshot, []).append(i)
+    return frozenset(
+        t.key
+        for t in given.targets
+        if t.snapshot in nodes and fitting((given.nodes[i] for i in nodes[t.snapshot]), t.gpus_per_replica) > 0
+    )
 
 
 def _clamp(target: TargetSpec, replicas: int) -> int:
@@ -264,13 +222,76 @@ def _return_cost(target: TargetSpec, need: TierNeed) -> float:
     return target.gpus_per_replica * (need.wake.lead_time.mean_s + residence_s / 2.0)
 
 
-def _within_budget(
-    given: DecisionInput, needs: _Needs, counts: _Counts, supply: SpareNeed
-) -> tuple[dict[TargetKey, int], int]:
-    wanted = tuple(counts.wanted[k] for k in given.keys)
-    active = share_gpus(given.targets, wanted, tuple(needs.running[:, :, 0]), given.gpu_budget)
-    used = sum(a * t.gpus_per_replica for a, t in zip(active, given.targets, strict=True))
-    return dict(zip(given.keys, active, strict=True)), min(supply.held, max(given.gpu_budget - used, 0))
+def _idle(given: DecisionInput) -> dict[str, int]:
+    """Return the idle GPUs that are held at each step of the supply but the last."""
+    idle = dict.fromkeys((step.name for step in given.pool.supply[:-1]), 0)
+    idle[FREE] = sum(n.free_gpus + n.reclaiming_gpus for n in given.nodes)
+    for step in _lending(given.pool.supply):
+        idle[step.name] = sum(n.lent_gpus for n in given.nodes)
+    return idle
+
+
+def _lending(supply: tuple[SupplyStep, ...]) -> tuple[SupplyStep, ...]:
+    """Return the step between free and last whose GPUs are owned and lent, if there is one."""
+    return tuple(step for step in supply[1:-1] if not step.whole_nodes)[:1]
+
+
+def _allotted(given: DecisionInput, needs: _Needs, counts: _Counts, supply: tuple[SupplyNeed, ...]) -> Allotment:
+    """Return what fits into the budget; a target with unknown demand keeps the warm replicas that it has."""
+    warm = {}
+    for target in given.targets:
+        planned = needs.tiers[target.key].warm
+        known = given.known(target.key)
+        held = planned if known else given.observed[target.key].ready
+        warm[target.key] = {tier: held[tier] for tier in NEAREST_FIRST if held.get(tier, 0)}
+    return allot(
+        given.targets,
+        counts.wanted,
+        warm,
+        {need.step: need.held for need in supply},
+        needs.until[:, :, 0],
+        frozenset(key for key in given.keys if given.known(key)),
+        given.gpu_budget,
+    )
+
+
+def _reasons(
+    given: DecisionInput, needs: _Needs, counts: _Counts, target: TargetSpec, fits: Allotment
+) -> tuple[Reason, ...]:
+    """Return why a target's count is planned: the change first, then its ground and whatever changed it."""
+    planned, have = fits.active[target.key], given.observed[target.key].current
+    asked, wanted = counts.asked[target.key], counts.wanted[target.key]
+    reasons = [for_count(have, planned), *_ground(given, needs.tiers[target.key], target, asked, planned)]
+    if wanted != asked:
+        low, high = target.min_replicas, target.max_replicas
+        reasons.append(because(ReasonCode.BOUNDS, wanted=asked, planned=wanted, minimum=low, maximum=high))
+    if planned != wanted:
+        budget = given.gpu_budget
+        reasons.append(because(ReasonCode.GPU_BUDGET, wanted=wanted, planned=planned, gpu_budget=budget))
+    return tuple(reasons)
+
+
+def _ground(given: DecisionInput, need: TierNeed, target: TargetSpec, asked: int, planned: int) -> list[Reason]:
+    if not given.known(target.key):
+        return [because(ReasonCode.METRICS_UNKNOWN, planned=planned)]
+    covered = because(
+        ReasonCode.WAKE_COVERED, needed=need.active, cover_s=need.cover_s, wake=need.wake.name, quantile=need.ratio
+    )
+    return [covered, because(ReasonCode.WORTH_HOLDING, held=asked)] if asked > need.active else [covered]
+
+
+def _supply_reason(need: SupplyNeed, planned: int, given: DecisionInput) -> Reason:
+    if need.step == FREE:
+        return because(
+            ReasonCode.SPARE_GPUS,
+            planned=planned,
+            needed=need.gpus,
+            held=need.held,
+            cover_s=need.cover_s,
+            quantile=need.ratio,
+            gpu_budget=given.gpu_budget,
+        )
+    return because(ReasonCode.GPUS_LENT, planned=planned, step=need.step, cover_s=need.cover_s, quantile=need.ratio)
 
 
 def _hold_everything(given: DecisionInput, memory: ForethawMemory) -> Plan:
@@ -283,6 +304,6 @@ def _hold_everything(given: DecisionInput, memory: ForethawMemory) -> Plan:
         reasons = (for_count(seen.current, planned), because(ReasonCode.NO_FORECAST, planned=planned))
         return TargetPlan(planned, warm, reasons)
 
-    free = sum(n.free_gpus + n.reclaiming_gpus for n in given.nodes)
-    why = because(ReasonCode.SUPPLY_BALANCED, planned=free)
-    return Plan({t.key: held(t) for t in given.targets}, {FREE: free}, memory.placement, (why,))
+    idle = _idle(given)
+    why = because(ReasonCode.SUPPLY_BALANCED, planned=idle[FREE])
+    return Plan({t.key: held(t) for t in given.targets}, idle, memory.placement, (why,))

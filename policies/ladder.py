@@ -1,12 +1,13 @@
-"""Ladders: which tiers are worth a place, and when the next replica or GPU could be here.
+"""Ladders: which steps are worth a place, and when the next replica or GPU could be here.
 
 Any ladder can be described (`TierSpec`, `SupplyStep`); this module knows only lead times and costs.
-A tier that a nearer one undercuts, or that an equally cheap nearer one makes pointless, is
+A step that a nearer one undercuts, or that an equally cheap nearer one makes pointless, is
 dominated and gets nothing. Lead times of a replica and of its GPU add up, as independent draws.
 """
 
 from __future__ import annotations
 
+import zlib
 from functools import lru_cache
 
 import numpy as np
@@ -17,26 +18,42 @@ from policies.leadtime import LeadTime
 from policies.types import COLD, SupplyStep, TierSpec
 
 
+def stable_salt(name: str) -> int:
+    """Return a seed for the draws of `name` that is the same in every process and whatever else there is."""
+    return zlib.crc32(name.encode())
+
+
 def undominated(ladder: tuple[TierSpec, ...]) -> tuple[TierSpec, ...]:
-    """The tiers that no other undercuts in both holding cost and mean lead time, nearest first.
+    """Return the tiers that no other undercuts in both holding cost and mean lead time, nearest first.
 
     Of two alike in both, the one named first stays. The first tier of a ladder (active) serves by
     itself and always stays; `cold` needs nothing held and stays as the last resort.
     """
-    kept = [ladder[0]]
-    for i, tier in enumerate(ladder[1:], start=1):
-        others = [o for j, o in enumerate(ladder) if j != i]
-        beaten = any(
-            o.holding_cost <= tier.holding_cost
-            and o.lead_time.mean_s <= tier.lead_time.mean_s
-            and (
-                o.holding_cost < tier.holding_cost or o.lead_time.mean_s < tier.lead_time.mean_s or ladder.index(o) < i
-            )
-            for o in others
-        )
-        if tier.name == COLD or not beaten:
-            kept.append(tier)
-    return (kept[0], *sorted(kept[1:], key=lambda t: t.lead_time.mean_s))
+    cost_lead = _cost_lead(ladder)
+    kept = [i for i in range(1, len(ladder)) if ladder[i].name == COLD or not _beaten(i, cost_lead)]
+    return (ladder[0], *(ladder[i] for i in sorted(kept, key=lambda i: cost_lead[i][1])))
+
+
+def undominated_supply(supply: tuple[SupplyStep, ...]) -> tuple[SupplyStep, ...]:
+    """Return the supply steps that no other undercuts in both holding cost and mean lead time, in their order.
+
+    The first (free) stays, since a wake needs a GPU that is free; so does the last, which is unlimited.
+    """
+    cost_lead = _cost_lead(supply)
+    ends = (0, len(supply) - 1)
+    return tuple(step for i, step in enumerate(supply) if i in ends or not _beaten(i, cost_lead))
+
+
+def _cost_lead(ladder: tuple[TierSpec, ...] | tuple[SupplyStep, ...]) -> list[tuple[float, float]]:
+    return [(step.holding_cost, step.lead_time.mean_s) for step in ladder]
+
+
+def _beaten(i: int, cost_lead: list[tuple[float, float]]) -> bool:
+    """Return whether another step is no dearer and no farther than step i, and not merely a later equal."""
+    cost, lead_s = cost_lead[i]
+    return any(
+        c <= cost and s <= lead_s and (c < cost or s < lead_s or j < i) for j, (c, s) in enumerate(cost_lead) if j != i
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -65,8 +82,3 @@ def _stratified(quantiles_s: tuple[float, ...], ranks: NDArray[np.int64], offset
     index = ((ranks + offset) / len(ranks) * len(quantiles)).astype(np.int64)
     drawn: FloatArray = quantiles[np.minimum(index, len(quantiles) - 1)]
     return drawn
-
-
-def next_supply(supply: tuple[SupplyStep, ...]) -> SupplyStep:
-    """The step that brings a GPU once the free ones are gone; the last one if there is no other."""
-    return supply[1] if len(supply) > 1 else supply[0]

@@ -16,72 +16,136 @@ that spends the whole allowance at every decision lives with every request waiti
 for bursts, not for sustained load. The allowance therefore shrinks with the window, from S for an
 instant to nothing for windows of `SUSTAINED_SLOS` x S and more, where C must carry what arrives.
 
-`required_by_step` computes it for all paths and moments at once, `required_capacity` over all moments up
-to a horizon; `tiers.py` and `spares.py` take quantiles of them.
+`required_by_step` computes it for all paths and moments at once, `required_until` its running maximum;
+`tiers.py`, `hold.py` and `spares.py` take quantiles of them.
+
+Both keep paths contiguous in memory (targets, steps, paths) behind the view (targets, paths, steps), and
+go through the targets in blocks that fit the processor's cache.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.arrays import FloatArray
 
+F = TypeVar("F", bound=np.floating[Any])
+
 SUSTAINED_SLOS = 4.0
-"""Windows of this many SLOs and more count as sustained load, which waiting cannot absorb."""
+"""Windows of this many SLOs and more count as sustained load, which waiting cannot absorb. Shrinking the
+allowance by w / 4 leaves S + 3 w / 4 to a window w: a burst as long as the SLO still gets 1.75 S to be served
+in, and a plan that works at its limit has caught up four SLOs later at the latest."""
+
+BLOCK_SAMPLES = 16_384
+"""(target, path) pairs worked on at once: 64 KiB a step in float32, so that a block stays in a core's L2."""
 
 
 def required_by_step(
-    step_ends_s: FloatArray, paths: NDArray[np.floating], backlog_replica_s: FloatArray, slo_wait_s: FloatArray
-) -> FloatArray:
-    """Capacity, in replicas, with which what arrives up to each step's end does not wait past the SLO.
+    step_ends_s: FloatArray, paths: NDArray[F], backlog_replica_s: FloatArray, slo_wait_s: FloatArray
+) -> NDArray[F]:
+    """Return the capacity, in replicas, with which what arrives up to each step's end does not wait past the SLO.
 
-    `step_ends_s` is (steps,) ascending and positive, `paths` (targets, paths, steps) mean demand in
-    each step, `backlog_replica_s` and `slo_wait_s` (targets,). Returns (targets, paths, steps): the
-    windows that end with the step.
+    `step_ends_s` is (steps,) ascending and positive, `paths` (targets, paths, steps) mean demand in each step
+    and not negative, `backlog_replica_s` and `slo_wait_s` (targets,). Returns (targets, paths, steps) in the
+    dtype of `paths`: the greatest of the windows that end with the step.
+
+    A window without allowance that a step's end divides into two without allowance is left out: its mean
+    is no more than the greater of its parts' means, so the running maximum is the same. What a single
+    moment requires may be less than with it, namely where the earlier part was the heavier one: that load
+    was required at its own end, and is not required once more of a later moment. It is never less than
+    what the windows with an allowance, or the shortest without one, require.
     """
-    n_targets, n_paths, n_steps = paths.shape
     edges = np.concatenate(([0.0], step_ends_s))
-    slo = slo_wait_s[:, None]
-
-    def per_allowed_s(window_s: float) -> FloatArray:
-        rate: FloatArray = 1.0 / (np.maximum(slo - window_s / SUSTAINED_SLOS, 0.0) + window_s)
-        return rate
-
-    # Steps lead: each of the few dozen (s, u] windows is then one pass over contiguous memory.
-    work = np.empty((n_steps + 1, n_targets, n_paths))
-    work[0] = 0.0
-    np.cumsum(np.moveaxis(paths, 2, 0) * np.diff(edges)[:, None, None], axis=0, out=work[1:])
-    backlog = backlog_replica_s[:, None]
-    required = np.empty((n_steps, n_targets, n_paths))
-    window = np.empty((n_targets, n_paths))
-    for u in range(1, n_steps + 1):
-        best = required[u - 1]
-        np.add(work[u], backlog, out=best)
-        best *= per_allowed_s(edges[u])
-        for s in range(1, u):
-            np.subtract(work[u], work[s], out=window)
-            window *= per_allowed_s(edges[u] - edges[s])
-            np.maximum(best, window, out=best)
-    return np.moveaxis(required, 0, 2)
+    allowance_gone_s = SUSTAINED_SLOS * slo_wait_s
+    split_s = _best_split_s(edges)
+    rates = _rates(edges, slo_wait_s, split_s, paths.dtype)
+    n_targets, n_paths, n_steps = paths.shape
+    required = np.empty((n_targets, n_steps, n_paths), paths.dtype)
+    widths = np.diff(edges).astype(paths.dtype)[:, None, None]
+    for block in blocks(n_targets, n_paths):
+        # Steps lead within a block, so that each operation below runs over contiguous memory.
+        work = np.empty((n_steps, *required[block, 0].shape), paths.dtype)
+        np.multiply(np.moveaxis(paths[block], 2, 0), widths, out=work)
+        backlog = backlog_replica_s[block, None].astype(paths.dtype)
+        kept = split_s < allowance_gone_s[block].max()
+        greatest = _greatest_windows(work, backlog, rates[:, :, block], kept)
+        required[block] = np.moveaxis(greatest, 0, 1)
+    return np.moveaxis(required, 1, 2)
 
 
-def required_capacity(
-    step_ends_s: FloatArray, paths: NDArray[np.floating], backlog_replica_s: FloatArray, slo_wait_s: FloatArray
-) -> FloatArray:
-    """Least constant capacity, in replicas, such that no arrival in (0, step end] waits past the SLO.
+def required_until(by_step: NDArray[F]) -> NDArray[F]:
+    """Return the least constant capacity such that no arrival in (0, step end] waits past the SLO.
 
-    Arguments and shape as for `required_by_step`, of which this is the running maximum.
+    The running maximum over the steps of `required_by_step`, whose shape, unit and dtype it keeps.
     """
-    by_step = required_by_step(step_ends_s, paths, backlog_replica_s, slo_wait_s)
-    running: FloatArray = np.maximum.accumulate(by_step, axis=-1)
-    return running
+    steps = np.moveaxis(by_step, 2, 1)
+    running = np.empty(steps.shape, by_step.dtype)
+    for block in blocks(steps.shape[0], steps.shape[2]):
+        running[block, 0] = steps[block, 0]
+        for s in range(1, steps.shape[1]):
+            np.maximum(running[block, s - 1], steps[block, s], out=running[block, s])
+    return np.moveaxis(running, 1, 2)
 
 
-def at_lead_times(required: FloatArray, step_ends_s: FloatArray, lead_s: FloatArray) -> FloatArray:
-    """The requirement over (0, lead] on each path: (..., paths, steps) and (paths,) to (..., paths).
+def lead_steps(step_ends_s: FloatArray, lead_s: FloatArray) -> NDArray[np.intp]:
+    """Return the index of the step whose end covers each lead time; a lead past the horizon gets the last step."""
+    return np.minimum(np.searchsorted(step_ends_s, lead_s), len(step_ends_s) - 1)
 
-    A lead between two step ends is covered by the later one; one past the horizon by the last.
+
+def at_steps(required: NDArray[F], rows: NDArray[np.intp], steps: NDArray[np.integer[Any]]) -> NDArray[F]:
+    """Return `required[rows[i], k, steps[i, k]]` for every path k: (targets, paths, steps) to (rows, paths)."""
+    taken: NDArray[F] = required[rows[:, None], np.arange(required.shape[1]), steps]
+    return taken
+
+
+def blocks(n_targets: int, n_paths: int) -> Iterator[slice]:
+    """Yield slices of the targets, each with about `BLOCK_SAMPLES` paths and with one target at least."""
+    size = max(BLOCK_SAMPLES // max(n_paths, 1), 1)
+    return (slice(low, min(low + size, n_targets)) for low in range(0, n_targets, size))
+
+
+def _best_split_s(edges: FloatArray) -> FloatArray:
+    """Return, for each window (s, u], the longest that its shorter part can be when an edge within divides it.
+
+    (edges, edges) seconds; minus infinity for a window of one step, which nothing divides.
     """
-    step = np.minimum(np.searchsorted(step_ends_s, lead_s), len(step_ends_s) - 1)
-    return np.take_along_axis(required, np.broadcast_to(step[:, None], (*required.shape[:-1], 1)), axis=-1)[..., 0]
+    spans = edges[None, :] - edges[:, None]
+    shorter = np.minimum(spans[:, :, None], spans[None, :, :])
+    inside = (spans[:, :, None] > 0) & (spans[None, :, :] > 0)
+    split: FloatArray = np.where(inside, shorter, -np.inf).max(axis=1)
+    return split
+
+
+def _rates(edges: FloatArray, slo_wait_s: FloatArray, split_s: FloatArray, dtype: np.dtype[F]) -> NDArray[F]:
+    """Return capacity per work of each window, (s, u, targets): 0 where the parts of the window bound it."""
+    window_s = np.maximum(edges[None, :] - edges[:, None], 0.0)[:, :, None]
+    allowed_s = window_s + np.maximum(slo_wait_s - window_s / SUSTAINED_SLOS, 0.0)
+    counts = (window_s > 0) & (split_s[:, :, None] < SUSTAINED_SLOS * slo_wait_s)
+    rates: NDArray[F] = np.divide(1.0, allowed_s, out=np.zeros_like(allowed_s), where=counts).astype(dtype)
+    return rates
+
+
+def _greatest_windows(work: NDArray[F], backlog: NDArray[F], rates: NDArray[F], kept: NDArray[np.bool_]) -> NDArray[F]:
+    """Return the greatest rate of all windows that end with each step; `work` and it are (steps, targets, paths).
+
+    Each window adds one step to the next shorter one that ends with it (sums, so that nothing cancels out in
+    float32). If its parts bound a window, they bound every longer one that ends with it, too.
+    """
+    greatest = np.zeros_like(work)
+    total = np.empty_like(work[0])
+    scaled = np.empty_like(total)
+    for u in range(len(work)):
+        total.fill(0.0)
+        for s in range(u, -1, -1):
+            if not kept[s, u + 1]:
+                break
+            total += work[s]
+            if s == 0:
+                total += backlog
+            np.multiply(total, rates[s, u + 1][:, None], out=scaled)
+            np.maximum(greatest[u], scaled, out=greatest[u])
+    return greatest

@@ -1,10 +1,23 @@
-"""Spare GPUs: one number for the whole pool, because any model can wake on any spare.
+"""Spare GPUs: how many must be how near, for the whole pool at once, since any model can wake on any spare.
 
 Snapshots are a target's own, spare GPUs are not. So the spares are a quantile of the *sum* over
-targets of the capacity that each will require above its active replicas before the next slower GPU
-supply could deliver, on joint sample paths: targets that surge together are counted together, and
-those that do not share one reserve. `spares_apart` sizes a reserve for each target alone, as an
-autoscaler without shared snapshots must; the difference is what pooling saves.
+targets of the capacity that each will require above its active replicas before a slower GPU supply could
+deliver, on joint sample paths: targets that surge together are counted together, and those that do not
+share one reserve. With `pooled=False` each target gets a reserve of its own, as an autoscaler without
+shared snapshots must; the difference is what pooling saves.
+
+**The supply is a ladder** (free, lent to preemptible work, a new node, ...) and is sized as the tiers are:
+free GPUs cover what is needed before the next step could deliver, free and lent ones together what is
+needed before the step after that could, and so on; the last is unlimited and never held. Holding a GPU
+at a step instead of leaving it at the next costs the difference of their holding costs (the echelon
+cost: Clark and Scarf, "Optimal Policies for a Multi-Echelon Inventory Problem", Management Science 6,
+1960); this sets the step's newsvendor quantile, and how long GPUs above the need are kept.
+
+**Need is counted in shapes.** A target of 4 GPUs a replica needs them in whole groups of 4 on one node, so
+its excess is in whole replicas. `shape` is the greatest group that the number relies on. Keep the GPUs in
+as few pieces as it allows: whole groups of `shape`, and of the rest one group of each power of two. Then
+every mix of replicas up to `shape` that adds up to the number finds its nodes, provided that sizes divide
+one another (tensor parallelism comes in powers of two). Loose GPUs of the same number might serve none.
 
 The need is taken moment by moment until the next supply could serve, so that a surge of a second does
 not count as one of the whole wait.
@@ -12,78 +25,171 @@ not count as one of the whole wait.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from policies.arrays import FloatArray
 from policies.hold import held_units
-from policies.ladder import draws
-from policies.newsvendor import critical_ratio, least_short_share, shortage_cost_per_s
+from policies.ladder import draws, stable_salt, undominated_supply
+from policies.newsvendor import (
+    ROUNDING_REPLICAS,
+    Samples,
+    critical_ratio,
+    least_short_share,
+    shortage_cost_per_s,
+)
+from policies.required import blocks, required_until
 from policies.types import SupplyStep, TargetSpec
 
 
 @dataclass(frozen=True, slots=True)
-class SpareNeed:
+class SupplyNeed:
+    """GPUs to keep idle at one step of the supply, over and above those at the nearer steps."""
+
+    step: str
     gpus: int
+    """What the need asks for."""
     held: int
-    """At least `gpus`: some above it may be worth keeping a while longer."""
+    """What to keep: some above the need may be worth keeping a while longer. Those at a nearer step serve a
+    farther one's need, so this may be less than `gpus`; summed up to any step it never is."""
     cover_s: float
-    """Mean seconds until a GPU from the next supply could serve."""
+    """Mean seconds until a GPU from the next step could serve; 0 at a step that another dominates."""
     ratio: float
+    """Newsvendor quantile; 0 at a step that another dominates."""
+    shape: int
+    """GPUs of the greatest replica that this and the nearer steps together must have room for; 0 if none."""
 
 
-def excess_gpus(required: FloatArray, active: FloatArray, gpus_per_replica: FloatArray) -> FloatArray:
-    """GPUs required above the active replicas, step by step: (targets, paths, steps), whole replicas each."""
-    above = np.ceil(required - active[:, None, None] - 1e-9)
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """GPUs that the targets require above their active replicas."""
+
+    by_shape: Mapping[int, FloatArray]
+    """Summed over the targets of one shape: (steps, paths), by GPUs per replica, greatest first."""
+    total: FloatArray
+    """Summed over all targets: (steps, paths)."""
+    at_last: FloatArray
+    """Mean over the paths at the last step, (targets,)."""
+
+
+def supply_needs(
+    targets: tuple[TargetSpec, ...],
+    by_step: Samples,
+    active: FloatArray,
+    step_ends_s: FloatArray,
+    supply: tuple[SupplyStep, ...],
+    wake_mean_s: float,
+    tick_s: float,
+    have: Mapping[str, int],
+    pooled: bool = True,
+) -> tuple[SupplyNeed, ...]:
+    """Return one need for each supply step but the last, nearest first.
+
+    `by_step` is (targets, paths, steps), the replicas required at each moment, and `active` (targets,) the
+    replicas planned, both in the order of `targets`. A GPU of a step can serve after that step's lead time,
+    a wake of `wake_mean_s` and the `tick_s` until the next decision. `have` is the GPUs idle now per step.
+    A step that a nearer or cheaper one dominates gets nothing. Where holding costs nothing, the need is the
+    greatest of any path before the next step could serve: as many GPUs as may be of use, and no more.
+    """
+    pool = _pool(targets, by_step, active)
+    running = required_until(pool.total.T[None])[0]
+    farther = _next_undominated(supply)
+    needs: list[SupplyNeed] = []
+    gpus = held = there = shape = 0
+    for step in supply[:-1]:
+        there += have.get(step.name, 0)
+        if step.name not in farther or not targets:
+            needs.append(SupplyNeed(step.name, 0, 0, 0.0, 0.0, 0))
+            continue
+        after = farther[step.name]
+        lead_s = draws(after.lead_time, by_step.shape[1], stable_salt(after.name)) + wake_mean_s + tick_s
+        weight = _until(step_ends_s, lead_s)
+        price = max(step.holding_cost - after.holding_cost, 0.0)
+        ratio = _ratio(targets, pool.at_last, price)
+        alone = (
+            least_short_share(pool.total, weight, ratio) if pooled else _apart(targets, by_step, active, weight, price)
+        )
+        covered = max(gpus, alone)
+        keep = max(held, held_units(running, step_ends_s, covered, there, price, after.taking_cost))
+        shape = max(shape, _shape(pool, weight, ratio))
+        needs.append(SupplyNeed(step.name, covered - gpus, keep - held, float(lead_s.mean()), ratio, shape))
+        gpus, held = covered, keep
+    return tuple(needs)
+
+
+def excess_gpus(required: Samples, active: FloatArray, gpus_per_replica: int) -> Samples:
+    """Return the GPUs of the whole replicas required above the active ones, shape as `required`.
+
+    `required` is (targets, ...) replicas of targets with `gpus_per_replica` each, `active` (targets,).
+    """
+    over = (active + ROUNDING_REPLICAS).astype(required.dtype)
+    above = required - over.reshape(-1, *(1,) * (required.ndim - 1))
+    np.ceil(above, out=above)
     np.maximum(above, 0.0, out=above)
-    above *= gpus_per_replica[:, None, None]
+    above *= gpus_per_replica
     return above
 
 
-def supply_lead_s(supply: SupplyStep, wake_mean_s: float, tick_s: float, n_paths: int, salt: int) -> FloatArray:
-    """Draws of the time from now until a GPU of the next supply could serve, (paths,) seconds."""
-    return draws(supply.lead_time, n_paths, salt) + wake_mean_s + tick_s
+def _next_undominated(supply: tuple[SupplyStep, ...]) -> dict[str, SupplyStep]:
+    """Return, per step that is worth holding GPUs at, the step that they would come from otherwise."""
+    steps = undominated_supply(supply)
+    return {step.name: after for step, after in pairwise(steps)}
 
 
-def pooled_ratio(targets: tuple[TargetSpec, ...], excess: FloatArray) -> float:
-    """Newsvendor quantile of the pool: shortage costs per GPU, weighted by who is likely to be short."""
+def _pool(targets: tuple[TargetSpec, ...], by_step: Samples, active: FloatArray) -> _Pool:
+    """Return the excess by shape and in all, a block of targets at a time."""
+    gpus = np.array([t.gpus_per_replica for t in targets], np.int64)
+    steps = np.moveaxis(by_step, 2, 1)
+    _, n_steps, n_paths = steps.shape
+    by_shape: dict[int, FloatArray] = {}
+    at_last = np.zeros(len(targets))
+    for shape in sorted(set(gpus.tolist()), reverse=True):
+        rows = np.flatnonzero(gpus == shape)
+        summed = np.zeros((n_steps, n_paths))
+        for block in blocks(len(rows), n_paths):
+            r = rows[block]
+            excess = excess_gpus(steps[r], active[r], shape)
+            summed += excess.sum(axis=0)
+            at_last[r] = excess[:, -1].mean(axis=-1)
+        by_shape[shape] = summed
+    total = sum(by_shape.values(), np.zeros((n_steps, n_paths)))
+    return _Pool(by_shape, total, at_last)
+
+
+def _ratio(targets: tuple[TargetSpec, ...], excess: FloatArray, price_per_s: float) -> float:
+    """Return the newsvendor quantile of the pool: shortage costs per GPU, weighted by who is likely to be short."""
     per_gpu = np.array([shortage_cost_per_s(t) / t.gpus_per_replica for t in targets])
-    weight = excess.mean(axis=1) if excess.size else np.zeros(len(targets))
-    cost = float(np.average(per_gpu, weights=weight)) if weight.sum() > 0 else float(per_gpu.mean())
-    return critical_ratio(cost, 1.0)
+    cost = float(np.average(per_gpu, weights=excess)) if excess.sum() > 0 else float(per_gpu.mean())
+    return critical_ratio(cost, price_per_s)
 
 
-def spare_need(
-    targets: tuple[TargetSpec, ...],
-    excess: FloatArray,
-    step_ends_s: FloatArray,
-    lead_s: FloatArray,
-    supply: SupplyStep,
-    have: int,
-) -> SpareNeed:
-    """Spare GPUs for `excess` (targets, paths, steps), given `have` spare now."""
-    total = excess.sum(axis=0)
-    ratio = pooled_ratio(targets, excess[:, :, -1])
-    gpus = least_short_share(total, _until(step_ends_s, lead_s), ratio)
-    running = np.maximum.accumulate(total, axis=-1)
-    held = held_units(running, step_ends_s, gpus, have, 1.0 - supply.holding_cost, supply.taking_cost)
-    return SpareNeed(gpus, held, float(lead_s.mean()), ratio)
+def _shape(pool: _Pool, weight: FloatArray, ratio: float) -> int:
+    """Return the greatest shape for which the replicas of that many GPUs and more need spares by themselves."""
+    summed = np.zeros_like(pool.total)
+    for shape, excess in pool.by_shape.items():
+        summed += excess
+        if least_short_share(summed, weight, ratio) > 0:
+            return shape
+    return 0
 
 
-def spares_apart(
-    targets: tuple[TargetSpec, ...], excess: FloatArray, step_ends_s: FloatArray, lead_s: FloatArray
+def _apart(
+    targets: tuple[TargetSpec, ...], by_step: Samples, active: FloatArray, weight: FloatArray, price_per_s: float
 ) -> int:
-    """Sum of the spare GPUs that each target would need for itself."""
-    weight = _until(step_ends_s, lead_s)
-    return sum(
-        least_short_share(excess[i], weight, pooled_ratio((t,), excess[i : i + 1, :, -1]))
-        for i, t in enumerate(targets)
-    )
+    """Return the sum of the spare GPUs that each target would need for itself."""
+    gpus = 0
+    for i, target in enumerate(targets):
+        excess = excess_gpus(by_step[i : i + 1], active[i : i + 1], target.gpus_per_replica)
+        ratio = critical_ratio(shortage_cost_per_s(target) / target.gpus_per_replica, price_per_s)
+        gpus += least_short_share(excess[0].T, weight, ratio)
+    return gpus
 
 
 def _until(step_ends_s: FloatArray, lead_s: FloatArray) -> FloatArray:
-    """Seconds of each step that lie before the lead time of its path, (paths, steps)."""
-    begins_s = np.concatenate(([0.0], step_ends_s[:-1]))
-    until_s: FloatArray = np.clip(lead_s[:, None] - begins_s, 0.0, step_ends_s - begins_s)
+    """Return the seconds of each step that lie before the lead time of its path, (steps, paths)."""
+    begins_s = np.concatenate(([0.0], step_ends_s[:-1]))[:, None]
+    until_s: FloatArray = np.clip(lead_s - begins_s, 0.0, step_ends_s[:, None] - begins_s)
     return until_s
