@@ -175,12 +175,12 @@ def test_the_command_of_the_demo_is_one_that_the_command_line_takes() -> None:
     """Checked by the options themselves, without the replay."""
     from typer.main import get_command
 
-    from simulations.commands import app
+    from autoscaler.application import application, registered
 
     words = re.search(r"^DEMO := (.+)$", makefile(), re.MULTILINE)
 
     assert words
-    simulate = get_command(app).commands["simulate"]  # type: ignore[attr-defined]
+    simulate = get_command(application(registered())).commands["simulate"]  # type: ignore[attr-defined]
     given = simulate.make_context("simulate", words[1].split()).params
     assert (given["fleet"], given["compare"]) == ("servegen", "all")
     assert given["duration"] > given["warmup"]

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from restore_driver.commands.options import AsJson
-from restore_driver.commands.run_request import FAILED, refuse
+from restore_driver.commands.outcome import FAILED
+from restore_driver.commands.run_request import refuse
 from restore_driver.errors import DriverError
 
 Artifact = Annotated[Path, typer.Argument(help="Directory of an artifact.")]

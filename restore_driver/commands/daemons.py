@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from restore_driver.commands.options import STATE, AsJson, StateDirectory
-from restore_driver.commands.run_request import FAILED, open_driver, refuse, tell_recovered
+from restore_driver.commands.outcome import FAILED
+from restore_driver.commands.run_request import open_driver, refuse, tell_recovered
 from restore_driver.errors import DriverError, Reason
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from simulations.commands import main
+from autoscaler.cli import main
 
 PLAIN = "time_s,prompt_tokens,output_tokens\n"
 
