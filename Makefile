@@ -30,8 +30,9 @@ test: $(VENV)/.installed-dev ## run the tests
 lint: $(VENV)/.installed-dev ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
-bench: $(VENV)/.installed-dev ## replay speed beside SimPy, cost of a decision and of a forecast
-	$(BIN)/python -m benchmarks.replay_speed && $(BIN)/python -m benchmarks.decision_cost
+bench: $(VENV)/.installed-dev ## replay speed beside SimPy, cost of a decision and of a forecast, start of a command
+	$(BIN)/python -m benchmarks.replay_speed && $(BIN)/python -m benchmarks.decision_cost && \
+		$(BIN)/python -m benchmarks.command_start
 
 lock: ## resolve pyproject.toml anew into the lock files (needs uv)
 	$(COMPILE) -o requirements.lock
