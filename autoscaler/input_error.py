@@ -1,8 +1,7 @@
-"""What the simulator says when its input cannot be used.
+"""The error for input that cannot be used: files, names and numbers from outside.
 
-Files, names and numbers that come from outside are refused here and nowhere else: the reading code
-raises `InputError`, the command line prints it as one line and exits with status 2. A mistake of our
-own is never an `InputError`; it stays an ordinary exception with its traceback.
+The reading code raises `InputError` (`refused_input.py` makes one of pydantic's errors), the command line prints it as
+one line and exits with status 2. A mistake of our own is never an `InputError`; it stays an ordinary exception.
 """
 
 from __future__ import annotations
