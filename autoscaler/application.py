@@ -56,7 +56,7 @@ def run() -> int:
     except InputError as error:
         print(f"forethaw: {error}", file=sys.stderr)
         return REFUSED
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the last resort of a process: a sentence, not a traceback
         # Read from the words themselves: the error may have come before any option was parsed.
         if DEBUG in sys.argv[1:]:
             traceback.print_exc()

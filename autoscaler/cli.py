@@ -7,10 +7,10 @@ what the packages register. No package is imported by name here.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
 LIGHT_GROUP = "forethaw.light"
 LightCommand = Callable[[list[str]], "int | None"]
@@ -45,27 +45,22 @@ def light_targets() -> dict[str, str]:
 
     importlib.metadata reads the same file, and would take as long to import as a light command takes in all.
     """
-    for folder in sys.path:
-        try:
-            names = os.listdir(folder or ".")
-        except OSError:
-            continue
-        for name in names:
-            if name.startswith("forethaw-") and name.endswith(".dist-info"):
-                return _section(os.path.join(folder, name, "entry_points.txt"))
+    for folder in map(Path, sys.path):
+        for metadata in folder.glob("forethaw-*.dist-info"):
+            return _section(metadata / "entry_points.txt")
     return {}
 
 
-def _section(path: str) -> dict[str, str]:
+def _section(path: Path) -> dict[str, str]:
     found, inside = {}, False
     try:
-        with open(path, encoding="utf-8") as lines:
-            for line in lines:
-                name, equals, target = line.partition("=")
-                if line.startswith("["):
-                    inside = line.strip() == f"[{LIGHT_GROUP}]"
-                elif inside and equals:
-                    found[name.strip()] = target.strip()
+        lines = path.read_text("utf-8").splitlines()
     except OSError:
         return {}
+    for line in lines:
+        name, equals, target = line.partition("=")
+        if line.startswith("["):
+            inside = line.strip() == f"[{LIGHT_GROUP}]"
+        elif inside and equals:
+            found[name.strip()] = target.strip()
     return found

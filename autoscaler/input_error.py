@@ -15,7 +15,9 @@ class InputError(Exception):
     says what is wrong ("this is negative"), `hint` what to do ("give a whole number from 0 up").
     """
 
-    def __init__(self, file: str, line: int | None, field: str | None, value: object, problem: str, hint: str) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of the sentence, in its order
+        self, file: str, line: int | None, field: str | None, value: object, problem: str, hint: str
+    ) -> None:
         super().__init__(file, line, field, value, problem, hint)
         self.file = file
         self.line = line
@@ -36,6 +38,6 @@ class InputError(Exception):
 
 
 def _shortened(value: object, limit: int = 60) -> str:
-    """The value in quotes, on one line, so that a megabyte of rubbish does not fill the terminal."""
+    """Quote a value on one line, so that a megabyte of rubbish does not fill the terminal."""
     text = repr(value if isinstance(value, str) else str(value))
     return text if len(text) <= limit else text[: limit - 4] + "..." + text[-1]

@@ -20,6 +20,7 @@ def refused_input(
     """Describe the first fault by file, line, field, value, rule and hint.
 
     Args:
+        error: what pydantic raised.
         file: where the input is from, as the user knows it.
         hint: what to do about it; None where the rules are worded as hints themselves ("give 1 or more").
         name_of: how the user wrote a field, such as `--slo-wait` for `slo_wait_s`.

@@ -22,7 +22,7 @@ from restore_driver.agent.protocol import lines, send
 from restore_driver.host.unix_sockets import listen
 
 COMMAND = "from autoscaler.cli import main; main()"
-RESULT = {
+RESULT: dict[str, object] = {
     "sequence": "unpark",
     "outcome": "proven",
     "reason": None,

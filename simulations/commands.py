@@ -159,7 +159,7 @@ def _targets(
 
 
 def _command() -> str:
-    """The command line that makes these numbers again, less where its output went."""
+    """Repeat the command line that makes these numbers again, less where its output went."""
     words, skip = [], False
     for word in sys.argv[1:]:
         if skip:

@@ -39,9 +39,9 @@ def verify(artifact: Artifact, as_json: AsJson = False) -> None:
 
 
 def compact(artifact: Artifact, as_json: AsJson = False) -> None:
-    """Drop zero pages from an artifact's images and set large memory apart, for a restore to fill in with all cores;
-    checkpoints do it by themselves, unless told --no-compact.
+    """Drop zero pages from an artifact's images and set large memory apart, as `checkpoint` does by default.
 
+    A restore fills in what is set apart with all cores.
     The new artifact replaces the old one at once, verified and sealed; until then the old one stays as it is.
     """
     from restore_driver.artifact.compacting import compact_artifact

@@ -144,7 +144,7 @@ def parse_size(option: str, text: str) -> int:
 
 
 def read_layout(path: Path) -> Layout:
-    """A replica's layout.json: `total_bytes`, and `offsets_bytes` by tensor.
+    """Read a replica's layout.json: `total_bytes`, and `offsets_bytes` by tensor.
 
     Raises:
         DriverError: REQUEST_INVALID naming file and field.

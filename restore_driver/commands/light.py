@@ -26,7 +26,7 @@ LONGEST_ATTEMPT_S = 3600.0
 INTERRUPTED = 130
 
 
-class Declined(Exception):
+class Declined(Exception):  # noqa: N818 - no error: the whole command goes on
     """The full command must say what is wrong, or do it by itself."""
 
 
@@ -150,9 +150,14 @@ def _converted(kind: Kind, word: str, *, readable: bool = True) -> Any:
         return _number(word)
     if kind != "path":
         return word
-    if readable and os.path.exists(word) and not os.access(word, os.R_OK):
+    path = Path(word)
+    try:
+        refused = readable and path.exists() and not os.access(path, os.R_OK)
+    except OSError as error:
+        raise Declined from error
+    if refused:
         raise Declined
-    return Path(word)
+    return path
 
 
 def _number(word: str) -> int:

@@ -54,7 +54,7 @@ class AttemptCommand(NamedTuple):
     message: Callable[[Values], dict[str, Any]]
 
 
-AS_JSON = Option("as_json", "--json", "switch", "Print the whole result as JSON.", OUTPUT, False)
+AS_JSON = Option("as_json", "--json", "switch", "Print the whole result as JSON.", OUTPUT, default=False)
 STATE_DIRECTORY = Option(
     "state", "--state", "path", "Journals and logs; only root's, best on tmpfs.", MACHINE, STATE, readable=False
 )
@@ -158,7 +158,15 @@ COMMANDS = {
             ),
             (
                 _REPLICA,
-                Option("end", "--end", "switch", "End the replica once published.", ATTEMPT, False, "--leave-running"),
+                Option(
+                    "end",
+                    "--end",
+                    "switch",
+                    "End the replica once published.",
+                    ATTEMPT,
+                    default=False,
+                    off="--leave-running",
+                ),
                 _switch("compact", "Drop zero pages, and set large memory apart.", ATTEMPT, default=True),
                 Option("image_digest", "--image-digest", "text", "Container image of the replica.", ATTEMPT),
                 Option(

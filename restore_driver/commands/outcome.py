@@ -38,7 +38,7 @@ def print_error(outcome: str, error: DriverError, *, as_json: bool) -> None:
 
 
 def result_lines(result: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
-    """The phases with their times and details, then one line on how it ended, its answer, warnings and reason."""
+    """Lay out the phases with their times, then how it ended: outcome, answer, warnings, reason."""
 
     def paint(text: object, code: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if colour else str(text)
@@ -67,7 +67,7 @@ def _table(phases: list[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _details(details: Mapping[str, Any]) -> Iterator[str]:
-    """What a line of the table has room for; the JSON has all of it."""
+    """Choose what a line of the table has room for; the JSON has all of it."""
     for name, value in details.items():
         if name == "checks":  # of the proof: what was looked at, all of it held
             yield from (check["what"] for check in value)

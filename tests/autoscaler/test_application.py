@@ -29,7 +29,7 @@ def module(*needs: str, commands: dict[str, Callable[..., None] | typer.Typer] |
     made = SimpleNamespace(
         NEEDS=needs, COMMANDS={"Panel": commands or {"greet": greet}}, EXAMPLES=("forethaw greet x",)
     )
-    return cast(root.CommandModule, made)
+    return cast("root.CommandModule", made)
 
 
 def invoke(modules: dict[str, root.CommandModule | None], *words: str) -> Any:

@@ -45,8 +45,7 @@ Command = Callable[..., Said]
 
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
-    """Runs the command line with a state directory of the test's own, in this process: it ends by exit, never by
-    anything else."""
+    """Run the command line in this process with a state directory of its own; it ends by exit alone."""
 
     def run(*words: str | Path | int) -> Said:
         result = CliRunner().invoke(application(), [*map(str, words), "--state", str(tmp_path / "state")])
