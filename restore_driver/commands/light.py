@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from restore_driver.agent.client import converse, serves
-from restore_driver.commands.option_table import COMMANDS, AttemptCommand, Kind, Option, Values
+from restore_driver.commands.option_table import COMMANDS, LONGEST_ATTEMPT_S, AttemptCommand, Kind, Option, Values
 from restore_driver.commands.outcome import REFUSED, print_error, print_outcome
 from restore_driver.commands.progress import Progress
 from restore_driver.errors import DriverError, Reason
 
-LONGEST_ATTEMPT_S = 3600.0
 INTERRUPTED = 130
 
 
@@ -33,7 +32,7 @@ class Declined(Exception):  # noqa: N818 - no error: the whole command goes on
 def run(words: list[str]) -> int | None:
     """Carry out a command line through the agent, print the result and return the exit code; None if declined."""
     try:
-        return _run(words)
+        return _flushed(_run(words))
     except Declined:
         return None
     except KeyboardInterrupt:
@@ -41,6 +40,12 @@ def run(words: list[str]) -> int | None:
     except BrokenPipeError:  # the reader of our output has gone; nothing may be written at the interpreter's end either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _flushed(exit_code: int) -> int:
+    """Write all output, while a reader that has gone can still be handled."""
+    sys.stdout.flush()
+    return exit_code
 
 
 def _run(words: list[str]) -> int:

@@ -18,6 +18,8 @@ Values = Mapping[str, Any]
 
 ATTEMPT, MACHINE, OUTPUT = "The attempt", "This machine", "Output"
 STATE = Path("/run/forethaw")
+LONGEST_ATTEMPT_S = 3600.0
+"""For the whole conversation with the agent; each phase has a deadline of its own."""
 
 
 class Argument(NamedTuple):

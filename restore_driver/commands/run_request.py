@@ -10,13 +10,11 @@ from typing import Any, NoReturn
 import typer
 from pydantic import ValidationError
 
+from restore_driver.commands.option_table import LONGEST_ATTEMPT_S
 from restore_driver.commands.outcome import FAILED, REFUSED, print_error, print_outcome
 from restore_driver.commands.progress import Progress
 from restore_driver.errors import DriverError, Reason
 from restore_driver.validation_errors import refused_request
-
-LONGEST_ATTEMPT_S = 3600.0
-"""For the whole conversation with the agent; each phase has a deadline of its own."""
 
 
 def carry_out(make: Callable[[], Any], state: Path, agent: Path | None, as_json: bool) -> None:

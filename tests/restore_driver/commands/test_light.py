@@ -235,6 +235,8 @@ class FakeAgent:
     path: Path
     answer: dict[str, Any] | None = None
     requests: list[dict[str, Any]] = field(default_factory=list)
+    at_work: threading.Event | None = None
+    """An attempt ends when this is set, if there is one."""
 
     def serve(self, stopping: threading.Event) -> None:
         with listen(str(self.path), 16) as listener:
@@ -248,6 +250,8 @@ class FakeAgent:
                         if message is not None:
                             self.requests.append(message)
                             send(connection, {"event": "begin", "phase": "gate"})
+                            if self.at_work is not None:
+                                self.at_work.wait(PATIENCE_S)
                             if self.answer is not None:
                                 send(connection, self.answer)
 
@@ -334,6 +338,29 @@ def test_what_is_no_request_is_explained_by_the_whole_command_and_not_sent(
     assert done.code == code
     assert told in done.out + done.error
     assert agent.requests == []
+
+
+def test_an_interrupted_command_ends_with_130_and_no_traceback(agent: FakeAgent) -> None:
+    agent.at_work = threading.Event()
+    argv = [sys.executable, "-c", WHOLE, "unpark", "12", "--agent", str(agent.path)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        eventually(lambda: agent.requests, "the request")
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=PATIENCE_S)
+    agent.at_work.set()
+
+    assert (process.returncode, out, error) == (130, "", "")
+
+
+def test_a_command_whose_reader_has_gone_ends_with_1_and_no_traceback(agent: FakeAgent) -> None:
+    _, agent.answer = ANSWERS["proven"]
+    argv = [sys.executable, "-c", WHOLE, "unpark", "12", "--agent", str(agent.path)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as gone:
+        done = subprocess.run(argv, stdout=gone, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False)
+
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_without_an_agent_the_light_way_declines(tmp_path: Path) -> None:
