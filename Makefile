@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The piece of the five-model fleet that the demo replays: 25 minutes of a weekday morning, 5 of them warm-up.
 DEMO := --fleet servegen --start 32400 --duration 1500 --compare all
+# Every extra but `gpu`: `make demo` and `make snapshot` run without one, and the dev group has its bindings.
+EXTRAS := driver controller keda simulator
+COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	pyproject.toml $(EXTRAS:%=--extra %)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo snapshot criu test lint bench lock clean
@@ -26,12 +30,13 @@ test: $(VENV)/.installed-dev ## run the tests
 lint: $(VENV)/.installed-dev ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
-bench: $(VENV)/.installed-dev ## replay speed beside SimPy, cost of a decision and of a forecast
-	$(BIN)/python -m benchmarks.replay_speed && $(BIN)/python -m benchmarks.decision_cost
+bench: $(VENV)/.installed-dev ## replay speed beside SimPy, cost of a decision and of a forecast, start of a command
+	$(BIN)/python -m benchmarks.replay_speed && $(BIN)/python -m benchmarks.decision_cost && \
+		$(BIN)/python -m benchmarks.command_start
 
 lock: ## resolve pyproject.toml anew into the lock files (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements.lock
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --group dev -o requirements-dev.lock
+	$(COMPILE) -o requirements.lock
+	$(COMPILE) --group dev -o requirements-dev.lock
 
 clean: ## remove the environment and what the demo wrote
 	rm -rf $(VENV) out

@@ -1,8 +1,7 @@
-"""What the simulator says when its input cannot be used.
+"""The error for input that cannot be used: files, names and numbers from outside.
 
-Files, names and numbers that come from outside are refused here and nowhere else: the reading code
-raises `InputError`, the command line prints it as one line and exits with status 2. A mistake of our
-own is never an `InputError`; it stays an ordinary exception with its traceback.
+The reading code raises `InputError` (`refused_input.py` makes one of pydantic's errors), the command line prints it as
+one line and exits with status 2. A mistake of our own is never an `InputError`; it stays an ordinary exception.
 """
 
 from __future__ import annotations
@@ -16,7 +15,9 @@ class InputError(Exception):
     says what is wrong ("this is negative"), `hint` what to do ("give a whole number from 0 up").
     """
 
-    def __init__(self, file: str, line: int | None, field: str | None, value: object, problem: str, hint: str) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of the sentence, in its order
+        self, file: str, line: int | None, field: str | None, value: object, problem: str, hint: str
+    ) -> None:
         super().__init__(file, line, field, value, problem, hint)
         self.file = file
         self.line = line
@@ -37,6 +38,6 @@ class InputError(Exception):
 
 
 def _shortened(value: object, limit: int = 60) -> str:
-    """The value in quotes, on one line, so that a megabyte of rubbish does not fill the terminal."""
+    """Quote a value on one line, so that a megabyte of rubbish does not fill the terminal."""
     text = repr(value if isinstance(value, str) else str(value))
     return text if len(text) <= limit else text[: limit - 4] + "..." + text[-1]

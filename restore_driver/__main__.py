@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import typer
+import sys
 
-from restore_driver.cli import add_commands
 
-app = typer.Typer(
-    name="restore_driver",
-    help="Checkpoint, restore and park replicas of GPU inference engines.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
-add_commands(app)
+def main() -> None:
+    """Try the light way first (`commands/light.py`), then the whole command line."""
+    from restore_driver.commands import light
+
+    exit_code = light.run(sys.argv[1:])
+    if exit_code is None:
+        from restore_driver.cli import application
+
+        application()()
+    sys.exit(exit_code)
+
 
 if __name__ == "__main__":
-    app()
+    main()

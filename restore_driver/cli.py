@@ -1,4 +1,8 @@
-"""The restore driver's commands, put together; each lives in a module of `commands/`."""
+"""The restore driver's commands by panel of the help; each lives in a module of `commands/`.
+
+The entry-point group `forethaw.commands` names this module: `forethaw` shows these commands beside those of the other
+packages, and `python -m restore_driver` shows them alone.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +10,51 @@ from collections.abc import Callable
 
 import typer
 
-from restore_driver.commands import artifacts, attempts, doctor, holder, storage
-from restore_driver.commands import daemons as residents
+from restore_driver.commands import artifacts, daemons, doctor, holder, storage
+from restore_driver.commands.attempts import ATTEMPTS
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "checkpoint": attempts.checkpoint,
-    "restore": attempts.restore,
-    "park": attempts.park,
-    "unpark": attempts.unpark,
-    "agent": residents.serve_agent,
-    "verify": artifacts.verify,
-    "compact": artifacts.compact,
-    "inspect": artifacts.inspect,
-    "recover": residents.recover,
-    "placeholder": residents.placeholder,
-    "doctor": doctor.doctor,
-    "push": storage.push,
-    "stage": storage.stage,
-    "list": storage.list_snapshots,
-    "prune": storage.prune,
+NEEDS = ("blake3", "numpy", "obstore", "zstandard")
+"""Modules that the extra brings."""
+
+COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
+    "Checkpoint and restore a replica": {**ATTEMPTS},
+    "Run a node": {
+        "doctor": doctor.doctor,
+        "agent": daemons.serve_agent,
+        "holder": holder.app,
+        "placeholder": daemons.placeholder,
+        "recover": daemons.recover,
+    },
+    "Keep artifacts": {
+        "inspect": artifacts.inspect,
+        "verify": artifacts.verify,
+        "compact": artifacts.compact,
+        "push": storage.push,
+        "stage": storage.stage,
+        "list": storage.list_snapshots,
+        "prune": storage.prune,
+    },
 }
-GROUPS: dict[str, typer.Typer] = {"holder": holder.app}
-PANEL = "Checkpoint and restore"
+EXAMPLES = (
+    "forethaw doctor",
+    "forethaw checkpoint 4242 /var/lib/forethaw/llama --replica llama.toml --end",
+    "forethaw restore /var/lib/forethaw/llama",
+)
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Adds the room's commands to an application."""
-    for name, command in COMMANDS.items():
-        app.command(name, rich_help_panel=PANEL)(command)
-    for name, group in GROUPS.items():
-        app.add_typer(group, name=name, rich_help_panel=PANEL)
+def application() -> typer.Typer:
+    """Make an application of these commands alone."""
+    app = typer.Typer(
+        name="restore_driver",
+        help="Checkpoint, restore and park replicas of GPU inference engines.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+    )
+    for panel, commands in COMMANDS.items():
+        for name, command in commands.items():
+            if isinstance(command, typer.Typer):
+                app.add_typer(command, name=name, rich_help_panel=panel)
+            else:
+                app.command(name, rich_help_panel=panel)(command)
+    return app

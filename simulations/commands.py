@@ -1,8 +1,6 @@
-"""`forethaw`: the one command line; the simulator's commands, and the restore driver's beside them.
+"""The simulator's commands, registered by an entry point of the group `forethaw.commands`.
 
-Thin on purpose: options are checked in `options.py`, the work is `compare.py`'s, the outputs are the
-report room's. Bad input ends with exit code 2 and one sentence; anything unexpected with 1. The restore driver's
-commands are defined in its own room, which works without this one (`python -m restore_driver` on a node).
+Thin on purpose: options are checked in `scenario/options.py`, the work is `compare.py`'s, the outputs are `report/`'s.
 """
 
 from __future__ import annotations
@@ -10,7 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,49 +17,19 @@ from rich.console import Console
 from rich.table import Table
 
 from autoscaler.input_error import InputError
-from restore_driver.cli import add_commands
 
 if TYPE_CHECKING:
     from simulations.results import Comparison
 
-app = typer.Typer(
-    name="forethaw",
-    help="Predictive autoscaling with snapshot restore for GPU inference: replay real traces through the "
-    "production decision loop; checkpoint, restore and park real replicas.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-)
+NEEDS = ("numba", "numpy", "plotly", "scipy", "statsmodels")
+"""Modules that the extra brings."""
+EXAMPLES = ("forethaw simulate azure-conv --scale 40 --compare all --report out.html",)
 
-DEBUG = "--debug"
 WHAT, POLICY, POOL, OUTPUT = "What is replayed", "Who decides", "Pool, SLO and costs", "Output"
+NOT_REPEATED = ("--report", "--json", "--csv", "--jobs")
+"""Options with a value that change no number."""
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"forethaw {version('forethaw')}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-    debug: Annotated[
-        bool, typer.Option(DEBUG, help="Show the traceback of an unexpected error; goes before the command.")
-    ] = False,
-) -> None:
-    """Predictive autoscaling with snapshot restore for GPU inference."""
-
-
-@app.command(
-    epilog="Examples: [bold]forethaw simulate azure-conv --scale 40 --compare all --report out.html[/bold] | "
-    "[bold]forethaw simulate --target chat=azure-conv,scale=40 --target code=azure-code --compare all[/bold] | "
-    "[bold]forethaw simulate --fleet servegen --start 32400 --duration 1800[/bold]"
-)
 def simulate(
     trace: Annotated[str | None, typer.Argument(help="A shipped trace (see `forethaw traces`) or a CSV file.")] = None,
     target: Annotated[
@@ -131,7 +99,21 @@ def simulate(
         int, typer.Option(help="Cores: rows side by side, or a single row's targets.", rich_help_panel=OUTPUT)
     ] = 2,
 ) -> None:
-    """Replay a trace through the production decision loop on a simulated clock and compare policies."""
+    """Replay a trace through the production decision loop on a simulated clock and compare policies.
+
+    Exit code 2 and one sentence for input that cannot be used: file or option, line, field, value and hint.
+
+    Examples:
+
+    forethaw simulate azure-conv --scale 40 --compare all --report out.html
+
+    forethaw simulate --target chat=azure-conv,scale=40 --target code=azure-code --compare all
+
+    forethaw simulate --fleet servegen --start 32400 --duration 1800
+    """
+    # Rows and targets already use the cores; linear algebra on tiny matrices only loses time to threads.
+    # It must stand before numpy is first imported, which the next line does.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from simulations.compare import run_simulate
     from simulations.scenario.options import make_options, parse_rows
 
@@ -177,14 +159,14 @@ def _targets(
 
 
 def _command() -> str:
-    """The command line that makes these numbers again, less where its output went."""
+    """Repeat the command line that makes these numbers again, less where its output went."""
     words, skip = [], False
     for word in sys.argv[1:]:
         if skip:
             skip = False
-        elif word in ("--report", "--json", "--csv", "--jobs"):
+        elif word in NOT_REPEATED:
             skip = True
-        elif not word.startswith((DEBUG, "--report=", "--json=", "--csv=", "--jobs=", "--progress", "--no-progress")):
+        elif not word.startswith(("--debug", *(f"{name}=" for name in NOT_REPEATED), "--progress", "--no-progress")):
             words.append(word)
     return shlex.join(["forethaw", *words])
 
@@ -223,13 +205,15 @@ def _publish(comparison: Comparison, report: Path | None, json: Path | None, csv
             console.print(f"written: {path}")
 
 
-@app.command()
 def report(
     source: Annotated[Path, typer.Argument(help="JSON that `forethaw simulate --json` wrote.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="HTML file to write.")],
     markdown: Annotated[bool, typer.Option(help="Print the table as Markdown, too.")] = False,
 ) -> None:
-    """Draw the HTML report again from a JSON result."""
+    """Draw the HTML report again from a JSON result.
+
+    Example: forethaw report out.json -o out.html --markdown
+    """
     from simulations.report import ReportFormatError, from_json, markdown_table, write_html
 
     try:
@@ -245,7 +229,6 @@ def report(
     typer.echo(f"written: {output}")
 
 
-@app.command()
 def traces() -> None:
     """List the shipped traces."""
     from simulations.traces import open_trace, trace_names
@@ -257,7 +240,6 @@ def traces() -> None:
     Console().print(table)
 
 
-@app.command()
 def services() -> None:
     """List the engines that replicas can be simulated with."""
     from autoscaler.rating.service import load_service, service_names
@@ -273,24 +255,6 @@ def services() -> None:
     Console().print(table)
 
 
-add_commands(app)
-
-
-def main() -> None:
-    """The entry point: exit code 2 and one sentence for bad input, 1 for what we did not foresee."""
-    # Rows and targets already use the cores; linear algebra on tiny matrices only loses time to threads.
-    # It must stand before numpy is first imported, which the commands do.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    try:
-        app(standalone_mode=True)
-    except InputError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"forethaw: {error}", markup=False)
-        sys.exit(2)
-    except Exception as error:
-        # Read from the words themselves: the error may have come before any option was parsed.
-        if DEBUG in sys.argv[1:]:
-            traceback.print_exc()
-        else:
-            print(f"forethaw: unexpected {type(error).__name__}: {error}", file=sys.stderr)
-            print(f"This is a mistake of ours; `forethaw {DEBUG} ...` shows where.", file=sys.stderr)
-        sys.exit(1)
+COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "Simulate": {"simulate": simulate, "report": report, "traces": traces, "services": services}
+}

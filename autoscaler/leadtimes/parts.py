@@ -21,6 +21,7 @@ from scipy.stats import norm
 
 from autoscaler.input_error import InputError
 from autoscaler.leadtimes.shares import seconds, share_means
+from autoscaler.refused_input import refused_input
 from policies.arrays import FloatArray
 from policies.leadtime import LeadTime
 from policies.types import ACTIVE, COLD, PARKED, REMOTE, STAGED, SupplyStep, TierSpec
@@ -233,12 +234,8 @@ def load_lead_times(name_or_path: str) -> LeadTimeFile:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(str(path), None, None, None, f"is not TOML ({error})", "correct the file") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(p) for p in first["loc"])
-        value = None if first["type"] == "missing" else first["input"]
-        hint = "add the entry" if first["type"] == "missing" else "correct the entry after data/leadtimes/h100.toml"
-        problem = first["msg"].removeprefix("Value error, ")
-        raise InputError(str(path), _line_of(text, field), field, value, problem, hint) from error
+        hint = "correct the entry after autoscaler/leadtimes/data/h100.toml"
+        raise refused_input(error, str(path), hint, line_of=lambda field: _line_of(text, field)) from error
 
 
 def _line_of(text: str, field: str) -> int | None:

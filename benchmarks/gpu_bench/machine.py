@@ -171,7 +171,8 @@ class Machine:
     def restore(self, artifact: Path, control: Path, **options: Any) -> tuple[Replica, Result, float]:
         """Into a new private placeholder; the result, and the time as the caller sees it."""
         placeholder = create(network="private")
-        own = ["nsenter", "--target", str(placeholder.pid), "--mount", "mount", "-t", "tmpfs", "tmpfs", self.control]
+        enter = ["nsenter", "--target", str(placeholder.pid), "--mount"]
+        own = [*enter, "mount", "-t", "tmpfs", "tmpfs", str(self.control)]
         subprocess.run(own, check=True)  # clones bind the same path, each in a directory of its own
         request = RestoreRequest(artifact=artifact, placeholder_pid=placeholder.pid, holder=self.holder, **options)
         began_s = time.monotonic()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import threading
 import time
 from pathlib import Path
@@ -145,4 +144,4 @@ def serve(chosen: argparse.Namespace, engine: Any, weights: Any, scratch: Any, c
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

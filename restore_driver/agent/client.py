@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from restore_driver.agent.protocol import connect, lines, send
-from restore_driver.attempt.walk import Observer, Result
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.trusted import require_trusted
-from restore_driver.wire.requests import Request
+
+if TYPE_CHECKING:  # pydantic takes longer to import than a request takes to send
+    from restore_driver.attempt.walk import Observer, Result
+    from restore_driver.wire.requests import Request
 
 
 def ask(path: Path, request: Request, deadline_s: float, observe: Observer = lambda *_: None) -> Result:
@@ -20,7 +22,9 @@ def ask(path: Path, request: Request, deadline_s: float, observe: Observer = lam
         DriverError: what the agent refused as no request; NOT_TRUSTED for a socket that is not root's;
             DRIVER_DIED when the agent ends before its result.
     """
-    return Result.model_validate(_converse(path, request.model_dump(mode="json"), deadline_s, observe))
+    from restore_driver.attempt.walk import Result
+
+    return Result.model_validate(converse(path, request.model_dump(mode="json"), deadline_s, observe))
 
 
 def serves(path: Path) -> bool:
@@ -34,10 +38,15 @@ def serves(path: Path) -> bool:
 
 def status(path: Path, deadline_s: float = 5.0) -> dict[str, Any]:
     """What the agent says of itself."""
-    return _converse(path, {"do": "status"}, deadline_s, lambda *_: None)
+    return converse(path, {"do": "status"}, deadline_s, lambda *_: None)
 
 
-def _converse(path: Path, message: dict[str, Any], deadline_s: float, observe: Observer) -> dict[str, Any]:
+def converse(path: Path, message: dict[str, Any], deadline_s: float, observe: Observer) -> dict[str, Any]:
+    """Send one message and return the result that ends the conversation, as JSON.
+
+    Raises:
+        DriverError: as `ask` does.
+    """
     require_trusted(path, owner=os.geteuid())
     try:
         with connect(path, deadline_s) as connection:

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from restore_driver.commands.options import AsJson
-from restore_driver.commands.run_request import FAILED, refuse
+from restore_driver.commands.outcome import FAILED
+from restore_driver.commands.run_request import refuse
 from restore_driver.errors import DriverError
 
 Artifact = Annotated[Path, typer.Argument(help="Directory of an artifact.")]
@@ -38,9 +39,9 @@ def verify(artifact: Artifact, as_json: AsJson = False) -> None:
 
 
 def compact(artifact: Artifact, as_json: AsJson = False) -> None:
-    """Drop zero pages from an artifact's images and set large memory apart, for a restore to fill in with all cores;
-    checkpoints do it by themselves, unless told --no-compact.
+    """Drop zero pages from an artifact's images and set large memory apart, as `checkpoint` does by default.
 
+    A restore fills in what is set apart with all cores.
     The new artifact replaces the old one at once, verified and sealed; until then the old one stays as it is.
     """
     from restore_driver.artifact.compacting import compact_artifact

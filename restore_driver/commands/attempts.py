@@ -1,168 +1,81 @@
-"""`forethaw checkpoint | restore | park | unpark`: options become one request.
+"""`forethaw checkpoint | restore | park | unpark`: typer's commands, made from `option_table.py`.
 
-The resident agent carries it out if one serves, else this process does.
+The resident agent carries the request out if one serves, else this process does. `light.py` has come first where an
+agent serves: what it declined (a usage error, `--help`, no agent) arrives here and is explained.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from restore_driver.commands.daemons import end_placeholder, make_placeholder
-from restore_driver.commands.options import (
-    ATTEMPT,
-    MACHINE,
-    STATE,
-    AgentSocket,
-    AsJson,
-    Deadlines,
-    Gpus,
-    HolderSocket,
-    SpecFile,
-    StateDirectory,
-)
+from restore_driver.commands.option_table import COMMANDS, Argument, AttemptCommand, Option, Values
+from restore_driver.commands.options import PYTHON_TYPES, typer_option
 from restore_driver.commands.run_request import carry_out
-from restore_driver.errors import DriverError, Reason
+
+Command = Callable[..., None]
 
 
-def checkpoint(
-    pid: Annotated[int, typer.Argument(help="First process of the replica.")],
-    artifact: Annotated[Path, typer.Argument(help="Directory to publish; an older one there is replaced at once.")],
-    replica: SpecFile = None,
-    end: Annotated[
-        bool, typer.Option("--end/--leave-running", help="End the replica once published.", rich_help_panel=ATTEMPT)
-    ] = False,
-    compact: Annotated[
-        bool, typer.Option(help="Drop zero pages, and set large memory apart.", rich_help_panel=ATTEMPT)
-    ] = True,
-    image_digest: Annotated[str | None, typer.Option(help="Container image of the replica.")] = None,
-    engine_argument: Annotated[list[str] | None, typer.Option(help="An argument of the engine; repeat it.")] = None,
-    gpu: Gpus = None,
-    holder: HolderSocket = None,
-    deadline: Deadlines = None,
-    state: StateDirectory = STATE,
-    agent: AgentSocket = None,
-    as_json: AsJson = False,
-) -> None:
-    """Dump a live replica into a sealed artifact: quiesce, CUDA, CRIU, files, digests, one rename."""
-    from restore_driver.wire.requests import CheckpointRequest
+def typer_command(command: AttemptCommand, run: Callable[[AttemptCommand, Values], None]) -> Command:
+    """Make a function that typer can take: its signature and docstring are the table's."""
 
-    def make() -> CheckpointRequest:
-        return CheckpointRequest(
-            pid=pid,
-            artifact=artifact.absolute(),
-            replica=_replica(replica),
-            leave_running=not end,
-            compact=compact,
-            image_digest=image_digest,
-            engine_arguments=tuple(engine_argument or ()),
-            gpus=tuple(gpu or ()),
-            holder=holder,
-            deadlines_s=_deadlines(deadline),
-        )
+    def called(**given: Any) -> None:
+        run(command, given)
 
-    carry_out(make, state, agent, as_json)
+    called.__name__ = command.name
+    called.__doc__ = "\n\n".join([command.help, "Examples:", *command.examples])
+    # Where typer looks for parameters, their types and their defaults (inspect.signature).
+    called.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [*map(_argument, command.arguments), *map(_option, command.options)]
+    )
+    return called
 
 
-def restore(
-    artifact: Annotated[Path, typer.Argument(help="A verified and sealed artifact.")],
-    into: Annotated[
-        int | None, typer.Option(help="PID 1 of the placeholder; default: a new one.", rich_help_panel=ATTEMPT)
-    ] = None,
-    network: Annotated[
-        str, typer.Option(help="Of a new placeholder: `host` or `private`.", rich_help_panel=ATTEMPT)
-    ] = "host",
-    pod_uid: Annotated[
-        str | None, typer.Option(help="Keys the attempt, which is made once.", rich_help_panel=ATTEMPT)
-    ] = None,
-    gpu: Gpus = None,
-    holder: HolderSocket = None,
-    image_digest: Annotated[str | None, typer.Option(help="Container image of the placeholder.")] = None,
-    engine_argument: Annotated[
-        list[str] | None, typer.Option(help="Refuse a snapshot whose engine had other arguments; repeat it.")
-    ] = None,
-    huge_pages: Annotated[
-        bool, typer.Option(help="Transparent huge pages `always` while CRIU restores.", rich_help_panel=MACHINE)
-    ] = False,
-    verify: Annotated[
-        bool, typer.Option(help="Verify all digests, not just the seal.", rich_help_panel=ATTEMPT)
-    ] = False,
-    deadline: Deadlines = None,
-    state: StateDirectory = STATE,
-    agent: AgentSocket = None,
-    as_json: AsJson = False,
-) -> None:
-    """Restore an artifact into a placeholder, prove it, and say where it runs."""
-    from restore_driver.wire.requests import RestoreRequest
+def _argument(argument: Argument) -> inspect.Parameter:
+    kind = PYTHON_TYPES[argument.kind]
+    annotation: Any = Annotated[kind, typer.Argument(help=argument.help)]
+    return inspect.Parameter(argument.name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
 
-    made = None if into is not None else make_placeholder(network, as_json=as_json)
 
-    def make() -> RestoreRequest:
-        return RestoreRequest(
-            artifact=artifact.absolute(),
-            placeholder_pid=into or made or 0,
-            pod_uid=pod_uid,
-            gpus=tuple(gpu or ()),
-            holder=holder,
-            image_digest=image_digest,
-            engine_arguments=None if engine_argument is None else tuple(engine_argument),
-            restored_huge_pages=huge_pages,
-            verify=verify,
-            deadlines_s=_deadlines(deadline),
-        )
+def _option(option: Option) -> inspect.Parameter:
+    kind = PYTHON_TYPES[option.kind]
+    annotation: Any = Annotated[kind if option.default is not None else kind | None, typer_option(option)]
+    return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=annotation)
 
+
+def _run(command: AttemptCommand, given: Values) -> None:
+    if command.name == "restore" and given["into"] is None:
+        _restore_into_a_new_placeholder(command, given)
+    else:
+        carry_out(lambda: _request(command, given), given["state"], given["agent"], given["as_json"])
+
+
+def _restore_into_a_new_placeholder(command: AttemptCommand, given: Values) -> None:
+    made = make_placeholder(given["network"], as_json=given["as_json"])
     try:
-        carry_out(make, state, agent, as_json)
+        _run(command, {**given, "into": made})
     except typer.Exit as ending:
-        if ending.exit_code and made is not None:
+        if ending.exit_code:
             end_placeholder(made)
         raise
 
 
-def park(
-    pid: Annotated[int, typer.Argument(help="First process of the replica.")],
-    replica: SpecFile = None,
-    holder: HolderSocket = None,
-    huge_pages: Annotated[
-        bool,
-        typer.Option(help="Transparent huge pages `always` while the state is moved.", rich_help_panel=MACHINE),
-    ] = False,
-    deadline: Deadlines = None,
-    state: StateDirectory = STATE,
-    agent: AgentSocket = None,
-    as_json: AsJson = False,
-) -> None:
-    """Move a live replica's CUDA state into host memory; its GPU memory is proven free."""
-    from restore_driver.wire.requests import ParkRequest
+def _request(command: AttemptCommand, given: Values) -> Any:
+    from restore_driver.wire import requests
 
-    carry_out(
-        lambda: ParkRequest(
-            pid=pid,
-            replica=_replica(replica),
-            holder=holder,
-            huge_pages=huge_pages,
-            deadlines_s=_deadlines(deadline),
-        ),
-        state,
-        agent,
-        as_json,
-    )
-
-
-def unpark(
-    pid: Annotated[int, typer.Argument(help="First process of the parked replica.")],
-    holder: HolderSocket = None,
-    deadline: Deadlines = None,
-    state: StateDirectory = STATE,
-    agent: AgentSocket = None,
-    as_json: AsJson = False,
-) -> None:
-    """Wake a parked replica and prove it."""
-    from restore_driver.wire.requests import UnparkRequest
-
-    carry_out(lambda: UnparkRequest(pid=pid, holder=holder, deadlines_s=_deadlines(deadline)), state, agent, as_json)
+    models: dict[str, type[requests.Request]] = {
+        "checkpoint": requests.CheckpointRequest,
+        "restore": requests.RestoreRequest,
+        "park": requests.ParkRequest,
+        "unpark": requests.UnparkRequest,
+    }
+    loaded = {**given, "replica": _replica(given["replica"])} if "replica" in given else given
+    return models[command.name].model_validate(command.message(loaded))
 
 
 def _replica(path: Path | None) -> Any:
@@ -171,14 +84,4 @@ def _replica(path: Path | None) -> Any:
     return ReplicaSpec() if path is None else load_replica_spec(path)
 
 
-def _deadlines(texts: list[str] | None) -> dict[str, float]:
-    found = {}
-    for text in texts or []:
-        phase, _, seconds = text.partition("=")
-        try:
-            found[phase] = float(seconds)
-        except ValueError:
-            raise DriverError(
-                Reason.REQUEST_INVALID, f"--deadline {text!r} is not PHASE=SECONDS", "for example criu-restore=5"
-            ) from None
-    return found
+ATTEMPTS: dict[str, Command] = {name: typer_command(command, _run) for name, command in COMMANDS.items()}

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from restore_driver.commands.options import STATE, AsJson, StateDirectory
-from restore_driver.commands.run_request import FAILED, open_driver, refuse, tell_recovered
+from restore_driver.commands.outcome import FAILED
+from restore_driver.commands.run_request import open_driver, refuse, tell_recovered
 from restore_driver.errors import DriverError, Reason
 
 
@@ -56,7 +57,7 @@ def placeholder(
 
 
 def make_placeholder(network: str, root: Path = Path("/"), as_json: bool = False) -> int:
-    """A new placeholder's PID; ends the command where there is none."""
+    """Make a placeholder and return its PID; end the command where there can be none."""
     from restore_driver.placeholder.create import create
 
     if network not in ("host", "private"):
@@ -69,6 +70,7 @@ def make_placeholder(network: str, root: Path = Path("/"), as_json: bool = False
 
 
 def end_placeholder(pid: int) -> None:
+    """Kill a placeholder with all processes in it."""
     from restore_driver.placeholder.create import Placeholder
 
     Placeholder(pid).end()

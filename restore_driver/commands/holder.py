@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeGuard
 import typer
 
 from restore_driver.commands.options import AsJson
+from restore_driver.commands.progress import Progress
 from restore_driver.commands.run_request import refuse
 from restore_driver.errors import DriverError, Reason
 
@@ -70,7 +71,6 @@ def preload(
     as_json: AsJson = False,
 ) -> None:
     """Have a model read into page-locked memory; one that is there already stays."""
-    from restore_driver.commands.console import Progress
     from restore_driver.weights.client import HolderClient
     from restore_driver.weights.safetensors import in_file_order
 
@@ -144,7 +144,7 @@ def parse_size(option: str, text: str) -> int:
 
 
 def read_layout(path: Path) -> Layout:
-    """A replica's layout.json: `total_bytes`, and `offsets_bytes` by tensor.
+    """Read a replica's layout.json: `total_bytes`, and `offsets_bytes` by tensor.
 
     Raises:
         DriverError: REQUEST_INVALID naming file and field.

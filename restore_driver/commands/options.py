@@ -1,47 +1,39 @@
-"""Options that several commands share."""
+"""Options as typer wants them, made from the entries of `option_table.py`; those that several commands share."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-ATTEMPT, MACHINE, OUTPUT = "The attempt", "This machine", "Output"
+from restore_driver.commands.option_table import (
+    AS_JSON,
+    ATTEMPT,
+    MACHINE,
+    OUTPUT,
+    STATE,
+    STATE_DIRECTORY,
+    Kind,
+    Option,
+)
 
-Deadlines = Annotated[
-    list[str] | None,
-    typer.Option("--deadline", metavar="PHASE=SECONDS", help="Another deadline for a phase.", rich_help_panel=ATTEMPT),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.", rich_help_panel=OUTPUT)]
-StateDirectory = Annotated[
-    Path,
-    typer.Option(
-        "--state",
-        help="Journals and logs; only root's, best on tmpfs.",
-        rich_help_panel=MACHINE,
-        readable=False,  # who may not enter it is told by the command itself, and why
-    ),
-]
-AgentSocket = Annotated[
-    Path | None,
-    typer.Option(
-        "--agent", help="Socket of the agent; default: STATE/agent.sock if one serves.", rich_help_panel=MACHINE
-    ),
-]
-SpecFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--replica", help="What the replica is: engine hooks and proof (TOML or JSON).", rich_help_panel=ATTEMPT
-    ),
-]
-HolderSocket = Annotated[
-    Path | None, typer.Option("--holder", help="Socket of the weights holder.", rich_help_panel=MACHINE)
-]
-Gpus = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--gpu", metavar="UUID", help="A GPU of the replica; repeat it, in its order.", rich_help_panel=MACHINE
-    ),
-]
-STATE = Path("/run/forethaw")
+__all__ = ["ATTEMPT", "MACHINE", "OUTPUT", "PYTHON_TYPES", "STATE", "AsJson", "StateDirectory", "typer_option"]
+
+PYTHON_TYPES: dict[Kind, Any] = {"number": int, "path": Path, "switch": bool, "text": str, "texts": list[str]}
+
+
+def typer_option(option: Option) -> Any:
+    """Make typer's description of an option of the table."""
+    written = f"{option.on}/{option.off}" if option.off else option.on
+    return typer.Option(
+        written,
+        help=option.help,
+        rich_help_panel=option.panel,
+        metavar=option.metavar,
+        readable=option.readable,
+    )
+
+
+AsJson = Annotated[bool, typer_option(AS_JSON)]
+StateDirectory = Annotated[Path, typer_option(STATE_DIRECTORY)]

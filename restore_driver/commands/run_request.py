@@ -1,13 +1,8 @@
-"""How a command ends: its result for people or as JSON, and an exit code.
-
-0 the sequence reached its end, 1 it failed and was undone, 2 it was refused and nothing was touched.
-"""
+"""Carry a request out, by the agent if one serves or in this process, and end the command with its exit code."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,22 +10,23 @@ from typing import Any, NoReturn
 import typer
 from pydantic import ValidationError
 
+from restore_driver.commands.option_table import LONGEST_ATTEMPT_S
+from restore_driver.commands.outcome import FAILED, REFUSED, print_error, print_outcome
+from restore_driver.commands.progress import Progress
 from restore_driver.errors import DriverError, Reason
 from restore_driver.validation_errors import refused_request
 
-FAILED, REFUSED = 1, 2
-
 
 def carry_out(make: Callable[[], Any], state: Path, agent: Path | None, as_json: bool) -> None:
+    """Make a request, have it carried out, print the result; ends the command unless it went well."""
     from restore_driver.agent.client import ask, serves
-    from restore_driver.commands.console import Progress, print_result
 
     try:
         request = make()
         socket = agent or state / "agent.sock"
         with Progress(quiet=as_json) as progress:
             if agent is not None or serves(socket):
-                result = ask(socket, request, 3600.0, progress.observe)
+                result = ask(socket, request, LONGEST_ATTEMPT_S, progress.observe)
             else:
                 driver = open_driver(state)
                 tell_recovered(driver.recover())
@@ -39,16 +35,13 @@ def carry_out(make: Callable[[], Any], state: Path, agent: Path | None, as_json:
         refuse(error, as_json)
     except ValidationError as error:
         refuse(refused_request(error), as_json)
-    if as_json:
-        typer.echo(result.model_dump_json(indent=2))
-    else:
-        print_result(result)
-    if not result.ok:
-        raise typer.Exit(REFUSED if result.outcome == "refused" else FAILED)
+    exit_code = print_outcome(result.model_dump(mode="json"), as_json=as_json)
+    if exit_code:
+        raise typer.Exit(exit_code)
 
 
 def tell_recovered(recovered: Iterable[Any], *, err: bool = True) -> None:
-    """What was taken back of attempts whose driver died, and what of it failed."""
+    """Print what was undone of attempts whose driver died, and what of it failed."""
     for each in recovered:
         typer.echo(f"took back {each.attempt}: {', '.join(each.undone) or 'nothing to undo'}", err=err)
         for sentence in each.errors:
@@ -56,10 +49,10 @@ def tell_recovered(recovered: Iterable[Any], *, err: bool = True) -> None:
 
 
 def open_driver(state: Path, *, resident: bool = False) -> Any:
-    """A driver of this process's own.
+    """Open a driver of this process's own.
 
     Raises:
-        DriverError: REQUEST_INVALID for who is not root; CRIU_MISSING; NOT_TRUSTED.
+        DriverError: REQUEST_INVALID unless run as root; CRIU_MISSING; NOT_TRUSTED.
     """
     from restore_driver.driver import Driver
     from restore_driver.tools import open_tools
@@ -70,16 +63,12 @@ def open_driver(state: Path, *, resident: bool = False) -> Any:
 
 
 def refuse(error: DriverError, as_json: bool = False) -> NoReturn:
-    _end("refused", REFUSED, error, as_json)
+    """End the command with exit code 2: nothing was touched."""
+    print_error("refused", error, as_json=as_json)
+    raise typer.Exit(REFUSED)
 
 
 def fail(error: DriverError, as_json: bool = False) -> NoReturn:
-    _end("failed", FAILED, error, as_json)
-
-
-def _end(outcome: str, exit_code: int, error: DriverError, as_json: bool) -> NoReturn:
-    if as_json:
-        said = {"outcome": outcome, "reason": error.reason, "detail": error.detail, "hint": error.hint}
-        typer.echo(json.dumps(said))
-    print(error, file=sys.stderr)
-    raise typer.Exit(exit_code)
+    """End the command with exit code 1."""
+    print_error("failed", error, as_json=as_json)
+    raise typer.Exit(FAILED)

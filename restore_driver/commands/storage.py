@@ -221,7 +221,7 @@ def prune(
 
 
 def _shelves(where: str, access: Access) -> list[Shelf]:
-    """A path may be a store, a node's directory or both; each is looked for in its own depth."""
+    """Find the shelves of a path: a store, a node's directory or both; each is looked for in its own depth."""
     from restore_driver.store.address import local_path, open_store
     from restore_driver.store.prune import NodeShelf, StoreShelf
 
@@ -250,7 +250,7 @@ def _limiter(bandwidth: str | None) -> Any:
 
 @contextmanager
 def _ending(as_json: bool) -> Iterator[list[Any]]:
-    """Ends the command by exit code 2 when nothing was touched, and by 1 when a task in the list had begun."""
+    """End the command with exit code 2 when nothing was touched, and with 1 when a task in the list had begun."""
     begun: list[Any] = []
     try:
         yield begun

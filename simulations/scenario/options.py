@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from autoscaler.input_error import InputError
+from autoscaler.refused_input import refused_input
 from simulations.scenario.rows import CLAIRVOYANT, COMPARE_ALL, ROWS
 
 COMMAND_LINE = "command line"
@@ -129,12 +130,7 @@ def make_options(**given: object) -> SimulateOptions:
     try:
         options = SimulateOptions.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(p) for p in first["loc"])
-        hint = str(first["msg"]).removeprefix("Value error, ")
-        problem = "this value cannot be used"
-        option = OPTION_NAMES.get(field, "--" + field)
-        raise InputError(COMMAND_LINE, None, option, first["input"], problem, hint) from None
+        raise refused_input(error, COMMAND_LINE, name_of=lambda field: OPTION_NAMES.get(field, "--" + field)) from None
     if options.gpus == 0:
         raise _refusal("--gpus", 0, "a pool without GPUs serves nothing", "give 1 or more")
     if not options.targets:

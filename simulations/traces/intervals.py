@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special  # type: ignore[import-untyped]  # scipy ships no type information
+from scipy import special
 
 from simulations.traces.kernels import GAMMA, HYPEREXPONENTIAL
 

@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable
 from typing import TypeVar, cast
 
-import numba  # type: ignore[import-untyped]  # numba ships no type information
+import numba
 import numpy as np
 
 Function = TypeVar("Function", bound=Callable[..., object])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from simulations.commands import main
+from autoscaler.cli import main
 
 PLAIN = "time_s,prompt_tokens,output_tokens\n"
 
@@ -67,7 +67,7 @@ def test_a_replay_prints_the_table_and_writes_html_json_and_csv(tmp_path: Path) 
     assert "forethaw" in done.stdout and "hpa" in done.stdout
     told = json.loads(paths["json"].read_text("utf-8"))["comparison"]
     assert "--scale 8" in told["command"] and "--json" not in told["command"]
-    assert len(list(csv.DictReader(paths["csv"].open()))) >= 3
+    assert len(list(csv.DictReader(paths["csv"].read_text("utf-8").splitlines()))) >= 3
     assert paths["html"].read_text("utf-8").startswith("<!")
     again = forethaw("report", str(paths["json"]), "-o", str(tmp_path / "again.html"))
     assert again.returncode == 0, again.stderr

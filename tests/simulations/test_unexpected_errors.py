@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import autoscaler.rating.service
-from simulations.commands import main
+from autoscaler.cli import main
 
 
 def crashed(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | str | None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from restore_driver.__main__ import app
+from restore_driver.cli import application
 from restore_driver.errors import DriverError, Reason
 from tests.restore_driver.artifact.conftest import publish
 from tests.restore_driver.real.conftest import criu
@@ -45,11 +45,10 @@ Command = Callable[..., Said]
 
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
-    """Runs the command line with a state directory of the test's own, in this process: it ends by exit, never by
-    anything else."""
+    """Run the command line in this process with a state directory of its own; it ends by exit alone."""
 
     def run(*words: str | Path | int) -> Said:
-        result = CliRunner().invoke(app, [*map(str, words), "--state", str(tmp_path / "state")])
+        result = CliRunner().invoke(application(), [*map(str, words), "--state", str(tmp_path / "state")])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return Said(result.exit_code, result.stdout, result.stderr)
@@ -183,10 +182,10 @@ def test_who_is_not_root_is_told_so(words: tuple[str, ...]) -> None:
     """In a user's own interpreter: this one may lie where only root may go."""
     code = (
         "import os, sys; import restore_driver.cli, restore_driver.driver, restore_driver.tools\n"
-        "import restore_driver.commands.console, restore_driver.placeholder.create\n"
+        "import restore_driver.commands.light, restore_driver.placeholder.create\n"
         "import restore_driver.agent.client, restore_driver.agent.server\n"
         "os.setgroups([]); os.setresgid(1000, 1000, 1000); os.setresuid(1000, 1000, 1000)\n"
-        "from restore_driver.__main__ import app; app(sys.argv[1:])"
+        "from restore_driver.__main__ import main; main()"
     )
     argv = [sys.executable, "-c", code, *words]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)

@@ -97,10 +97,10 @@ def start() -> Iterator[Start]:
         program = [os.path.realpath(sys.executable), str(SERVER), "--port", str(port), "--directory", str(directory)]
         if enter is not None:
             program = ["nsenter", "--target", str(enter), "--all", *program]
-        log = (directory / "log").open("wb")
-        child = subprocess.Popen(
-            [*program, *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
+        with (directory / "log").open("wb") as log:
+            child = subprocess.Popen(
+                [*program, *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
         replica = Replica(child.pid, port, directory)
         started.append((replica, child))
         eventually(replica.answers, f"the sample server: {(directory / 'log').read_text()}")

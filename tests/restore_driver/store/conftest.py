@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from restore_driver.__main__ import app
 from restore_driver.artifact.seal import seal_as_it_is
+from restore_driver.cli import application
 from restore_driver.store.address import Access, open_store
 from restore_driver.store.backend import Backend
 from tests.restore_driver.artifact.conftest import publish
@@ -170,7 +170,7 @@ def command(*words: str | Path) -> list[str]:
 
 def forethaw(*words: str | Path, ok: int = 0) -> dict[str, Any]:
     """Runs the command line within this process, which is faster than starting one, and returns its JSON."""
-    done = CliRunner().invoke(app, [*map(str, words), "--json"])
+    done = CliRunner().invoke(application(), [*map(str, words), "--json"])
     assert done.exit_code == ok, f"exit code {done.exit_code}: {done.stdout}{done.stderr}{done.exception!r}"
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer

@@ -221,6 +221,6 @@ def test_a_directory_may_hold_a_store_and_artifacts(tmp_path: Path) -> None:
 def test_a_policy_that_is_none_is_refused(words: list[str], tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from restore_driver.__main__ import app
+    from restore_driver.cli import application
 
-    assert CliRunner().invoke(app, ["prune", str(tmp_path), *words]).exit_code == 2
+    assert CliRunner().invoke(application(), ["prune", str(tmp_path), *words]).exit_code == 2

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -108,8 +109,9 @@ def test_what_fails_on_the_way_to_the_card_leaves_nothing_there(holder: Path) ->
 
 def test_the_measured_rate_is_one(holder: Path) -> None:
     """The card of 1 GiB is too small for the yardstick of 2 GiB, and says so."""
-    with pytest.raises(DriverError, match="cuMemCreate: CUDA_ERROR_OUT_OF_MEMORY"):
-        HolderClient(holder).measure()
+    out_of_memory = pytest.raises(DriverError, match="cuMemCreate: CUDA_ERROR_OUT_OF_MEMORY")
+    with closing(HolderClient(holder)) as client, out_of_memory:
+        client.measure()
 
 
 REPLICA = """
