@@ -17,7 +17,7 @@ not zero. Reasons are made last, from the counts that remain. `assignment.py` bi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from policies.budget import Allotment, allot
 from policies.hold import held_counts
 from policies.keys import SnapshotKey, TargetKey
 from policies.paths import DemandPaths
-from policies.placement import WakeNeed, place_snapshots, settled, wake_needs
+from policies.placement import Settled, place_snapshots, settled, wake_needs
 from policies.reasons import Reason, ReasonCode, because, for_count
 from policies.required import SUSTAINED_SLOS, required_by_step, required_until
 from policies.shapes import fitting
@@ -55,7 +55,7 @@ class ForethawMemory:
 
     placement: Mapping[str, tuple[SnapshotKey, ...]]
     placed_at_s: float
-    needs: tuple[WakeNeed, ...] = ()
+    needs: Settled = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ class ForethawPolicy:
             n.name: n.cache_free_bytes + sum(sizes.get(s, 0) for s in n.snapshots | n.fetching) for n in given.nodes
         }
         placement = place_snapshots(wakes, given.nodes, cache_bytes, memory.placement)
-        return ForethawMemory(placement, given.now_s, wakes)
+        return ForethawMemory(placement, given.now_s, {w.target.key: (w.gpus, w.worth) for w in wakes})
 
 
 @dataclass(frozen=True, slots=True)

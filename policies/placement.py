@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.arrays import FloatArray
-from policies.keys import SnapshotKey
+from policies.keys import SnapshotKey, TargetKey
 from policies.newsvendor import Samples, shortage_cost_per_s, upper_quantiles
 from policies.types import NodeObservation, TargetSpec
 
@@ -63,6 +63,10 @@ class WakeNeed:
     """Expected cost of not waking, GPU-seconds per second."""
 
 
+Settled = Mapping[TargetKey, tuple[float, float]]
+"""What is kept of needs from one placement to the next: GPUs and worth of each, by target."""
+
+
 def wake_needs(targets: tuple[TargetSpec, ...], required: Samples, active: FloatArray) -> tuple[WakeNeed, ...]:
     """Return the need of each target with a snapshot: at least one replica's GPUs, whatever the forecast.
 
@@ -80,19 +84,16 @@ def wake_needs(targets: tuple[TargetSpec, ...], required: Samples, active: Float
     )
 
 
-def settled(needs: tuple[WakeNeed, ...], before: tuple[WakeNeed, ...], elapsed_s: float) -> tuple[WakeNeed, ...]:
+def settled(needs: tuple[WakeNeed, ...], before: Settled, elapsed_s: float) -> tuple[WakeNeed, ...]:
     """Return `needs` averaged exponentially over `STANDS_S` with what they were `elapsed_s` ago.
 
     By target key: a target that is new has its need as it is, one that is gone leaves nothing behind.
     """
-    known = {w.target.key: w for w in before}
     gain = -math.expm1(-elapsed_s / STANDS_S)
 
     def average(now: WakeNeed) -> WakeNeed:
-        old = known.get(now.target.key, now)
-        return replace(
-            now, gpus=old.gpus + gain * (now.gpus - old.gpus), worth=old.worth + gain * (now.worth - old.worth)
-        )
+        gpus, worth = before.get(now.target.key, (now.gpus, now.worth))
+        return replace(now, gpus=gpus + gain * (now.gpus - gpus), worth=worth + gain * (now.worth - worth))
 
     return tuple(average(w) for w in needs)
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from autoscaler.forecast import DemandFrame, PathConfig, PathState, SamplePathForecaster
-from policies.keys import TargetKey
 from policies.arrays import FloatArray
+from policies.keys import TargetKey
 
 Loads = Mapping[TargetKey, FloatArray]
 

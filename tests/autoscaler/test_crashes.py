@@ -39,7 +39,7 @@ class Fuse:
         # A pass observes twice, once to decide and once more before it acts.
         if self.left[name] < (2 if name.endswith("observe") else 1):
             self.left[name] += 1
-            self.kills[name.split("/")[0]] += 1
+            self.kills[name.split("/", maxsplit=1)[0]] += 1
             raise Killed
 
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoscaler.forecast import DemandFrame, PathState, SamplePathForecaster
-from policies.keys import TargetKey
 from policies.arrays import FloatArray
+from policies.keys import TargetKey
 from tests.autoscaler.forecast_worlds import Loads, fed, forecaster, frame, key, poisson
 
 SECONDS = 200

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.ladder import draws, stable_salt, undominated, undominated_supply
-from policies.tiers import TierNeed, tier_need, tier_needs
 from policies.leadtime import LeadTime
+from policies.tiers import TierNeed, tier_need, tier_needs
 from policies.types import ACTIVE, COLD, PARKED, STAGED, STANDBY, SupplyStep, TierSpec
 from tests.policies.makers import SPARE, STEP_ENDS_S, key, ladder, spec, with_parked
 

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.keys import SnapshotKey
-from policies.placement import DOUBT, FETCH_BYTES_PER_S, STANDS_S, WakeNeed, place_snapshots, settled, wake_needs
+from policies.placement import (
+    DOUBT,
+    FETCH_BYTES_PER_S,
+    STANDS_S,
+    Settled,
+    WakeNeed,
+    place_snapshots,
+    settled,
+    wake_needs,
+)
 from policies.types import NodeObservation
 from tests.policies.makers import node, snapshot, spec
 
@@ -20,6 +29,11 @@ GB = 10**9
 
 def need(name: str, gpus: float, worth: float, artifact_bytes: int = 10, shape: int = 1) -> WakeNeed:
     return WakeNeed(spec(name, gpus=shape, artifact_bytes=artifact_bytes), gpus, worth)
+
+
+def kept(needs: tuple[WakeNeed, ...]) -> Settled:
+    """What a decision hands to the next of its needs."""
+    return {w.target.key: (w.gpus, w.worth) for w in needs}
 
 
 def pool(count: int, lying: tuple[str, ...] = ()) -> tuple[NodeObservation, ...]:
@@ -137,7 +151,7 @@ def test_noise_on_what_wakes_are_worth_moves_no_snapshot_where_caches_are_scarce
         before, placed = placed, place_snapshots(needs, nodes, {n.name: 150 * GB for n in nodes}, placed)
         moves.append(sum(len(set(placed[n.name]) - set(before.get(n.name, ()))) for n in nodes))
         nodes = obeyed(nodes, placed)
-        needs = settled(noisy(base, random), needs, 30.0)
+        needs = settled(noisy(base, random), kept(needs), 30.0)
 
     assert moves == [12] + [0] * 39
 
@@ -149,7 +163,7 @@ def test_a_lasting_change_of_worth_does_move_a_snapshot() -> None:
     now = (needs[0], need("b", 4, 100.0, 70 * GB))
     at = []
     for _ in range(10):
-        needs = settled(now, needs, 30.0)
+        needs = settled(now, kept(needs), 30.0)
         at.append(place(needs, nodes, 70 * GB)["n0"])
 
     assert at[0] == ["a"] and at[-1] == ["b"]
@@ -157,7 +171,8 @@ def test_a_lasting_change_of_worth_does_move_a_snapshot() -> None:
 
 def test_needs_settle_by_key_and_forget_exponentially() -> None:
     """After STANDS_S a change has come through to 1 - 1/e; a target that is new counts at once."""
-    (a, new) = settled((need("a", 9.0, 3.0), need("b", 5.0, 5.0)), (need("gone", 1, 1), need("a", 1.0, 1.0)), STANDS_S)
+    before = kept((need("gone", 1, 1), need("a", 1.0, 1.0)))
+    (a, new) = settled((need("a", 9.0, 3.0), need("b", 5.0, 5.0)), before, STANDS_S)
 
     assert (a.gpus, a.worth) == (pytest.approx(9.0 - 8.0 / np.e), pytest.approx(3.0 - 2.0 / np.e))
     assert new == need("b", 5.0, 5.0)

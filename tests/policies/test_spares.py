@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.spares import SupplyNeed, excess_gpus, supply_needs
 from policies.leadtime import LeadTime
+from policies.spares import SupplyNeed, excess_gpus, supply_needs
 from policies.types import SupplyStep, TargetSpec
 from tests.policies.makers import SPARE, STEP_ENDS_S, spec
 
