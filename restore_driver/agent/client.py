@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from restore_driver.agent.protocol import connect, lines, send
-from restore_driver.attempt.walk import Observer, Result
+from restore_driver.attempt.walk import Observer
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.trusted import require_trusted
 from restore_driver.wire.requests import Request
+from restore_driver.wire.result import Result
 
 
 def ask(path: Path, request: Request, deadline_s: float, observe: Observer = lambda *_: None) -> Result:

@@ -37,32 +37,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-
-class Phase(StrEnum):
-    """Every step's name, declared once; these stand in results, journals, options and metrics."""
-
-    GATE = "gate"
-    LOCK = "lock"
-    SEAL = "seal"
-    RECORD = "record"
-    QUIESCE = "quiesce"
-    CUDA_LOCK = "cuda-lock"
-    CUDA_CHECKPOINT = "cuda-checkpoint"
-    MEMORY_FREE = "memory-free"
-    DRAFT = "draft"
-    DUMP = "criu-dump"
-    CAPTURE = "capture-files"
-    CONTINUE = "continue"
-    COMPACT = "compact"
-    PUBLISH = "publish"
-    END = "end-source"
-    WEIGHTS = "weights-load"
-    FILES = "place-files"
-    RESTORE = "criu-restore"
-    FILL = "fill-memory"
-    CUDA_RESTORE = "cuda-restore"
-    RESUME = "resume"
-    PROVE = "prove"
+from restore_driver.wire.phase import Phase
 
 
 class Undo(StrEnum):

@@ -12,56 +12,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from restore_driver.attempt.journal import Facts, Journal
-from restore_driver.attempt.phases import IRREVOCABLE, TOUCHES, Phase, Row, Undo
+from restore_driver.attempt.phases import IRREVOCABLE, TOUCHES, Row, Undo
 from restore_driver.deadline import Clock, Deadline
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.disk import is_full
-
-
-class PhaseTime(BaseModel):
-    """One phase as it went; `began_s` counts from the attempt's beginning."""
-
-    model_config = ConfigDict(frozen=True)
-
-    phase: str
-    began_s: float
-    took_s: float
-    details: dict[str, Any] = {}
-
-
-class Result(BaseModel):
-    """How an attempt ended; the JSON that every command prints."""
-
-    model_config = ConfigDict(frozen=True)
-
-    sequence: str
-    outcome: str
-    """The table's last state (`proven`, `published`, `parked`, ...), `refused` or `failed`."""
-    reason: str | None = None
-    detail: str | None = None
-    hint: str | None = None
-    phase: str | None = None
-    """The phase that was refused or failed."""
-    fallback: str | None = None
-    """What to do instead: `cold-start`, or None."""
-    total_s: float
-    unaccounted_s: float
-    """Time between the phases; more than 5% of the total would be a fault of the driver."""
-    phases: tuple[PhaseTime, ...]
-    undone: tuple[str, ...] = ()
-    undo_errors: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    """What went wrong beside the work, or could not be tidied up after it; it changes nothing of how that went."""
-    answer: dict[str, Any] = {}
-    """What the caller wants to know besides: the replica's PID, the artifact's path and digest, bytes."""
-
-    @property
-    def ok(self) -> bool:
-        """True when the attempt reached its table's last state."""
-        return self.reason is None
+from restore_driver.wire.phase import Phase
+from restore_driver.wire.result import PhaseTime, Result
 
 
 @dataclass
@@ -229,7 +186,7 @@ def _result(
     return Result(
         sequence=plan.sequence,
         outcome=outcome,
-        reason=None if failure is None else failure.reason.value,
+        reason=None if failure is None else failure.reason,
         detail=None if failure is None else failure.detail,
         hint=None if failure is None else failure.hint or None,
         phase=None if failure is None else at.phase.value,

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from restore_driver.attempt.walk import Result
+from restore_driver.wire.result import Result
 
 
 class Progress:

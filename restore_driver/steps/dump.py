@@ -13,7 +13,6 @@ from restore_driver.artifact import manifest as manifests
 from restore_driver.artifact.manifest import IMAGES, MEMORY, CudaTree, ProcessTree
 from restore_driver.artifact.publish import Draft, refuse_what_is_no_artifact
 from restore_driver.artifact.seal import seal_as_it_is
-from restore_driver.attempt.phases import Phase
 from restore_driver.attempt.walk import Attempt, Step
 from restore_driver.compat.fingerprint import Gpu
 from restore_driver.criu import command
@@ -32,6 +31,7 @@ from restore_driver.host.trusted import require_trusted
 from restore_driver.steps.quiesce import Details, Freezing
 from restore_driver.steps.weights import begin_loading, wake
 from restore_driver.tools import Tools
+from restore_driver.wire.phase import Phase
 from restore_driver.wire.requests import CheckpointRequest
 
 _REVOCABLE = ("digest", "sync", "manifest", "rename")
@@ -43,7 +43,8 @@ _MARGIN = 1.1
 class Dumping(Freezing):
     """Steps of `checkpoint` and `checkpoint-and-end`."""
 
-    def __init__(self, tools: Tools, request: CheckpointRequest, sequence: str) -> None:
+    def __init__(self, tools: Tools, request: CheckpointRequest) -> None:
+        sequence = "checkpoint" if request.leave_running else "checkpoint-and-end"
         super().__init__(tools, request.pid, request.replica, sequence, request.holder)
         self.request = request
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from restore_driver.attempt.journal import Journal
-from restore_driver.attempt.phases import Phase
 from restore_driver.attempt.walk import Attempt, Step
 from restore_driver.cuda import CudaState, MemoryProof
 from restore_driver.deadline import Deadline
@@ -15,6 +14,7 @@ from restore_driver.steps.quiesce import Details, Freezing, replica_key
 from restore_driver.steps.records import forget_record, read_record, write_record
 from restore_driver.steps.resume import Waking, take_up
 from restore_driver.tools import Tools
+from restore_driver.wire.phase import Phase
 from restore_driver.wire.replica_spec import ReplicaSpec
 from restore_driver.wire.requests import ParkRequest, UnparkRequest
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from restore_driver import engines
 from restore_driver.attempt.journal import Journal
-from restore_driver.attempt.phases import Phase
 from restore_driver.attempt.walk import Attempt, Step
 from restore_driver.cuda import CudaProcesses, cuda_pids, maps_cuda, tree_checkpoint, tree_lock
 from restore_driver.deadline import Deadline
@@ -21,6 +20,7 @@ from restore_driver.proof import prove as proof
 from restore_driver.steps.records import is_parked
 from restore_driver.steps.weights import holder_of, require_held
 from restore_driver.tools import Tools
+from restore_driver.wire.phase import Phase
 from restore_driver.wire.replica_spec import ReplicaSpec
 
 Details = Mapping[str, Any]

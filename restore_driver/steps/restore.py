@@ -14,7 +14,6 @@ from restore_driver.artifact.manifest import IMAGES, MEMORY
 from restore_driver.artifact.read_lock import reading
 from restore_driver.artifact.seal import check_seal, reverify
 from restore_driver.attempt.journal import Journal, path_of, read
-from restore_driver.attempt.phases import Phase
 from restore_driver.attempt.walk import Attempt, Step
 from restore_driver.compat.fingerprint import Gpu
 from restore_driver.compat.rules import incompatibilities
@@ -35,6 +34,7 @@ from restore_driver.steps.gpu_memory_gate import refuse_full_cards
 from restore_driver.steps.quiesce import Details
 from restore_driver.steps.resume import Waking, take_up
 from restore_driver.tools import Tools
+from restore_driver.wire.phase import Phase
 from restore_driver.wire.requests import RestoreRequest
 
 _HELPERS = 64

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from restore_driver.attempt.phases import Phase
 from restore_driver.attempt.walk import Attempt, Step
 from restore_driver.cuda import tree_restore
 from restore_driver.deadline import Deadline
@@ -16,6 +15,7 @@ from restore_driver.proof.prove import ProofRecord
 from restore_driver.steps.quiesce import Details
 from restore_driver.steps.weights import begin_loading, wake
 from restore_driver.tools import Tools
+from restore_driver.wire.phase import Phase
 from restore_driver.wire.replica_spec import ReplicaSpec
 
 

@@ -6,17 +6,11 @@ an API key stays in a file of the node, and only the file's name is written here
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import tomllib
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-
-from restore_driver.errors import DriverError, Reason
-from restore_driver.validation_errors import shown_value, where_and_why
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Url = Annotated[str, Field(pattern=r"^http://[^/\s?#@]+(/[^\s#]*)?$")]
 """Plain HTTP with a host: the replica answers within its own network namespace."""
@@ -213,29 +207,3 @@ class ReplicaSpec(_Frozen):
         if isinstance(engine, InProcessEngine) and proof.weights_digest:
             return self
         raise ValueError(f"engine {engine.kind} has nothing that proves it: give a known request in proof.requests")
-
-
-def load_replica_spec(path: Path) -> ReplicaSpec:
-    """Reads a spec from TOML, or from JSON when the file's name ends so.
-
-    Raises:
-        DriverError: REQUEST_INVALID naming file, field, value and hint.
-    """
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise DriverError(Reason.REQUEST_INVALID, f"{path}: {said}", "give a file that can be read") from error
-    try:
-        content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DriverError(Reason.REQUEST_INVALID, f"{path}: {error}", "write it as TOML, or name it .json") from error
-    try:
-        return ReplicaSpec.model_validate(content)
-    except ValidationError as error:
-        where, why = where_and_why(error, "the spec")
-        raise DriverError(
-            Reason.REQUEST_INVALID,
-            f"{path}: {where} is {shown_value(error)}: {why}",
-            "examples/counter_server.toml shows a whole one",
-        ) from error

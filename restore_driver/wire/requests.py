@@ -1,25 +1,28 @@
-"""What a caller may ask: the same models for the library, the agent's socket and the command line."""
+"""What a client may request: the same models for the library, the agent's socket and the command line."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from restore_driver.attempt.phases import TABLES, Phase
+from restore_driver.wire.phase import Phase
 from restore_driver.wire.replica_spec import ReplicaSpec
+from restore_driver.wire.version import API_VERSION, ApiVersion, refuse_unknown_version
 
 _PHASES = frozenset(phase.value for phase in Phase)
 
 
 class Request(BaseModel):
-    """What every request has."""
+    """Fields that every request has."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    deadlines_s: dict[str, Annotated[float, Field(gt=0.0)]] = {}
-    """Deadlines by phase, where the table's own don't fit."""
+    api_version: ApiVersion = API_VERSION
+    deadlines_s: dict[str, Annotated[float, Field(gt=0.0, allow_inf_nan=False)]] = {}
+    """Seconds by phase name, overriding the sequence's own deadlines."""
 
     @field_validator("deadlines_s")
     @classmethod
@@ -93,13 +96,15 @@ class UnparkRequest(Request):
     holder: Path | None = None
 
 
-AnyRequest = Annotated[CheckpointRequest | RestoreRequest | ParkRequest | UnparkRequest, Field(discriminator="do")]
+def _check_version_first(value: Any) -> Any:
+    """Refuse another version by its name, rather than by the first field or `do` in which it differs."""
+    if isinstance(value, Mapping) and isinstance(value.get("api_version"), str):
+        refuse_unknown_version(value["api_version"])
+    return value
 
 
-def table_of(request: Request) -> str:
-    """Name of the transition table that a request walks."""
-    if isinstance(request, CheckpointRequest):
-        return "checkpoint" if request.leave_running else "checkpoint-and-end"
-    name = str(getattr(request, "do", ""))
-    assert name in TABLES
-    return name
+AnyRequest = Annotated[
+    Annotated[CheckpointRequest | RestoreRequest | ParkRequest | UnparkRequest, Field(discriminator="do")],
+    BeforeValidator(_check_version_first),
+]
+"""Any request, selected by `do`; validate it with `TypeAdapter(AnyRequest)`."""

@@ -12,9 +12,9 @@ from pathlib import Path
 from restore_driver.agent.client import ask, serves, status
 from restore_driver.artifact.seal import check_seal
 from restore_driver.attempt.phases import CHECKPOINT
-from restore_driver.attempt.walk import Result
 from restore_driver.placeholder.create import Placeholder
 from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
+from restore_driver.wire.result import Result
 from tests.restore_driver.agent.conftest import Oracle, RunningAgent, Sleeper, StartAgent, is_there
 from tests.restore_driver.real.conftest import Place
 from tests.restore_driver.waiting import eventually

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from restore_driver.attempt.journal import Facts, Journal, abandoned, read
-from restore_driver.attempt.phases import TABLES, Phase, Row, Undo
+from restore_driver.attempt.phases import TABLES, Row, Undo
 from restore_driver.attempt.walk import Attempt, Plan, walk
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
+from restore_driver.wire.phase import Phase
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from restore_driver.attempt.walk import Observer, Result
+from restore_driver.attempt.walk import Observer
 from restore_driver.compat.fingerprint import Gpu
 from restore_driver.cuda import HelperClient
 from restore_driver.driver import Driver
@@ -28,6 +28,7 @@ from restore_driver.tools import Tools, open_tools
 from restore_driver.weights.client import HolderClient
 from restore_driver.wire.replica_spec import ReplicaSpec
 from restore_driver.wire.requests import CheckpointRequest, ParkRequest, Request, RestoreRequest, UnparkRequest
+from restore_driver.wire.result import Result
 from tests.restore_driver.cuda.conftest import StandIn, built_driver, client, stand_in
 from tests.restore_driver.real.conftest import ROOT, Place, Replica, criu, free_port, place, state
 from tests.restore_driver.trees import kill_tree

@@ -8,10 +8,10 @@ import os
 
 import pytest
 
-from restore_driver.attempt.walk import Result
 from restore_driver.driver import Driver
 from restore_driver.host import proc
 from restore_driver.wire.requests import CheckpointRequest, ParkRequest
+from restore_driver.wire.result import Result
 from tests.restore_driver.gpu_sequences.conftest import GPUS, Ready, answer, killed_driver
 from tests.restore_driver.gpu_sequences.test_park import OUT_OF_MEMORY, at
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import pytest
 
 from restore_driver.attempt.phases import PARK, UNPARK
-from restore_driver.attempt.walk import Result
 from restore_driver.host import proc
 from restore_driver.weights.client import HolderClient
 from restore_driver.wire.requests import ParkRequest, UnparkRequest
+from restore_driver.wire.result import Result
 from tests.restore_driver.gpu_sequences.conftest import Ready, answer, is_quiet_for, killed_driver
 from tests.restore_driver.waiting import eventually
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from restore_driver.attempt.phases import CHECKPOINT, RESTORE
-from restore_driver.attempt.walk import Result
 from restore_driver.host import proc
 from restore_driver.placeholder.create import Placeholder
 from restore_driver.weights.client import HolderClient
 from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
+from restore_driver.wire.result import Result
 from tests.restore_driver.gpu_sequences.conftest import GPUS, Card, Ready, answer, killed_driver
 from tests.restore_driver.gpu_sequences.test_park import OUT_OF_MEMORY, at
 from tests.restore_driver.real.conftest import Place, Replica

@@ -20,7 +20,8 @@ from restore_driver.host import proc
 from restore_driver.host.sockets import Listener
 from restore_driver.proof import prove as proof
 from restore_driver.proof.prove import ProofRecord
-from restore_driver.wire.replica_spec import HttpCall, ReplicaSpec, load_replica_spec
+from restore_driver.spec_file import load_replica_spec
+from restore_driver.wire.replica_spec import HttpCall, ReplicaSpec
 from tests.restore_driver.engines.fake_engines import Helper
 
 EXAMPLES = Path(__file__).parents[3] / "examples"

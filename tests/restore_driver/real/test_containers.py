@@ -19,7 +19,6 @@ from typing import Any
 
 import pytest
 
-from restore_driver.attempt.walk import Result
 from restore_driver.driver import Driver
 from restore_driver.errors import DriverError
 from restore_driver.host import proc
@@ -28,6 +27,7 @@ from restore_driver.host.netns import in_network_namespace
 from restore_driver.tools import open_tools
 from restore_driver.wire.replica_spec import ReplicaSpec
 from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
+from restore_driver.wire.result import Result
 from tests.restore_driver.containers import Container, Tree, whole_tree
 from tests.restore_driver.real.conftest import SERVER
 from tests.restore_driver.waiting import PATIENCE_S, eventually

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from restore_driver.artifact import manifest as manifests
 from restore_driver.artifact.compacting import compact_artifact
-from restore_driver.attempt.walk import Result
 from restore_driver.driver import Driver
 from restore_driver.host import proc
 from restore_driver.placeholder.create import Placeholder
 from restore_driver.tools import open_tools
 from restore_driver.wire.replica_spec import ReplicaSpec
 from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
+from restore_driver.wire.result import Result
 from tests.restore_driver.real.conftest import Place
 from tests.restore_driver.trees import kill, kill_tree, thread_states
 from tests.restore_driver.waiting import eventually
