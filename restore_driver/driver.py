@@ -1,7 +1,6 @@
 """The library's API: a request in, a result out; and roll-back of attempts whose driver was killed.
 
-    tools = open_tools()
-    driver = Driver(tools)
+    driver = Driver(open_toolset())
     driver.recover()
     result = driver.carry_out(RestoreRequest(artifact=..., placeholder_pid=...))
 
@@ -16,16 +15,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from restore_driver.attempt import recovery
-from restore_driver.attempt.phases import TABLES
+from restore_driver.attempt.context import Attempt
+from restore_driver.attempt.phases import CHECKPOINT, CHECKPOINT_AND_END, PARK, RESTORE, UNPARK, Observer, PhaseSequence
 from restore_driver.attempt.recovery import Recovered
-from restore_driver.attempt.walk import Attempt, Observer, Plan, Step, walk
-from restore_driver.steps.dump import Dumping
-from restore_driver.steps.park import Parking, Unparking
-from restore_driver.steps.restore import Restoring, restored_before
+from restore_driver.attempt.walk import BoundSequence, Step, walk
+from restore_driver.steps.dump import DumpSteps
+from restore_driver.steps.park import ParkSteps, UnparkSteps
+from restore_driver.steps.restore import RestoreSteps, restored_before
 from restore_driver.steps.rollback import make_undos
-from restore_driver.tools import Tools
+from restore_driver.toolset import Toolset
 from restore_driver.wire.phase import Phase
-from restore_driver.wire.requests import AnyRequest, CheckpointRequest, ParkRequest, RestoreRequest, UnparkRequest
+from restore_driver.wire.requests import (
+    AnyRequest,
+    CheckpointRequest,
+    ParkRequest,
+    Request,
+    RestoreRequest,
+    UnparkRequest,
+)
 from restore_driver.wire.result import Result
 
 COLD_START = "cold-start"
@@ -36,31 +43,33 @@ COLD_START = "cold-start"
 class _Kind:
     """How requests of one type are carried out."""
 
-    sequence: Callable[[Any], str]
-    """Request -> name of the sequence in `attempt/phases.py`."""
-    steps: Callable[[Tools, Any], Mapping[Phase, Step]]
+    sequence: Callable[[Any], PhaseSequence]
+    steps: Callable[[Toolset, Any], Mapping[Phase, Step]]
     fallback: str | None = None
     keep_record: bool = False
-    answered_before: Callable[[Tools, Any], dict[str, Any] | None] = lambda *_: None
-    """The answer of an equal attempt that was proven and still holds, or None."""
+    answered_before: Callable[[Toolset, Any], dict[str, Any] | None] = lambda *_: None
+    """Returns the answer of an equal attempt that was proven and still holds, or None."""
 
 
-_KINDS: dict[type[AnyRequest], _Kind] = {
+_KINDS: Mapping[type[Request], _Kind] = {
     CheckpointRequest: _Kind(
-        sequence=lambda request: "checkpoint" if request.leave_running else "checkpoint-and-end",
-        steps=lambda tools, request: Dumping(tools, request).steps(),
+        sequence=lambda request: CHECKPOINT if request.leave_running else CHECKPOINT_AND_END,
+        steps=lambda tools, request: DumpSteps(tools, request).steps(),
     ),
     RestoreRequest: _Kind(
-        sequence=lambda _: "restore",
-        steps=lambda tools, request: Restoring(tools, request).steps(),
+        sequence=lambda _: RESTORE,
+        steps=lambda tools, request: RestoreSteps(tools, request).steps(),
         fallback=COLD_START,
         keep_record=True,
         answered_before=restored_before,
     ),
-    ParkRequest: _Kind(sequence=lambda _: "park", steps=lambda tools, request: Parking(tools, request).steps()),
+    ParkRequest: _Kind(
+        sequence=lambda _: PARK,
+        steps=lambda tools, request: ParkSteps(tools, request).steps(),
+    ),
     UnparkRequest: _Kind(
-        sequence=lambda _: "unpark",
-        steps=lambda tools, request: Unparking(tools, request).steps(),
+        sequence=lambda _: UNPARK,
+        steps=lambda tools, request: UnparkSteps(tools, request).steps(),
         fallback=COLD_START,
     ),
 }
@@ -70,7 +79,7 @@ _KINDS: dict[type[AnyRequest], _Kind] = {
 class Driver:
     """Carries out requests with one set of tools; may be used from several threads at once."""
 
-    tools: Tools
+    tools: Toolset
 
     def carry_out(self, request: AnyRequest, observe: Observer = lambda *_: None) -> Result:
         """Walk the request's sequence; what goes wrong on the way is in the result and never raised.
@@ -79,26 +88,31 @@ class Driver:
         """
         began_s = time.monotonic()
         kind = _KINDS[type(request)]
-        name = kind.sequence(request)
+        sequence = kind.sequence(request)
         answer = kind.answered_before(self.tools, request)
         if answer is not None:
-            return _result_of_before(name, answer, time.monotonic() - began_s)
-        plan = Plan(
-            sequence=name,
-            rows=TABLES[name],
+            return _result_of_before(sequence, answer, time.monotonic() - began_s)
+        bound = BoundSequence(
+            sequence=sequence,
             steps=kind.steps(self.tools, request),
             undos=make_undos(self.tools),
             deadlines_s=request.deadlines_s,
             fallback=kind.fallback,
             keep_record=kind.keep_record,
         )
-        return walk(plan, Attempt(), observe=observe)
+        return walk(bound, Attempt(sequence.name), observe=observe)
 
     def recover(self) -> tuple[Recovered, ...]:
         """Roll back attempts whose driver was killed; idempotent, and safe while other drivers run."""
         return recovery.recover(self.tools.state, make_undos(self.tools))
 
 
-def _result_of_before(name: str, answer: dict[str, Any], took_s: float) -> Result:
-    outcome = TABLES[name][-1].next
-    return Result(sequence=name, outcome=outcome, total_s=took_s, unaccounted_s=took_s, phases=(), answer=answer)
+def _result_of_before(sequence: PhaseSequence, answer: dict[str, Any], took_s: float) -> Result:
+    return Result(
+        sequence=sequence.name,
+        outcome=sequence.outcome,
+        total_s=took_s,
+        unaccounted_s=took_s,
+        phases=(),
+        answer=answer,
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from restore_driver.agent.protocol import connect, lines, send
-from restore_driver.attempt.walk import Observer
+from restore_driver.attempt.phases import Observer
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.trusted import require_trusted
 from restore_driver.wire.requests import Request

@@ -18,23 +18,21 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
+from restore_driver.attempt.facts import AttemptFacts
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.disk import write_all
 
-Facts = dict[str, Any]
-"""JSON values by name: all that an undo may know."""
-
 
 @dataclass(frozen=True)
-class Entry:
+class JournalRecord:
     """What a journal file says."""
 
     sequence: str
     key: str
     begun: tuple[str, ...]
-    facts: Facts
+    facts: AttemptFacts
     outcome: Mapping[str, Any] | None
 
 
@@ -44,7 +42,7 @@ class Journal:
 
     path: Path
     fd: int
-    facts: Facts = field(default_factory=dict)
+    facts: AttemptFacts = field(default_factory=AttemptFacts)
 
     @classmethod
     def open(cls, directory: Path, sequence: str, key: str) -> Journal:
@@ -73,7 +71,7 @@ class Journal:
         """Says what is about to be done, with all facts known by now."""
         self._write({"begin": phase, "facts": self.facts})
 
-    def intend(self, **facts: Any) -> None:
+    def intend(self, **facts: Unpack[AttemptFacts]) -> None:
         """Notes facts of the phase at work before it acts on them."""
         self.facts.update(facts)
         self._write({"facts": self.facts})
@@ -122,9 +120,9 @@ def _refuse_what_ended(fd: int, path: Path, key: str) -> None:
     )
 
 
-def read(path: Path) -> Entry:
+def read(path: Path) -> JournalRecord:
     """What a journal says; a line torn by a crash is left out."""
-    sequence, key, begun, facts, outcome = "", "", [], Facts(), None
+    sequence, key, begun, facts, outcome = "", "", [], AttemptFacts(), None
     for text in path.read_text().splitlines():
         try:
             line = json.loads(text)
@@ -135,7 +133,7 @@ def read(path: Path) -> Entry:
         outcome = line.get("end", outcome)
         if "begin" in line:
             begun.append(line["begin"])
-    return Entry(sequence, key, tuple(begun), facts, outcome)
+    return JournalRecord(sequence, key, tuple(begun), facts, outcome)
 
 
 def abandoned(directory: Path) -> tuple[tuple[Path, int], ...]:

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from restore_driver.deadline import Deadline
-from restore_driver.engines.target import Facts, Target
+from restore_driver.engines.hooks import HookDetails, Note, ProcessRoot, ResumeState
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.netns import in_network_namespace
 from restore_driver.host.trusted import require_trusted
@@ -32,7 +32,7 @@ _SHOWN = 200
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpResponse:
     """An HTTP response, read whole."""
 
     status: int
@@ -53,13 +53,13 @@ class Answer:
         return self.body[:_SHOWN].decode(errors="replace").strip()
 
 
-def call(request: HttpCall, target: Target, deadline_s: float, reason: Reason, hint: str = "") -> Answer:
+def call(request: HttpCall, process: ProcessRoot, deadline_s: float, reason: Reason, hint: str = "") -> HttpResponse:
     """Makes one request and expects its status.
 
     Raises:
         DriverError: `reason` with URL, status and the beginning of the body; DEADLINE_EXCEEDED.
     """
-    answer = exchange(request, target, deadline_s, reason)
+    answer = exchange(request, process, deadline_s, reason)
     if answer.status != request.status:
         raise DriverError(
             reason,
@@ -69,7 +69,7 @@ def call(request: HttpCall, target: Target, deadline_s: float, reason: Reason, h
     return answer
 
 
-def exchange(request: HttpCall, target: Target, deadline_s: float, reason: Reason) -> Answer:
+def exchange(request: HttpCall, process: ProcessRoot, deadline_s: float, reason: Reason) -> HttpResponse:
     """Makes one request, whatever the status.
 
     Raises:
@@ -81,7 +81,7 @@ def exchange(request: HttpCall, target: Target, deadline_s: float, reason: Reaso
     held: list[socket.socket] = []
     try:
         return in_network_namespace(
-            target.host_pid, lambda: _talk(request, sent, held, deadline, reason), deadline.left_s()
+            process.host_pid, lambda: _talk(request, sent, held, deadline, reason), deadline.left_s()
         )
     except DriverError as error:
         if error.reason is not Reason.DEADLINE_EXCEEDED:
@@ -97,32 +97,40 @@ def exchange(request: HttpCall, target: Target, deadline_s: float, reason: Reaso
         raise DriverError(reason, f"{request.method} {request.url} failed: {said}") from error
 
 
-def quiesce(spec: HttpEngine, target: Target, deadline_s: float) -> Facts:
-    """Waits until the replica says that it is idle, then each hook in order."""
-    deadline = Deadline.after("the replica's HTTP hooks for its rest", deadline_s)
-    looks = 0
-    if spec.idle is not None:
-        looks = 1
-        while exchange(spec.idle, target, deadline.left_s(), Reason.QUIESCE_FAILED).status != spec.idle.status:
-            looks += 1
-            time.sleep(min(PAUSE_S, deadline.left_s()))
-    for hook in spec.quiesce:
-        call(hook, target, deadline.left_s(), Reason.QUIESCE_FAILED)
-    return {"calls": len(spec.quiesce), "looks_for_idle": looks}
+@dataclass(frozen=True)
+class HttpHooks:
+    """HTTP endpoints of the replica's own as hooks."""
 
+    spec: HttpEngine
 
-def resume(spec: HttpEngine, target: Target, deadline_s: float) -> Facts:
-    """Each hook in order."""
-    deadline = Deadline.after("the replica's HTTP hooks for its waking", deadline_s)
-    for hook in spec.resume:
-        call(hook, target, deadline.left_s(), Reason.RESUME_FAILED)
-    return {"calls": len(spec.resume)}
+    def quiesce(self, process: ProcessRoot, deadline_s: float, note: Note) -> HookDetails:
+        """Poll `idle` until it answers its status, then call each hook in order."""
+        deadline = Deadline.after("the replica's HTTP hooks for its rest", deadline_s)
+        looks = 0
+        if self.spec.idle is not None:
+            looks = 1
+            while (
+                exchange(self.spec.idle, process, deadline.left_s(), Reason.QUIESCE_FAILED).status
+                != self.spec.idle.status
+            ):
+                looks += 1
+                time.sleep(min(PAUSE_S, deadline.left_s()))
+        for hook in self.spec.quiesce:
+            call(hook, process, deadline.left_s(), Reason.QUIESCE_FAILED)
+        return {"calls": len(self.spec.quiesce), "looks_for_idle": looks}
+
+    def resume(self, process: ProcessRoot, deadline_s: float, state: ResumeState, note: Note) -> HookDetails:
+        """Call each hook in order."""
+        deadline = Deadline.after("the replica's HTTP hooks for its waking", deadline_s)
+        for hook in self.spec.resume:
+            call(hook, process, deadline.left_s(), Reason.RESUME_FAILED)
+        return {"calls": len(self.spec.resume)}
 
 
 def _talk(
     request: HttpCall, headers: Mapping[str, str], held: list[socket.socket], deadline: Deadline, reason: Reason
-) -> Answer:
-    """The exchange itself; `held` gets the socket, for whoever loses patience."""
+) -> HttpResponse:
+    """Exchange one request; `held` receives the socket, so that the caller can shut it down at its deadline."""
     url = urlsplit(request.url)
     path = (url.path or "/") + (f"?{url.query}" if url.query else "")
     connection = http.client.HTTPConnection(url.hostname or "", url.port or 80, timeout=deadline.left_s())
@@ -131,7 +139,7 @@ def _talk(
         held.append(connection.sock)
         connection.request(request.method, path, _body(request), headers)
         with connection.getresponse() as response:
-            return Answer(response.status, _read(response, held[0], request.url, deadline, reason))
+            return HttpResponse(response.status, _read(response, held[0], request.url, deadline, reason))
     finally:
         connection.close()
 

@@ -36,7 +36,7 @@ def test_a_request_is_carried_out_and_told_phase_by_phase(
     result = ask(agent.path, request, PATIENCE_S, lambda event, phase: told.append((event, phase)))
     raw = agent.says((checkpoint(pid, tmp_path / "other", oracle).model_dump_json() + "\n").encode())
 
-    phases = [row.phase.value for row in CHECKPOINT]
+    phases = [row.phase.value for row in CHECKPOINT.rows]
     assert (result.outcome, [time.phase for time in result.phases]) == ("published", phases)
     assert told == [(event, phase) for phase in phases for event in ("begin", "end")]
     assert [(line["event"], line["phase"]) for line in raw[:-1]] == told

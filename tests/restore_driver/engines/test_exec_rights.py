@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from restore_driver.engines import Target, quiesce
+from restore_driver.engines import ProcessRoot, quiesce
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import namespaces
 from restore_driver.host.namespaces import open_entry
@@ -47,7 +47,7 @@ def said_by_hook(pid: int, script: str) -> str:
     """What a hook writes, which only one that fails gives back."""
     spec = ExecEngine(kind="exec", quiesce=("sh", "-c", f"{script}; exit 3"), resume=("true",))
     with pytest.raises(DriverError) as caught:
-        quiesce(spec, Target(pid, Path(f"/proc/{pid}/root")), 20.0)
+        quiesce(spec, ProcessRoot(pid, Path(f"/proc/{pid}/root")), 20.0)
     assert caught.value.reason is Reason.QUIESCE_FAILED
     return caught.value.detail.partition("exit code 3: ")[2]
 

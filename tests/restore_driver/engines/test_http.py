@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from restore_driver.engines import Target, http, quiesce, resume
+from restore_driver.engines import ProcessRoot, http, quiesce, resume
 from restore_driver.engines.http import call
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.netns import in_network_namespace
@@ -105,7 +105,7 @@ def test_bytes_that_drip_end_at_the_deadline_and_leave_no_thread(head: bytes) ->
 
 
 def test_the_replicas_network_is_asked_not_ours(plain: Plain, stranger: int) -> None:
-    target = Target(stranger, Path(f"/proc/{stranger}/root"))
+    target = ProcessRoot(stranger, Path(f"/proc/{stranger}/root"))
     with pytest.raises(DriverError, match="Network is unreachable"):
         call(HttpCall(url=plain.base_url + "/x"), target, 5.0, Reason.PROOF_FAILED)
 
@@ -135,7 +135,7 @@ def test_calls_in_many_namespaces_at_once_do_not_mix(plain: Plain, stranger: int
 
     def one(pid: int) -> None:
         try:
-            call(HttpCall(url=plain.base_url + "/x"), Target(pid, Path("/")), 5.0, Reason.PROOF_FAILED)
+            call(HttpCall(url=plain.base_url + "/x"), ProcessRoot(pid, Path("/")), 5.0, Reason.PROOF_FAILED)
             found.append("answered")
         except DriverError:
             found.append("unreachable")

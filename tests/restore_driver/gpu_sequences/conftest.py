@@ -19,12 +19,12 @@ from pathlib import Path
 
 import pytest
 
-from restore_driver.attempt.walk import Observer
+from restore_driver.attempt.phases import Observer
 from restore_driver.compat.fingerprint import Gpu
 from restore_driver.cuda import HelperClient
 from restore_driver.driver import Driver
 from restore_driver.placeholder.create import Placeholder
-from restore_driver.tools import Tools, open_tools
+from restore_driver.toolset import Toolset, open_toolset
 from restore_driver.weights.client import HolderClient
 from restore_driver.wire.replica_spec import ReplicaSpec
 from restore_driver.wire.requests import CheckpointRequest, ParkRequest, Request, RestoreRequest, UnparkRequest
@@ -115,9 +115,9 @@ class Card:
         return Driver(dataclasses.replace(self.driver.tools))
 
 
-def tools_with_cards(state: Path, client: HelperClient) -> Tools:
+def tools_with_cards(state: Path, client: HelperClient) -> Toolset:
     """This machine's tools, with the stand-in's two cards."""
-    tools = open_tools(state)
+    tools = open_toolset(state)
     machine = tools.machine.model_copy(update={"gpus": GPUS, "driver_version": "580.0"})
     return dataclasses.replace(tools, cuda=client, cuda_missing="", gpus=GPUS, machine=machine)
 

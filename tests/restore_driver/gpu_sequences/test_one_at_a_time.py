@@ -129,9 +129,9 @@ def test_each_replica_s_own_card_is_preferred(ready: Ready) -> None:
     )
     assert card.driver.carry_out(request).outcome == "ended"
     from restore_driver.artifact.manifest import load
-    from restore_driver.steps.restore import Restoring
+    from restore_driver.steps.restore import RestoreSteps
     from restore_driver.wire.requests import RestoreRequest
 
-    restoring = Restoring(card.driver.tools, RestoreRequest(artifact=card.artifact, placeholder_pid=os.getpid()))
+    restoring = RestoreSteps(card.driver.tools, RestoreRequest(artifact=card.artifact, placeholder_pid=os.getpid()))
 
     assert restoring._gpus(load(card.artifact).fingerprint.gpus) == (GPUS[1],)

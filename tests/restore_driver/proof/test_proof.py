@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from restore_driver.engines import Target
+from restore_driver.engines import ProcessRoot
 from restore_driver.engines.http import call
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
@@ -41,8 +41,8 @@ class Server:
         self.spec = ReplicaSpec.model_validate_json(spec.replace("http://127.0.0.1:8080", self.url))
 
     @property
-    def target(self) -> Target:
-        return Target(self.child.pid, Path(f"/proc/{self.child.pid}/root"))
+    def target(self) -> ProcessRoot:
+        return ProcessRoot(self.child.pid, Path(f"/proc/{self.child.pid}/root"))
 
     def ask(self, method: str, path: str) -> Any:
         request = HttpCall.model_validate({"method": method, "url": self.url + path})
@@ -173,7 +173,7 @@ def test_a_record_of_another_spec_proves_nothing(server: Server) -> None:
 def test_a_digest_that_changed_is_found(server: Server, tmp_path: Path) -> None:
     spec = ReplicaSpec.model_validate({"engine": {"kind": "inprocess", "socket": "/run/helper.sock"}})
     helper = Helper(tmp_path / "root")
-    target = Target(server.child.pid, helper.root)
+    target = ProcessRoot(server.child.pid, helper.root)
     before = proof.record(spec, target, 10.0)
     held = proof.prove(spec, target, before, 10.0)
     helper.answer = lambda message: b'{"ok": true, "digest": "another"}\n'

@@ -16,7 +16,8 @@ from restore_driver.attempt.phases import CHECKPOINT, CHECKPOINT_AND_END, RESTOR
 from restore_driver.driver import Driver
 from restore_driver.host import proc
 from restore_driver.placeholder.create import Placeholder
-from restore_driver.tools import open_tools
+from restore_driver.toolset import open_toolset
+from restore_driver.wire.phase import Phase
 from restore_driver.wire.replica_spec import ReplicaSpec
 from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
 from tests.restore_driver.real.conftest import ROOT, Place, Start
@@ -28,7 +29,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 from restore_driver.driver import Driver
 from restore_driver.wire.requests import AnyRequest
-from restore_driver.tools import open_tools
+from restore_driver.toolset import open_toolset
 
 state, request, event_wanted, phase_wanted = sys.argv[1:5]
 
@@ -36,7 +37,7 @@ def kill(event, phase):
     if (event, phase) == (event_wanted, phase_wanted):
         os.kill(os.getpid(), signal.SIGKILL)
 
-Driver(open_tools(Path(state))).carry_out(TypeAdapter(AnyRequest).validate_json(request), kill)
+Driver(open_toolset(Path(state))).carry_out(TypeAdapter(AnyRequest).validate_json(request), kill)
 """
 
 
@@ -47,7 +48,7 @@ def killed_driver(request: CheckpointRequest | RestoreRequest, state: Path, even
     assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("phase", [row.phase.value for row in RESTORE])
+@pytest.mark.parametrize("phase", [row.phase.value for row in RESTORE.rows])
 @pytest.mark.parametrize("event", ["begin", "end"])
 def test_kill_9_of_the_driver_in_a_restore_leaves_an_empty_placeholder(
     event: str, phase: str, snapshot: Path, place: Place, state: Path, clean: Callable[[Placeholder], None]
@@ -55,10 +56,10 @@ def test_kill_9_of_the_driver_in_a_restore_leaves_an_empty_placeholder(
     placeholder = place()
     request = RestoreRequest(artifact=snapshot, placeholder_pid=placeholder.pid, pod_uid="pod-1")
     killed_driver(request, state, event, phase)
-    Driver(open_tools(state)).recover()
+    Driver(open_toolset(state)).recover()
 
     clean(placeholder)
-    again = Driver(open_tools(state)).carry_out(request)
+    again = Driver(open_toolset(state)).carry_out(request)
     if phase in ("gate", "lock", "seal", "weights-load"):  # nothing was touched by then
         assert again.outcome == "proven"
     else:
@@ -66,7 +67,7 @@ def test_kill_9_of_the_driver_in_a_restore_leaves_an_empty_placeholder(
         assert "DriverDied" in (again.detail or "")
 
 
-@pytest.mark.parametrize("phase", [row.phase.value for row in CHECKPOINT_AND_END[:-1]])
+@pytest.mark.parametrize("phase", [row.phase.value for row in CHECKPOINT_AND_END.rows[:-1]])
 def test_kill_9_of_the_driver_in_a_checkpoint_leaves_the_server_serving(
     phase: str, start: Start, state: Path, tmp_path: Path
 ) -> None:
@@ -77,11 +78,11 @@ def test_kill_9_of_the_driver_in_a_checkpoint_leaves_the_server_serving(
         pid=server.pid, artifact=artifacts / "snapshot", replica=ReplicaSpec(), leave_running=False
     )
     killed_driver(request, state, "begin", phase)
-    Driver(open_tools(state)).recover()
+    Driver(open_toolset(state)).recover()
 
     assert server.ask("POST", "/increment")["count"] == 1
     assert [path.name for path in artifacts.glob("*")] == []
-    assert Driver(open_tools(state)).carry_out(request).outcome == "ended"
+    assert Driver(open_toolset(state)).carry_out(request).outcome == "ended"
 
 
 @pytest.mark.parametrize(("event", "phase"), [("end", "publish"), ("begin", "end-source"), ("end", "end-source")])
@@ -92,14 +93,14 @@ def test_kill_9_once_it_is_published_leaves_the_new_artifact(
     artifact = tmp_path / "artifacts" / "snapshot"
     request = CheckpointRequest(pid=server.pid, artifact=artifact, replica=ReplicaSpec(), leave_running=False)
     killed_driver(request, state, event, phase)
-    Driver(open_tools(state)).recover()
+    Driver(open_toolset(state)).recover()
 
     assert proc.is_alive(server.pid) == (event == "begin" or phase == "publish")
     if proc.is_alive(server.pid):
         assert server.answers()  # and does not write: its open file must stay as the image knows it
         server.end()
     assert (
-        Driver(open_tools(state)).carry_out(RestoreRequest(artifact=artifact, placeholder_pid=place().pid)).outcome
+        Driver(open_toolset(state)).carry_out(RestoreRequest(artifact=artifact, placeholder_pid=place().pid)).outcome
         == "proven"
     )
 
@@ -114,7 +115,7 @@ def test_kill_9_around_the_going_on_leaves_the_server_serving(
     artifact = tmp_path / "artifacts" / "snapshot"
     request = CheckpointRequest(pid=server.pid, artifact=artifact, replica=ReplicaSpec())
     killed_driver(request, state, event, phase)
-    Driver(open_tools(state)).recover()
+    Driver(open_toolset(state)).recover()
 
     assert server.ask("POST", "/increment")["count"] == 1
     assert artifact.exists() == (phase == "publish")
@@ -134,7 +135,7 @@ def test_kill_9_while_criu_dumps_leaves_the_server_serving(start: Start, state: 
         time.sleep(delay_s)
         driver.kill()
         driver.wait()
-        Driver(open_tools(state)).recover()
+        Driver(open_toolset(state)).recover()
         if (tmp_path / "artifacts" / "snapshot").exists():  # it was quicker, and ended the server after all
             break
         assert proc.is_alive(server.pid)
@@ -152,7 +153,7 @@ def test_ctrl_c_undoes_like_any_failure(phase: str, start: Start, state: Path, t
         if (event, begun) == ("begin", phase):
             raise KeyboardInterrupt
 
-    result = Driver(open_tools(state)).carry_out(request, interrupt)
+    result = Driver(open_toolset(state)).carry_out(request, interrupt)
 
     assert (result.outcome, result.phase, result.reason) == ("failed", phase, "Interrupted")
     assert result.undo_errors == ()
@@ -170,5 +171,8 @@ def stopped_or_traced(pid: int) -> bool:
     return False
 
 
-def test_no_table_has_a_phase_that_these_tests_forget() -> None:
-    assert {row.phase for row in CHECKPOINT} - {row.phase for row in CHECKPOINT_AND_END} == {CHECKPOINT[-3].phase}
+def test_only_continue_is_in_one_checkpoint_sequence_and_not_in_the_other() -> None:
+    """So the phases above, with those of `checkpoint-and-end`, are all that a checkpoint has."""
+    leaving, ending = ({row.phase for row in sequence.rows} for sequence in (CHECKPOINT, CHECKPOINT_AND_END))
+
+    assert leaving - ending == {Phase.CONTINUE}
