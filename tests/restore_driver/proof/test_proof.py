@@ -139,7 +139,7 @@ def test_without_requests_each_listener_must_accept(server: Server) -> None:
     assert [check.what for check in proven.checks] == ["alive", "listeners", f"127.0.0.1:{server.port}"]
 
     missing = ProofRecord(listeners=(*before.listeners, Listener(host="::", port=1)))
-    with pytest.raises(DriverError, match=r"nobody listens on \[::\]:1; expected .*, got 127.0.0.1:"):
+    with pytest.raises(DriverError, match=r"no process listens on \[::\]:1; expected .*, got 127.0.0.1:"):
         proof.prove(ReplicaSpec(), server.target, missing, 10.0)
 
 
