@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from autoscaler.forecast import DemandFrame, PathState, SamplePathForecaster
-from policies.keys import TargetKey
 from policies.arrays import FloatArray
+from policies.keys import TargetKey
 
 HISTORY_S, PASSES, HORIZON_S, PATHS = 3600, 70, 384.0, 1000
 

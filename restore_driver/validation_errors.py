@@ -1,4 +1,4 @@
-"""What pydantic found wrong, as one sentence."""
+"""Format pydantic validation errors as one-line `DriverError` messages."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from restore_driver.errors import DriverError, Reason
 
 
 def where_and_why(error: ValidationError, whole: str) -> tuple[str, str]:
-    """Field, or `whole` where none is at fault, and rule of the first thing that is wrong."""
+    """Return the field (or `whole` where no single field is at fault) and the rule of the first error."""
     first = error.errors(include_url=False)[0]
     return ".".join(str(part) for part in first["loc"]) or whole, first["msg"]
 
 
 def shown_value(error: ValidationError, longest: int = 80) -> str:
-    """The value that is wrong."""
+    """Return the `repr` of the first refused value, cut to `longest` characters."""
     value = repr(error.errors(include_url=False)[0]["input"])
     return value if len(value) <= longest else value[: longest - 3] + "..."
 
 
 def refused_request(error: ValidationError) -> DriverError:
-    """REQUEST_INVALID with field, rule and value."""
+    """Return REQUEST_INVALID with field, rule and value of the first error, and the rule's hint where it has one."""
     where, why = where_and_why(error, "do")
-    return DriverError(Reason.REQUEST_INVALID, f"{where}: {why}, got {shown_value(error)}")
+    hint = error.errors(include_url=False)[0].get("ctx", {}).get("hint", "")
+    return DriverError(Reason.REQUEST_INVALID, f"{where}: {why}, got {shown_value(error)}", hint)

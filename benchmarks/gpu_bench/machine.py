@@ -18,7 +18,6 @@ from typing import Any
 
 from restore_driver.agent.client import ask, status
 from restore_driver.artifact.seal import verify_and_seal
-from restore_driver.attempt.walk import Result
 from restore_driver.host import proc
 from restore_driver.host.hugepages import mount_huge_tmpfs
 from restore_driver.host.mounts import unmount
@@ -28,6 +27,7 @@ from restore_driver.weights.client import HolderClient
 from restore_driver.weights.safetensors import Layout
 from restore_driver.wire.replica_spec import ReplicaSpec
 from restore_driver.wire.requests import CheckpointRequest, ParkRequest, RestoreRequest, UnparkRequest
+from restore_driver.wire.result import Result
 
 PROMPT = {"prompt": [11, 222, 3333], "steps": 3}
 PORT = 8123

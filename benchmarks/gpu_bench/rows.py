@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_bench.machine import Machine
-from restore_driver.attempt.walk import Result
 from restore_driver.errors import DriverError
 from restore_driver.weights.client import HolderClient
+from restore_driver.wire.result import Result
 
 Row = dict[str, Any]
 

@@ -11,8 +11,9 @@ from restore_driver.errors import DriverError, Reason
 from restore_driver.host.trusted import require_trusted
 
 if TYPE_CHECKING:  # pydantic takes longer to import than a request takes to send
-    from restore_driver.attempt.walk import Observer, Result
+    from restore_driver.attempt.phases import Observer
     from restore_driver.wire.requests import Request
+    from restore_driver.wire.result import Result
 
 
 def ask(path: Path, request: Request, deadline_s: float, observe: Observer = lambda *_: None) -> Result:
@@ -22,7 +23,7 @@ def ask(path: Path, request: Request, deadline_s: float, observe: Observer = lam
         DriverError: what the agent refused as no request; NOT_TRUSTED for a socket that is not root's;
             DRIVER_DIED when the agent ends before its result.
     """
-    from restore_driver.attempt.walk import Result
+    from restore_driver.wire.result import Result
 
     return Result.model_validate(converse(path, request.model_dump(mode="json"), deadline_s, observe))
 

@@ -13,8 +13,8 @@ from restore_driver.artifact import manifest as manifests
 from restore_driver.artifact.manifest import IMAGES, MEMORY
 from restore_driver.artifact.publish import Draft
 from restore_driver.artifact.seal import seal_as_it_is, verify
+from restore_driver.capacity import require_free_disk
 from restore_driver.criu.compact import Compaction, compact
-from restore_driver.host.disk import require_free
 
 _CHUNK_BYTES = 1 << 30
 _FROM_THE_FILES = ("name", "files", "schema_version")
@@ -41,7 +41,7 @@ def compact_artifact(artifact: Path) -> Compacted:
     """
     before = verify(artifact)
     needed = sum(entry.size_bytes for entry in before.files)
-    require_free(artifact.parent, needed, "the copy needs")
+    require_free_disk(artifact.parent, needed, "the copy needs")
     draft = Draft.open(artifact)
     try:
         for entry in before.files:

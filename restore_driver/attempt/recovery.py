@@ -1,7 +1,7 @@
-"""What drivers that were killed left half done, taken back; and what ended long ago, forgotten.
+"""Roll back attempts whose driver was killed, and remove records of attempts that ended long ago.
 
-Safe beside running drivers, since a journal that somebody works on is locked; and to repeat. A journal whose undo
-failed stays as it is, to be tried again by the next look, unless its replica is gone: then there is nothing to save.
+Safe while other drivers run, since the journal of a running attempt is locked; and idempotent. A journal whose undo
+failed stays as it is, for the next recovery, unless its replica is gone: then there is nothing to save.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from restore_driver.attempt.journal import Facts, Journal, abandoned, read
-from restore_driver.attempt.phases import TABLES, Undo
-from restore_driver.attempt.walk import UndoStep, touched, undo_phases
+from restore_driver.attempt.facts import AttemptFacts
+from restore_driver.attempt.journal import Journal, abandoned, read
+from restore_driver.attempt.phases import RESTORE, SEQUENCES, Undo
+from restore_driver.attempt.undo import UndoStep, undo_phases
 from restore_driver.errors import Reason
 from restore_driver.host import proc
 from restore_driver.host.hugepages import put_back_stale
-from restore_driver.tools import State
+from restore_driver.state_directory import StateDirectory
 
 KEPT_S = 7 * 86400.0
 """How long the record of an ended restore is kept at least. A pod that is restarted tries again within seconds to
@@ -29,7 +30,7 @@ minutes (Kubernetes' back-off ends at five minutes), and its UID dies with it.""
 
 @dataclass(frozen=True)
 class Recovered:
-    """What was taken back of one attempt whose driver died."""
+    """What was rolled back of one attempt whose driver died."""
 
     attempt: str
     phases: tuple[str, ...]
@@ -37,8 +38,8 @@ class Recovered:
     errors: tuple[str, ...]
 
 
-def recover(state: State, undos: Mapping[Undo, UndoStep]) -> tuple[Recovered, ...]:
-    """Takes back what dead drivers left."""
+def recover(state: StateDirectory, undos: Mapping[Undo, UndoStep]) -> tuple[Recovered, ...]:
+    """Roll back what killed drivers left, and return one entry for each of their attempts."""
     put_back_stale(state.huge_pages)
     done = tuple(_recover_one(path, fd, undos) for path, fd in abandoned(state.attempts))
     forget_old(state, time.time())
@@ -49,28 +50,26 @@ def _recover_one(path: Path, fd: int, undos: Mapping[Undo, UndoStep]) -> Recover
     entry = read(path)
     journal = Journal(path, fd, entry.facts)
     os.lseek(fd, 0, os.SEEK_END)
-    rows = TABLES.get(entry.sequence, ())
-    undone, errors = undo_phases(rows, list(entry.begun), undos, entry.facts)
-    if errors and _can_still_be_saved(entry.facts):
+    sequence = SEQUENCES.get(entry.sequence)  # None when the driver died before the first line was whole
+    rolled_back = undo_phases(sequence.rows if sequence else (), entry.begun, undos, entry.facts)
+    if rolled_back.errors and _can_still_be_saved(entry.facts):
         journal.close(forget=False)
-        return Recovered(path.stem, entry.begun, undone, errors)
+        return Recovered(path.stem, entry.begun, rolled_back.undone, rolled_back.errors)
     last = (entry.begun or ("lock",))[-1]
     journal.end({"outcome": "failed", "reason": Reason.DRIVER_DIED.value, "detail": f"in phase {last}"})
-    journal.close(forget=not (entry.sequence == "restore" and touched(entry.sequence, entry.begun)))
-    return Recovered(path.stem, entry.begun, undone, errors)
+    journal.close(forget=not (entry.sequence == RESTORE.name and RESTORE.touched(entry.begun)))
+    return Recovered(path.stem, entry.begun, rolled_back.undone, rolled_back.errors)
 
 
-def _can_still_be_saved(facts: Facts) -> bool:
-    """The replica, or the placeholder, that the attempt was about lives."""
-    return any(
-        proc.is_same(facts[pid], facts[ticks])
-        for pid, ticks in (("pid", "start_ticks"), ("placeholder_pid", "placeholder_ticks"))
-        if pid in facts
-    )
+def _can_still_be_saved(facts: AttemptFacts) -> bool:
+    """Return True if the replica, or the placeholder, of the attempt is alive."""
+    if "pid" in facts and proc.is_same(facts["pid"], facts["start_ticks"]):
+        return True
+    return "placeholder_pid" in facts and proc.is_same(facts["placeholder_pid"], facts["placeholder_ticks"])
 
 
-def forget_old(state: State, now_unix_s: float) -> None:
-    """Removes records of restores that ended `KEPT_S` ago, and CRIU's logs of that age."""
+def forget_old(state: StateDirectory, now_unix_s: float) -> None:
+    """Remove records of restores that ended `KEPT_S` ago, and CRIU's logs of that age."""
     for path in state.attempts.glob("*.jsonl"):
         with suppress(OSError):
             if now_unix_s - path.stat().st_mtime > KEPT_S and read(path).outcome is not None:

@@ -1,268 +1,180 @@
-"""Walks one table of `phases.py`: times every phase, ends what misses its deadline, undoes in reverse.
+"""Run one sequence: time every phase, end what misses its deadline, roll back in reverse, close the journal.
 
 The clock is read here and nowhere in the steps, and every moment between the first and the last reading belongs to a
-phase, to an undo, or to `unaccounted_s`: a slow line can't hide.
+phase, to an undo, or to `unaccounted_s`: a slow line cannot hide.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
-from restore_driver.attempt.journal import Facts, Journal
-from restore_driver.attempt.phases import IRREVOCABLE, TOUCHES, Phase, Row, Undo
+from restore_driver.attempt.context import Attempt
+from restore_driver.attempt.phases import Observer, PhaseRow, PhaseSequence, Undo
+from restore_driver.attempt.undo import RolledBack, UndoStep, undo_phases
 from restore_driver.deadline import Clock, Deadline
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.disk import is_full
+from restore_driver.wire.phase import Phase
+from restore_driver.wire.result import PhaseTime, Result
 
+Details = Mapping[str, Any]
+"""What a phase adds to its line of the result: JSON values by name."""
+Step = Callable[[Attempt, Deadline], Details]
+"""Does one phase; raises `DriverError`."""
 
-class PhaseTime(BaseModel):
-    """One phase as it went; `began_s` counts from the attempt's beginning."""
-
-    model_config = ConfigDict(frozen=True)
-
-    phase: str
-    began_s: float
-    took_s: float
-    details: dict[str, Any] = {}
-
-
-class Result(BaseModel):
-    """How an attempt ended; the JSON that every command prints."""
-
-    model_config = ConfigDict(frozen=True)
-
-    sequence: str
-    outcome: str
-    """The table's last state (`proven`, `published`, `parked`, ...), `refused` or `failed`."""
-    reason: str | None = None
-    detail: str | None = None
-    hint: str | None = None
-    phase: str | None = None
-    """The phase that was refused or failed."""
-    fallback: str | None = None
-    """What to do instead: `cold-start`, or None."""
-    total_s: float
-    unaccounted_s: float
-    """Time between the phases; more than 5% of the total would be a fault of the driver."""
-    phases: tuple[PhaseTime, ...]
-    undone: tuple[str, ...] = ()
-    undo_errors: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    """What went wrong beside the work, or could not be tidied up after it; it changes nothing of how that went."""
-    answer: dict[str, Any] = {}
-    """What the caller wants to know besides: the replica's PID, the artifact's path and digest, bytes."""
-
-    @property
-    def ok(self) -> bool:
-        """True when the attempt reached its table's last state."""
-        return self.reason is None
-
-
-@dataclass
-class Attempt:
-    """What the steps of one attempt share: facts for the undos (journaled), live objects for the next steps."""
-
-    key: str = ""
-    facts: Facts = field(default_factory=dict)
-    live: dict[str, Any] = field(default_factory=dict)
-    """Objects that live only as long as the attempt: manifest, lease, open descriptors."""
-    answer: dict[str, Any] = field(default_factory=dict)
-    stack: ExitStack = field(default_factory=ExitStack)
-    warnings: list[str] = field(default_factory=list)
-    """What went wrong beside the work: told in the result, and changing nothing of how it went."""
-    journal: Journal | None = None
-
-    def intend(self, **facts: Any) -> None:
-        """Notes what the running phase is about to touch, on disk before it touches it."""
-        self.facts.update(facts)
-        if self.journal is not None:
-            self.journal.intend(**facts)
-
-
-Step = Callable[[Attempt, Deadline], Mapping[str, Any]]
-"""Does one phase and returns what its line of the result should tell; raises `DriverError`."""
-UndoStep = Callable[[Facts, Deadline], None]
-Observer = Callable[[str, str], None]
-"""Told ("begin" | "end" | "undo", phase) as they happen."""
-
-UNDO_DEADLINE_S = 30.0
 _NO_FALLBACK = (Reason.BUSY, Reason.REQUEST_INVALID)
-"""Another attempt may yet bring the replica, or the request was none: nobody should start a second one for that."""
+"""No cold start: a concurrent attempt may succeed (BUSY), or the request was invalid."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A sequence bound to its steps: what `walk` needs to know."""
+class BoundSequence:
+    """A sequence with the steps and undos that carry it out for one request."""
 
-    sequence: str
-    rows: tuple[Row, ...]
+    sequence: PhaseSequence
     steps: Mapping[Phase, Step]
     undos: Mapping[Undo, UndoStep]
     deadlines_s: Mapping[str, float] = field(default_factory=dict)
+    """Overrides of the rows' deadlines, by phase name."""
     fallback: str | None = None
     keep_record: bool = False
     """Keep the journal of an attempt that touched something, so that the same attempt is never made twice."""
 
 
-def walk(plan: Plan, attempt: Attempt, *, observe: Observer = lambda *_: None, clock: Clock = time.monotonic) -> Result:
-    """Runs all rows; never raises for what a step does: the result says it."""
-    began_s = clock()
-    times: list[PhaseTime] = []
-    failure: DriverError | None = None
-    at: Row | None = None
-    warnings = attempt.warnings
-    with attempt.stack as stack:
-        for at in plan.rows:
-            failure = _one(at, plan, attempt, times, began_s, observe, clock)
-            if failure is not None:
-                break
-        undone, undo_errors = _undo(plan, attempt, times, failure, began_s, observe, clock)
-        try:
-            stack.close()
-        except Exception as error:  # a proven replica is proven, whatever could not be tidied up
-            warnings.append(f"{type(error).__name__}: {error}")
-        result = _result(plan, attempt, times, failure, at, undone, undo_errors, clock() - began_s)
-    _close(plan, attempt, result, warnings)
-    return result.model_copy(update={"warnings": tuple(warnings)})
-
-
-def _one(
-    row: Row, plan: Plan, attempt: Attempt, times: list[PhaseTime], began_s: float, observe: Observer, clock: Clock
-) -> DriverError | None:
-    limit_s = plan.deadlines_s.get(row.phase.value, row.deadline_s)
-    start_s = clock()
-    deadline = Deadline(f"phase {row.phase.value}", limit_s, start_s + limit_s, clock)
-    details: Mapping[str, Any] = {}
-    failure: DriverError | None = None
-    try:
-        if attempt.journal is not None:
-            attempt.journal.facts = attempt.facts
-            attempt.journal.begin(row.phase.value)
-        observe("begin", row.phase.value)
-        details = plan.steps[row.phase](attempt, deadline)
-        if row.phase not in IRREVOCABLE:
-            deadline.left_s()
-    except DriverError as error:
-        failure = error
-    except OSError as error:
-        reason = Reason.DISK_FULL if is_full(error) else Reason.INTERNAL
-        failure = DriverError(reason, f"{row.phase.value}: {error}")
-        failure.__cause__ = error
-    except KeyboardInterrupt:  # a tree that was stopped must not stay so
-        failure = DriverError(Reason.INTERRUPTED, f"{row.phase.value} was interrupted")
-    except Exception as error:
-        failure = DriverError(Reason.INTERNAL, f"{row.phase.value}: {type(error).__name__}: {error}")
-        failure.__cause__ = error
-    observe("end", row.phase.value)
-    times.append(
-        PhaseTime(phase=row.phase.value, began_s=start_s - began_s, took_s=clock() - start_s, details=dict(details))
-    )
-    return failure
-
-
-def _undo(
-    plan: Plan,
-    attempt: Attempt,
-    times: list[PhaseTime],
-    failure: DriverError | None,
-    began_s: float,
-    observe: Observer,
-    clock: Clock,
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if failure is None or attempt.journal is None:
-        return (), ()
-    start_s = clock()
-    attempt.facts["reason"] = failure.reason.value
-    begun = [time.phase for time in times]
-    undone, errors = undo_phases(plan.rows, begun, plan.undos, attempt.facts, observe=observe, clock=clock)
-    times.append(PhaseTime(phase="undo", began_s=start_s - began_s, took_s=clock() - start_s))
-    return undone, errors
-
-
-def undo_phases(
-    rows: tuple[Row, ...],
-    begun: list[str],
-    undos: Mapping[Undo, UndoStep],
-    facts: Facts,
-    *,
-    observe: Observer = lambda *_: None,
-    clock: Clock = time.monotonic,
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Runs the undos of the begun phases in reverse, each once; an undo's failure does not stop the others.
-
-    Returns:
-        Names of the undos that ran, and a sentence for each that failed.
-    """
-    undone: list[str] = []
-    errors: list[str] = []
-    for row in reversed([row for row in rows if row.phase.value in begun]):
-        if row.undo is None or row.undo.value in undone:
-            continue
-        observe("undo", row.undo.value)
-        undone.append(row.undo.value)
-        try:
-            limit_s = max(UNDO_DEADLINE_S, row.deadline_s)  # what may take long one way may do so the other way
-            undos[row.undo](facts, Deadline.after(f"undo {row.undo.value}", limit_s, clock))
-        except Exception as error:  # whatever it is, the undos before it must still run
-            errors.append(f"{row.undo.value}: {type(error).__name__}: {error}")
-    return tuple(undone), tuple(errors)
-
-
-def _result(
-    plan: Plan,
-    attempt: Attempt,
-    times: list[PhaseTime],
-    failure: DriverError | None,
-    at: Row | None,
-    undone: tuple[str, ...],
-    undo_errors: tuple[str, ...],
-    total_s: float,
+def walk(
+    bound: BoundSequence, attempt: Attempt, *, observe: Observer = lambda *_: None, clock: Clock = time.monotonic
 ) -> Result:
-    assert at is not None
-    outcome = at.next if failure is None else ("failed" if _touched(plan, times) else "refused")
-    return Result(
-        sequence=plan.sequence,
-        outcome=outcome,
-        reason=None if failure is None else failure.reason.value,
-        detail=None if failure is None else failure.detail,
-        hint=None if failure is None else failure.hint or None,
-        phase=None if failure is None else at.phase.value,
-        fallback=None if failure is None or failure.reason in _NO_FALLBACK else plan.fallback,
-        total_s=total_s,
-        unaccounted_s=total_s - sum(time.took_s for time in times),
-        phases=tuple(times),
-        undone=undone,
-        undo_errors=undo_errors,
-        answer=attempt.answer,
-    )
+    """Run all rows of a sequence. Whatever a step raises is in the result; nothing is raised for it."""
+    return _Walk(bound, attempt, observe, clock).run()
 
 
-def _touched(plan: Plan, times: list[PhaseTime]) -> bool:
-    return touched(plan.sequence, [time.phase for time in times])
+class _Walk:
+    def __init__(self, bound: BoundSequence, attempt: Attempt, observe: Observer, clock: Clock) -> None:
+        self._bound, self._attempt, self._observe, self._clock = bound, attempt, observe, clock
+        self._began_s = clock()
+        self._times: list[PhaseTime] = []
+
+    def run(self) -> Result:
+        with self._attempt.stack:
+            failed_in, failure = self._run_rows()
+            rolled_back = self._roll_back(failure)
+            self._release()
+            result = self._result(failed_in, failure, rolled_back)
+        self._close_journal(result)
+        return result.model_copy(update={"warnings": tuple(self._attempt.warnings)})
+
+    def _run_rows(self) -> tuple[Phase | None, DriverError | None]:
+        for row in self._bound.sequence.rows:
+            failure = self._run_row(row)
+            if failure is not None:
+                return row.phase, failure
+        return None, None
+
+    def _run_row(self, row: PhaseRow) -> DriverError | None:
+        limit_s = self._bound.deadlines_s.get(row.phase.value, row.deadline_s)
+        start_s = self._clock()
+        deadline = Deadline(f"phase {row.phase.value}", limit_s, start_s + limit_s, self._clock)
+        details: Details = {}
+        failure: DriverError | None = None
+        try:
+            self._attempt.begin(row.phase.value)
+            self._observe("begin", row.phase.value)
+            details = self._bound.steps[row.phase](self._attempt, deadline)
+            if not row.irrevocable:
+                deadline.left_s()
+        except (Exception, KeyboardInterrupt) as error:  # after Ctrl-C, too, a tree that was stopped must not stay so
+            failure = _as_driver_error(row.phase, error)
+        self._observe("end", row.phase.value)
+        self._note_time(row.phase.value, start_s, details)
+        return failure
+
+    def _roll_back(self, failure: DriverError | None) -> RolledBack:
+        if failure is None or self._attempt.journal is None:
+            return RolledBack()
+        start_s = self._clock()
+        self._attempt.facts["reason"] = failure.reason.value
+        rolled_back = undo_phases(
+            self._bound.sequence.rows,
+            self._begun(),
+            self._bound.undos,
+            self._attempt.facts,
+            observe=self._observe,
+            clock=self._clock,
+        )
+        self._note_time("undo", start_s, {})
+        return rolled_back
+
+    def _release(self) -> None:
+        try:
+            self._attempt.stack.close()
+        except Exception as error:  # a proven replica is proven, whatever could not be cleaned up
+            self._attempt.warnings.append(f"{type(error).__name__}: {error}")
+
+    def _result(self, failed_in: Phase | None, failure: DriverError | None, rolled_back: RolledBack) -> Result:
+        total_s = self._clock() - self._began_s
+        common = Result(
+            sequence=self._bound.sequence.name,
+            outcome=self._bound.sequence.outcome,
+            total_s=total_s,
+            unaccounted_s=total_s - sum(time.took_s for time in self._times),
+            phases=tuple(self._times),
+            undone=rolled_back.undone,
+            undo_errors=rolled_back.errors,
+            answer=self._attempt.answer,
+        )
+        if failure is None:
+            return common
+        return common.model_copy(
+            update={
+                "outcome": "failed" if self._touched() else "refused",
+                "reason": failure.reason,
+                "detail": failure.detail,
+                "hint": failure.hint or None,
+                "phase": failed_in and failed_in.value,
+                "fallback": None if failure.reason in _NO_FALLBACK else self._bound.fallback,
+            }
+        )
+
+    def _close_journal(self, result: Result) -> None:
+        """End the record. One that cannot be ended (a full disk) is removed: the next driver would take it for
+        abandoned and roll back what is well."""
+        journal = self._attempt.journal
+        if journal is None:
+            return
+        keep = self._bound.keep_record and self._touched()
+        try:
+            journal.end(result.model_dump(mode="json", include={"outcome", "reason", "detail", "answer"}))
+        except OSError as error:
+            self._attempt.warnings.append(f"{journal.path} could not be ended and is forgotten: {error}")
+            keep = False
+        with suppress(OSError):
+            journal.close(forget=not keep)
+
+    def _note_time(self, phase: str, start_s: float, details: Details) -> None:
+        took_s = self._clock() - start_s
+        self._times.append(
+            PhaseTime(phase=phase, began_s=start_s - self._began_s, took_s=took_s, details=dict(details))
+        )
+
+    def _begun(self) -> list[str]:
+        return [time.phase for time in self._times]
+
+    def _touched(self) -> bool:
+        return self._bound.sequence.touched(self._begun())
 
 
-def touched(sequence: str, begun: Sequence[str]) -> bool:
-    """Whether an attempt came so far that it may have changed a replica or a placeholder."""
-    return sequence in TOUCHES and TOUCHES[sequence].value in begun
-
-
-def _close(plan: Plan, attempt: Attempt, result: Result, warnings: list[str]) -> None:
-    """Ends the record. One that can't be ended (its disk is full) is forgotten: the next driver would take it for
-    abandoned and undo what is well."""
-    journal = attempt.journal
-    if journal is None:
-        return
-    keep = plan.keep_record and _touched(plan, list(result.phases))
-    try:
-        journal.end(result.model_dump(mode="json", include={"outcome", "reason", "detail", "answer"}))
-    except OSError as error:
-        warnings.append(f"{journal.path} could not be ended and is forgotten: {error}")
-        keep = False
-    with suppress(OSError):
-        journal.close(forget=not keep)
+def _as_driver_error(phase: Phase, error: BaseException) -> DriverError:
+    """Return the error itself, or one with a reason code whose cause it is."""
+    if isinstance(error, DriverError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        failure = DriverError(Reason.INTERRUPTED, f"{phase.value} was interrupted")
+    elif isinstance(error, OSError):
+        failure = DriverError(Reason.DISK_FULL if is_full(error) else Reason.INTERNAL, f"{phase.value}: {error}")
+    else:
+        failure = DriverError(Reason.INTERNAL, f"{phase.value}: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure

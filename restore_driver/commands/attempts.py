@@ -79,7 +79,8 @@ def _request(command: AttemptCommand, given: Values) -> Any:
 
 
 def _replica(path: Path | None) -> Any:
-    from restore_driver.wire.replica_spec import ReplicaSpec, load_replica_spec
+    from restore_driver.spec_file import load_replica_spec
+    from restore_driver.wire.replica_spec import ReplicaSpec
 
     return ReplicaSpec() if path is None else load_replica_spec(path)
 

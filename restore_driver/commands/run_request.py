@@ -55,11 +55,11 @@ def open_driver(state: Path, *, resident: bool = False) -> Any:
         DriverError: REQUEST_INVALID unless run as root; CRIU_MISSING; NOT_TRUSTED.
     """
     from restore_driver.driver import Driver
-    from restore_driver.tools import open_tools
+    from restore_driver.toolset import open_toolset
 
     if os.geteuid() != 0:
         raise DriverError(Reason.REQUEST_INVALID, "checkpoint and restore need root", "run it as root")
-    return Driver(open_tools(state, resident=resident))
+    return Driver(open_toolset(state, resident=resident))
 
 
 def refuse(error: DriverError, as_json: bool = False) -> NoReturn:

@@ -1,16 +1,25 @@
-"""Bringing an engine to rest and waking it: one function each way, told apart by the spec's kind.
-
-A hook may be repeated: resting what rests, or waking what is awake, does no harm, since an undo wakes an engine that
-perhaps never rested. Where an engine can't be asked (SGLang), the caller keeps what `note` says before it happens.
-"""
+"""Quiesce and resume a replica's engine; one adapter per engine, selected by the kind of its spec."""
 
 from __future__ import annotations
 
 from typing import assert_never
 
-from restore_driver.engines import exec as exec_hooks
-from restore_driver.engines import http, inprocess, none, sglang, vllm
-from restore_driver.engines.target import Facts, Note, Target, Waking, keep_nothing
+from restore_driver.engines.exec import ExecHooks
+from restore_driver.engines.hooks import (
+    NOTHING_LOADED,
+    Engine,
+    EngineMemory,
+    HookDetails,
+    Note,
+    ProcessRoot,
+    ResumeState,
+    keep_nothing,
+)
+from restore_driver.engines.http import HttpHooks
+from restore_driver.engines.inprocess import InProcessHooks
+from restore_driver.engines.none import NoHooks
+from restore_driver.engines.sglang import SglangHooks
+from restore_driver.engines.vllm import VllmHooks
 from restore_driver.wire.replica_spec import (
     EngineSpec,
     ExecEngine,
@@ -21,56 +30,47 @@ from restore_driver.wire.replica_spec import (
     VllmEngine,
 )
 
-__all__ = ["Facts", "Note", "Target", "Waking", "quiesce", "resume"]
-
-_NOTHING_BESIDES = Waking()
+__all__ = ["Engine", "EngineMemory", "HookDetails", "Note", "ProcessRoot", "ResumeState", "quiesce", "resume"]
 
 
-def quiesce(spec: EngineSpec, target: Target, deadline_s: float, note: Note = keep_nothing) -> Facts:
-    """Brings the engine to rest.
+def engine_of(spec: EngineSpec) -> Engine:
+    """Return the adapter for a spec."""
+    match spec:
+        case NoEngine():
+            return NoHooks()
+        case VllmEngine():
+            return VllmHooks(spec)
+        case SglangEngine():
+            return SglangHooks(spec)
+        case HttpEngine():
+            return HttpHooks(spec)
+        case ExecEngine():
+            return ExecHooks(spec)
+        case InProcessEngine():
+            return InProcessHooks(spec)
+        case _:
+            assert_never(spec)
+
+
+def quiesce(spec: EngineSpec, process: ProcessRoot, deadline_s: float, note: Note = keep_nothing) -> HookDetails:
+    """Quiesce the engine.
 
     Raises:
         DriverError: QUIESCE_FAILED, DEADLINE_EXCEEDED or REPLICA_LOST.
     """
-    match spec:
-        case NoEngine():
-            facts = none.quiesce(spec, target, deadline_s)
-        case VllmEngine():
-            facts = vllm.quiesce(spec, target, deadline_s)
-        case SglangEngine():
-            facts = sglang.quiesce(spec, target, deadline_s, note)
-        case HttpEngine():
-            facts = http.quiesce(spec, target, deadline_s)
-        case ExecEngine():
-            facts = exec_hooks.quiesce(spec, target, deadline_s)
-        case InProcessEngine():
-            facts = inprocess.quiesce(spec, target, deadline_s)
-        case _:
-            assert_never(spec)
-    return {"engine": spec.kind, **facts}
+    return {"engine": spec.kind, **engine_of(spec).quiesce(process, deadline_s, note)}
 
 
 def resume(
-    spec: EngineSpec, target: Target, deadline_s: float, waking: Waking = _NOTHING_BESIDES, note: Note = keep_nothing
-) -> Facts:
-    """Wakes the engine.
+    spec: EngineSpec,
+    process: ProcessRoot,
+    deadline_s: float,
+    state: ResumeState = NOTHING_LOADED,
+    note: Note = keep_nothing,
+) -> HookDetails:
+    """Resume the engine.
 
     Raises:
         DriverError: RESUME_FAILED, DEADLINE_EXCEEDED or REPLICA_LOST.
     """
-    match spec:
-        case NoEngine():
-            facts = none.resume(spec, target, deadline_s)
-        case VllmEngine():
-            facts = vllm.resume(spec, target, deadline_s)
-        case SglangEngine():
-            facts = sglang.resume(spec, target, deadline_s, waking, note)
-        case HttpEngine():
-            facts = http.resume(spec, target, deadline_s)
-        case ExecEngine():
-            facts = exec_hooks.resume(spec, target, deadline_s)
-        case InProcessEngine():
-            facts = inprocess.resume(spec, target, deadline_s, waking)
-        case _:
-            assert_never(spec)
-    return {"engine": spec.kind, **facts}
+    return {"engine": spec.kind, **engine_of(spec).resume(process, deadline_s, state, note)}

@@ -1,9 +1,9 @@
-"""Hooks that are programs: run in the replica's namespaces, root, working directory and cgroups, with its rights.
+"""Run hook programs in the replica's namespaces, root, working directory and cgroups, with its rights.
 
 A hook can do nothing that the replica itself could not: it has the users, groups and capabilities of the replica's
 first process, none where that lives in a user namespace of its own, and gains none by an exec. It gets the environment
-that the replica was started with, not the driver's, which may hold secrets. Two things of a container can't be copied
-by anybody: its seccomp filter, so a hook may make system calls that the replica may not, and its label of AppArmor or
+that the replica was started with, not the driver's, which may hold secrets. Two things of a container cannot be
+copied: its seccomp filter, so a hook may make system calls that the replica may not, and its label of AppArmor or
 SELinux. What needs those belongs into the replica (engine `http`).
 """
 
@@ -13,9 +13,10 @@ import ctypes
 import os
 import subprocess
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
-from restore_driver.engines.target import Facts, Target
+from restore_driver.engines.hooks import HookDetails, Note, ProcessRoot, ResumeState
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.capabilities import Rights
 from restore_driver.host.namespaces import Entry, keep_open, open_entry
@@ -28,27 +29,32 @@ _PR_SET_NO_NEW_PRIVS = 38
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def quiesce(spec: ExecEngine, target: Target, deadline_s: float) -> Facts:
-    """The quiesce program, to its end."""
-    return _hook(spec.quiesce, target, deadline_s, Reason.QUIESCE_FAILED)
+@dataclass(frozen=True)
+class ExecHooks:
+    """Programs as hooks."""
+
+    spec: ExecEngine
+
+    def quiesce(self, process: ProcessRoot, deadline_s: float, note: Note) -> HookDetails:
+        """Run the quiesce program to its end."""
+        return _hook(self.spec.quiesce, process, deadline_s, Reason.QUIESCE_FAILED)
+
+    def resume(self, process: ProcessRoot, deadline_s: float, state: ResumeState, note: Note) -> HookDetails:
+        """Run the resume program to its end."""
+        return _hook(self.spec.resume, process, deadline_s, Reason.RESUME_FAILED)
 
 
-def resume(spec: ExecEngine, target: Target, deadline_s: float) -> Facts:
-    """The resume program, to its end."""
-    return _hook(spec.resume, target, deadline_s, Reason.RESUME_FAILED)
-
-
-def _hook(argv: tuple[str, ...], target: Target, deadline_s: float, reason: Reason) -> Facts:
+def _hook(argv: tuple[str, ...], process: ProcessRoot, deadline_s: float, reason: Reason) -> HookDetails:
     with ExitStack() as stack:
         try:
-            entry = open_entry(target.host_pid, stack, cgroups=True)
-            done = _run(argv, target, entry, deadline_s, reason, stack)
+            entry = open_entry(process.host_pid, stack, cgroups=True)
+            done = _run(argv, process, entry, deadline_s, reason, stack)
         except DriverError as error:
             if error.reason is Reason.PLACEHOLDER_LOST:
-                raise DriverError(Reason.REPLICA_LOST, f"process {target.host_pid} does not exist") from error
+                raise DriverError(Reason.REPLICA_LOST, f"process {process.host_pid} does not exist") from error
             raise
         except (OSError, subprocess.SubprocessError) as error:
-            raise DriverError(reason, f"{argv[0]} can't be run in the replica: {error}") from error
+            raise DriverError(reason, f"{argv[0]} cannot be run in the replica: {error}") from error
     if done.exit_code != 0:
         said = done.output.strip()[-_SHOWN:]
         raise DriverError(reason, f"{' '.join(argv)} ended with exit code {done.exit_code}: {said}")
@@ -56,14 +62,14 @@ def _hook(argv: tuple[str, ...], target: Target, deadline_s: float, reason: Reas
 
 
 def _run(
-    argv: tuple[str, ...], target: Target, entry: Entry, deadline_s: float, reason: Reason, stack: ExitStack
+    argv: tuple[str, ...], process: ProcessRoot, entry: Entry, deadline_s: float, reason: Reason, stack: ExitStack
 ) -> Completed:
-    root_fd = keep_open(target.root, os.O_RDONLY | os.O_DIRECTORY, stack)
-    cwd_fd = keep_open(Path(f"/proc/{target.host_pid}/cwd"), os.O_RDONLY | os.O_DIRECTORY, stack)
-    rights, environment = Rights.of(target.host_pid), _environment(target.host_pid)
+    root_fd = keep_open(process.root, os.O_RDONLY | os.O_DIRECTORY, stack)
+    cwd_fd = keep_open(Path(f"/proc/{process.host_pid}/cwd"), os.O_RDONLY | os.O_DIRECTORY, stack)
+    rights, environment = Rights.of(process.host_pid), _environment(process.host_pid)
 
     def enter() -> None:
-        """Nothing is imported from here on: it would come from the replica's file system."""
+        """Enter the replica; from here on nothing may be imported: it would come from the replica's file system."""
         entry.enter()
         if os.geteuid() == 0:
             os.fchdir(root_fd)
@@ -83,7 +89,7 @@ def _run(
 
 
 def _environment(pid: int) -> dict[str, str]:
-    """What a process began with."""
+    """Return the environment that a process was started with."""
     environment = {"PATH": _PATH}
     for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
         name, equals, value = os.fsdecode(entry).partition("=")

@@ -1,4 +1,4 @@
-"""HTTP to a replica, within its network namespace: no proxies, no redirects, a limit on what is read.
+"""Make HTTP requests to a replica within its network namespace: no proxies, no redirects, a limit on the body.
 
 A stream of bytes that never ends, or comes one by one, ends at the deadline like one that never begins: then the
 connection is torn down under the thread that reads it.
@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from restore_driver.deadline import Deadline
-from restore_driver.engines.target import Facts, Target
+from restore_driver.engines.hooks import HookDetails, Note, ProcessRoot, ResumeState
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.netns import in_network_namespace
 from restore_driver.host.trusted import require_trusted
@@ -26,40 +26,40 @@ from restore_driver.wire.replica_spec import HttpCall, HttpEngine
 
 LONGEST_ANSWER_BYTES = 16 << 20
 PAUSE_S = 0.02
-"""Between two looks at something that is waited for."""
+"""Between two polls."""
 _CHUNK_BYTES = 1 << 16
 _SHOWN = 200
 
 
 @dataclass(frozen=True)
-class Answer:
-    """An HTTP response, read whole."""
+class HttpResponse:
+    """An HTTP response with its whole body."""
 
     status: int
     body: bytes
 
     def json(self) -> Any:
-        """The body as JSON; ValueError when it is none."""
+        """Return the body as JSON; ValueError when it is not JSON."""
         return json.loads(self.body)
 
     @property
     def text(self) -> str:
-        """The body as text, whatever it is."""
+        """The body as text, undecodable bytes replaced."""
         return self.body.decode(errors="replace")
 
     @property
     def shown(self) -> str:
-        """The beginning of the body, for an error's sentence."""
+        """The beginning of the body, for an error message."""
         return self.body[:_SHOWN].decode(errors="replace").strip()
 
 
-def call(request: HttpCall, target: Target, deadline_s: float, reason: Reason, hint: str = "") -> Answer:
-    """Makes one request and expects its status.
+def call(request: HttpCall, process: ProcessRoot, deadline_s: float, reason: Reason, hint: str = "") -> HttpResponse:
+    """Make one request and require its status.
 
     Raises:
         DriverError: `reason` with URL, status and the beginning of the body; DEADLINE_EXCEEDED.
     """
-    answer = exchange(request, target, deadline_s, reason)
+    answer = exchange(request, process, deadline_s, reason)
     if answer.status != request.status:
         raise DriverError(
             reason,
@@ -69,11 +69,11 @@ def call(request: HttpCall, target: Target, deadline_s: float, reason: Reason, h
     return answer
 
 
-def exchange(request: HttpCall, target: Target, deadline_s: float, reason: Reason) -> Answer:
-    """Makes one request, whatever the status.
+def exchange(request: HttpCall, process: ProcessRoot, deadline_s: float, reason: Reason) -> HttpResponse:
+    """Make one request; return the response whatever its status.
 
     Raises:
-        DriverError: `reason` when nobody answers HTTP there, or too much; DEADLINE_EXCEEDED; NOT_TRUSTED or
+        DriverError: `reason` when there is no HTTP server, or its answer is too long; DEADLINE_EXCEEDED; NOT_TRUSTED or
             REQUEST_INVALID for the API key's file.
     """
     sent = _headers(request)
@@ -81,7 +81,7 @@ def exchange(request: HttpCall, target: Target, deadline_s: float, reason: Reaso
     held: list[socket.socket] = []
     try:
         return in_network_namespace(
-            target.host_pid, lambda: _talk(request, sent, held, deadline, reason), deadline.left_s()
+            process.host_pid, lambda: _talk(request, sent, held, deadline, reason), deadline.left_s()
         )
     except DriverError as error:
         if error.reason is not Reason.DEADLINE_EXCEEDED:
@@ -97,32 +97,40 @@ def exchange(request: HttpCall, target: Target, deadline_s: float, reason: Reaso
         raise DriverError(reason, f"{request.method} {request.url} failed: {said}") from error
 
 
-def quiesce(spec: HttpEngine, target: Target, deadline_s: float) -> Facts:
-    """Waits until the replica says that it is idle, then each hook in order."""
-    deadline = Deadline.after("the replica's HTTP hooks for its rest", deadline_s)
-    looks = 0
-    if spec.idle is not None:
-        looks = 1
-        while exchange(spec.idle, target, deadline.left_s(), Reason.QUIESCE_FAILED).status != spec.idle.status:
-            looks += 1
-            time.sleep(min(PAUSE_S, deadline.left_s()))
-    for hook in spec.quiesce:
-        call(hook, target, deadline.left_s(), Reason.QUIESCE_FAILED)
-    return {"calls": len(spec.quiesce), "looks_for_idle": looks}
+@dataclass(frozen=True)
+class HttpHooks:
+    """HTTP endpoints of the replica's own as hooks."""
 
+    spec: HttpEngine
 
-def resume(spec: HttpEngine, target: Target, deadline_s: float) -> Facts:
-    """Each hook in order."""
-    deadline = Deadline.after("the replica's HTTP hooks for its waking", deadline_s)
-    for hook in spec.resume:
-        call(hook, target, deadline.left_s(), Reason.RESUME_FAILED)
-    return {"calls": len(spec.resume)}
+    def quiesce(self, process: ProcessRoot, deadline_s: float, note: Note) -> HookDetails:
+        """Poll `idle` until it answers its status, then call each hook in order."""
+        deadline = Deadline.after("the replica's HTTP hooks for its rest", deadline_s)
+        looks = 0
+        if self.spec.idle is not None:
+            looks = 1
+            while (
+                exchange(self.spec.idle, process, deadline.left_s(), Reason.QUIESCE_FAILED).status
+                != self.spec.idle.status
+            ):
+                looks += 1
+                time.sleep(min(PAUSE_S, deadline.left_s()))
+        for hook in self.spec.quiesce:
+            call(hook, process, deadline.left_s(), Reason.QUIESCE_FAILED)
+        return {"calls": len(self.spec.quiesce), "looks_for_idle": looks}
+
+    def resume(self, process: ProcessRoot, deadline_s: float, state: ResumeState, note: Note) -> HookDetails:
+        """Call each hook in order."""
+        deadline = Deadline.after("the replica's HTTP hooks for its waking", deadline_s)
+        for hook in self.spec.resume:
+            call(hook, process, deadline.left_s(), Reason.RESUME_FAILED)
+        return {"calls": len(self.spec.resume)}
 
 
 def _talk(
     request: HttpCall, headers: Mapping[str, str], held: list[socket.socket], deadline: Deadline, reason: Reason
-) -> Answer:
-    """The exchange itself; `held` gets the socket, for whoever loses patience."""
+) -> HttpResponse:
+    """Exchange one request; `held` receives the socket, so that the caller can shut it down at its deadline."""
     url = urlsplit(request.url)
     path = (url.path or "/") + (f"?{url.query}" if url.query else "")
     connection = http.client.HTTPConnection(url.hostname or "", url.port or 80, timeout=deadline.left_s())
@@ -131,7 +139,7 @@ def _talk(
         held.append(connection.sock)
         connection.request(request.method, path, _body(request), headers)
         with connection.getresponse() as response:
-            return Answer(response.status, _read(response, held[0], request.url, deadline, reason))
+            return HttpResponse(response.status, _read(response, held[0], request.url, deadline, reason))
     finally:
         connection.close()
 
@@ -174,7 +182,7 @@ def _read_key(path: Path) -> str:
     try:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise DriverError(Reason.REQUEST_INVALID, f"API key file {path} can't be read", "give a text file") from error
+        raise DriverError(Reason.REQUEST_INVALID, f"API key file {path} cannot be read", "give a text file") from error
 
 
 def _body(request: HttpCall) -> bytes | None:

@@ -1,4 +1,4 @@
-"""The helper within a PyTorch replica (`restore_driver.replica`), asked over its unix socket.
+"""Client of the helper within a PyTorch replica (`restore_driver.replica`), over its unix socket.
 
 One JSON object a line each way: `{"op": "quiesce" | "resume" | "state" | "digest", ...}` is answered by
 `{"ok": true, ...}` or `{"ok": false, "reason": ..., "detail": ...}`. The socket's path is the replica's: it is
@@ -11,51 +11,63 @@ from __future__ import annotations
 import json
 import os
 import socket
+from dataclasses import dataclass
 from typing import Any
 
 from restore_driver.deadline import Deadline
-from restore_driver.engines.target import Facts, Target, Waking
+from restore_driver.engines.hooks import HookDetails, Note, ProcessRoot, ResumeState
 from restore_driver.errors import DriverError, Reason
 from restore_driver.files.in_root import open_in_root
 from restore_driver.wire.replica_spec import InProcessEngine
 
 _LONGEST_ANSWER_BYTES = 1 << 20
 _SHARE = 0.9
-"""Of our own time, what the helper is given: it should give up first, and say so, with the replica as it was."""
+"""Share of the deadline that the helper gets: it should fail first, and leave the replica as it was."""
 
 
-def quiesce(spec: InProcessEngine, target: Target, deadline_s: float) -> Facts:
-    """No step runs, weights and KV leave the card, caches are emptied, workers ended."""
-    message = {"op": "quiesce", "deadline_s": deadline_s * _SHARE}
-    return ask(spec, message, target, deadline_s, Reason.QUIESCE_FAILED)
+@dataclass(frozen=True)
+class InProcessHooks:
+    """The helper within the replica's process as hooks."""
+
+    spec: InProcessEngine
+
+    def quiesce(self, process: ProcessRoot, deadline_s: float, note: Note) -> HookDetails:
+        """Let the running step end, release weights and KV, empty caches, end workers."""
+        message = {"op": "quiesce", "deadline_s": deadline_s * _SHARE}
+        return ask(self.spec, message, process, deadline_s, Reason.QUIESCE_FAILED)
+
+    def resume(self, process: ProcessRoot, deadline_s: float, state: ResumeState, note: Note) -> HookDetails:
+        """Map weights and KV again at their old addresses."""
+        message: dict[str, Any] = {"op": "resume", "deadline_s": deadline_s * _SHARE}
+        if state.leases:
+            message |= {"leases": dict(state.leases), "holder_socket": self.spec.holder}
+        return ask(self.spec, message, process, deadline_s, Reason.RESUME_FAILED)
 
 
-def resume(spec: InProcessEngine, target: Target, deadline_s: float, waking: Waking) -> Facts:
-    """Weights and KV are mapped again at their old addresses."""
-    message: dict[str, Any] = {"op": "resume", "deadline_s": deadline_s * _SHARE}
-    if waking.leases:
-        message |= {"leases": dict(waking.leases), "holder_socket": spec.holder}
-    return ask(spec, message, target, deadline_s, Reason.RESUME_FAILED)
+def digest(spec: InProcessEngine, process: ProcessRoot, deadline_s: float) -> str:
+    """Return the digest of the weights as they are on the GPU now.
 
-
-def digest(spec: InProcessEngine, target: Target, deadline_s: float) -> str:
-    """The digest of the weights as they lie on the card now."""
-    answer = ask(spec, {"op": "digest", "deadline_s": deadline_s * _SHARE}, target, deadline_s, Reason.PROOF_FAILED)
+    Raises:
+        DriverError: PROOF_FAILED, DEADLINE_EXCEEDED.
+    """
+    answer = ask(spec, {"op": "digest", "deadline_s": deadline_s * _SHARE}, process, deadline_s, Reason.PROOF_FAILED)
     found = answer.get("digest")
     if not isinstance(found, str) or not found:
         raise DriverError(Reason.PROOF_FAILED, f"the helper at {spec.socket} gave no digest: {answer}")
     return found
 
 
-def ask(spec: InProcessEngine, message: dict[str, Any], target: Target, deadline_s: float, reason: Reason) -> Facts:
-    """One request to the helper.
+def ask(
+    spec: InProcessEngine, message: dict[str, Any], process: ProcessRoot, deadline_s: float, reason: Reason
+) -> HookDetails:
+    """Make one request to the helper, and return its answer without `ok`.
 
     Raises:
-        DriverError: `reason` with the helper's own words; DEADLINE_EXCEEDED.
+        DriverError: `reason` with the helper's detail; DEADLINE_EXCEEDED.
     """
     deadline = Deadline.after(f"the replica's helper ({message['op']})", deadline_s)
     try:
-        with _connect(spec, target, deadline) as connection:
+        with _connect(spec, process, deadline) as connection:
             connection.sendall((json.dumps(message) + "\n").encode())
             answer = json.loads(_read_line(connection, deadline))
     except TimeoutError:
@@ -69,11 +81,11 @@ def ask(spec: InProcessEngine, message: dict[str, Any], target: Target, deadline
     if not answer.pop("ok"):
         said = answer.get("detail") or answer.get("reason") or "no reason given"
         raise DriverError(reason, f"the helper at {spec.socket} can't {message['op']}: {said}")
-    return answer
+    return dict(answer)
 
 
-def _connect(spec: InProcessEngine, target: Target, deadline: Deadline) -> socket.socket:
-    root_fd = os.open(target.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _connect(spec: InProcessEngine, process: ProcessRoot, deadline: Deadline) -> socket.socket:
+    root_fd = os.open(process.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fd = open_in_root(root_fd, spec.socket, os.O_PATH)
     finally:

@@ -1,16 +1,17 @@
-"""Replicas that need no rest: they may be stopped anywhere, and go on where they were."""
+"""Replicas without an engine to quiesce: they may be stopped anywhere, and continue where they were."""
 
 from __future__ import annotations
 
-from restore_driver.engines.target import Facts, Target
-from restore_driver.wire.replica_spec import NoEngine
+from restore_driver.engines.hooks import HookDetails, Note, ProcessRoot, ResumeState
 
 
-def quiesce(spec: NoEngine, target: Target, deadline_s: float) -> Facts:
-    """Nothing to do."""
-    return {}
+class NoHooks:
+    """Does nothing."""
 
+    def quiesce(self, process: ProcessRoot, deadline_s: float, note: Note) -> HookDetails:
+        """Return no details."""
+        return {}
 
-def resume(spec: NoEngine, target: Target, deadline_s: float) -> Facts:
-    """Nothing to do."""
-    return {}
+    def resume(self, process: ProcessRoot, deadline_s: float, state: ResumeState, note: Note) -> HookDetails:
+        """Return no details."""
+        return {}

@@ -12,54 +12,60 @@ What is relied on, from SGLang's own pages and the sources of 0.5.23:
   holds newcomers in the tokenizer manager after that, and ends the few that slipped between. Modes `retract` and
   `in_place` keep requests in the scheduler, where the assertion sees them.
 - A resume of what was not released kills the scheduler too (`offload_tags.remove`, weight_updater.py),
-  and no endpoint tells the state: hence `Note`, `Waking.released` and `Waking.memory_back`.
+  and no endpoint tells the state: hence `Note`, `ResumeState.released` and `ResumeState.memory_back`.
 - Servers without `/pause_generation` answer 404; they are quiesced without it.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 from restore_driver.deadline import Deadline
-from restore_driver.engines.http import PAUSE_S, Answer, call, exchange
-from restore_driver.engines.target import Facts, Note, Target, Waking, keep_nothing
+from restore_driver.engines.hooks import HookDetails, Note, ProcessRoot, ResumeState
+from restore_driver.engines.http import PAUSE_S, HttpResponse, call, exchange
 from restore_driver.errors import DriverError, Reason
 from restore_driver.wire.replica_spec import HttpCall, SglangEngine
 
 _INFO_PATHS = ("/server_info", "/get_server_info")
 
 
-def quiesce(spec: SglangEngine, target: Target, deadline_s: float, note: Note) -> Facts:
-    """Waits until no request is there, holds new ones back, releases device memory."""
-    sglang = _Sglang(spec, target, Deadline.after("SGLang's way to rest", deadline_s), Reason.QUIESCE_FAILED)
-    sglang.refuse_what_would_lose_weights()
-    looks = sglang.wait_until_idle() if spec.running_requests == "wait" else 0
-    paused = sglang.post_where_there("/pause_generation", {"mode": "abort"})
-    looks += sglang.wait_until_idle()
-    note({"released": True})
-    sglang.post("/release_memory_occupation", {"tags": list(spec.tags)})
-    return {"tags": list(spec.tags), "paused": paused, "looks_for_idle": looks}
+@dataclass(frozen=True)
+class SglangHooks:
+    """SGLang's memory saver as hooks."""
 
+    spec: SglangEngine
 
-def resume(spec: SglangEngine, target: Target, deadline_s: float, waking: Waking, note: Note = keep_nothing) -> Facts:
-    """Takes the memory back, and the weights where the server kept no copy; then generation goes on."""
-    sglang = _Sglang(spec, target, Deadline.after("SGLang's waking", deadline_s), Reason.RESUME_FAILED)
-    if waking.released:
-        if not waking.memory_back:
-            sglang.post("/resume_memory_occupation", {"tags": list(spec.tags)})
-        if spec.reload_from is not None and "weights" in spec.tags:
-            note({"memory_back": True})  # nor taken back once more by an undo, nor left without its content
-            sglang.post("/update_weights_from_disk", {"model_path": spec.reload_from})
-        note({"released": False})  # asked for once more, by an undo, the scheduler would die of it
-    continued = sglang.post_where_there("/continue_generation", {})
-    return {"tags": list(spec.tags), "released": waking.released, "continued": continued}
+    def quiesce(self, process: ProcessRoot, deadline_s: float, note: Note) -> HookDetails:
+        """Wait until no request is there, hold new ones back, release GPU memory."""
+        sglang = _Sglang(self.spec, process, Deadline.after("SGLang's way to rest", deadline_s), Reason.QUIESCE_FAILED)
+        sglang.refuse_what_would_lose_weights()
+        looks = sglang.wait_until_idle() if self.spec.running_requests == "wait" else 0
+        paused = sglang.post_where_there("/pause_generation", {"mode": "abort"})
+        looks += sglang.wait_until_idle()
+        note({"released": True})
+        sglang.post("/release_memory_occupation", {"tags": list(self.spec.tags)})
+        return {"tags": list(self.spec.tags), "paused": paused, "looks_for_idle": looks}
+
+    def resume(self, process: ProcessRoot, deadline_s: float, state: ResumeState, note: Note) -> HookDetails:
+        """Take the memory back, reload the weights where the server kept no copy, and continue generation."""
+        sglang = _Sglang(self.spec, process, Deadline.after("SGLang's waking", deadline_s), Reason.RESUME_FAILED)
+        if state.released:
+            if not state.memory_back:
+                sglang.post("/resume_memory_occupation", {"tags": list(self.spec.tags)})
+            if self.spec.reload_from is not None and "weights" in self.spec.tags:
+                note({"memory_back": True})  # nor taken back once more by an undo, nor left without its content
+                sglang.post("/update_weights_from_disk", {"model_path": self.spec.reload_from})
+            note({"released": False})  # asked for once more, by an undo, the scheduler would die of it
+        continued = sglang.post_where_there("/continue_generation", {})
+        return {"tags": list(self.spec.tags), "released": state.released, "continued": continued}
 
 
 class _Sglang:
-    """One server's endpoints, for one purpose within one deadline."""
+    """Endpoints of one server, for one hook and its deadline."""
 
-    def __init__(self, spec: SglangEngine, target: Target, deadline: Deadline, reason: Reason) -> None:
-        self._spec, self._target, self._deadline, self._reason = spec, target, deadline, reason
+    def __init__(self, spec: SglangEngine, process: ProcessRoot, deadline: Deadline, reason: Reason) -> None:
+        self._spec, self._process, self._deadline, self._reason = spec, process, deadline, reason
 
     def refuse_what_would_lose_weights(self) -> None:
         answer = self._info()
@@ -82,7 +88,7 @@ class _Sglang:
             )
 
     def wait_until_idle(self) -> int:
-        """Returns how often it looked."""
+        """Poll, and return how often."""
         looks = 1
         while (answer := self._ask("POST", "/flush_cache", None)).status != 200:
             if answer.status != 400:
@@ -92,29 +98,29 @@ class _Sglang:
         return looks
 
     def post(self, path: str, body: object) -> None:
-        call(self._request("POST", path, body), self._target, self._deadline.left_s(), self._reason)
+        call(self._request("POST", path, body), self._process, self._deadline.left_s(), self._reason)
 
     def post_where_there(self, path: str, body: object) -> bool:
-        """False for a server without the endpoint; any other refusal counts."""
+        """Post, and return False if the server lacks the endpoint; raise for any other refusal."""
         answer = self._ask("POST", path, body)
         if answer.status not in (200, 404):
             raise self._refused(path, answer)
         return answer.status == 200
 
-    def _info(self) -> Answer:
+    def _info(self) -> HttpResponse:
         for path in _INFO_PATHS:
             answer = self._ask("GET", path, None)
             if answer.status != 404:
                 break
         return answer
 
-    def _refused(self, path: str, answer: Answer) -> DriverError:
+    def _refused(self, path: str, answer: HttpResponse) -> DriverError:
         return DriverError(
             self._reason, f"POST {self._spec.base_url}{path} answered {answer.status}, not 200: {answer.shown}"
         )
 
-    def _ask(self, method: str, path: str, body: object) -> Answer:
-        return exchange(self._request(method, path, body), self._target, self._deadline.left_s(), self._reason)
+    def _ask(self, method: str, path: str, body: object) -> HttpResponse:
+        return exchange(self._request(method, path, body), self._process, self._deadline.left_s(), self._reason)
 
     def _request(self, method: str, path: str, body: object) -> HttpCall:
         url = self._spec.base_url + path

@@ -20,57 +20,65 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import dataclass
 
 from restore_driver.deadline import Deadline
-from restore_driver.engines.http import PAUSE_S, Answer, call, exchange
-from restore_driver.engines.target import Facts, Target
+from restore_driver.engines.hooks import HookDetails, Note, ProcessRoot, ResumeState
+from restore_driver.engines.http import PAUSE_S, HttpResponse, call, exchange
 from restore_driver.errors import DriverError, Reason
 from restore_driver.wire.replica_spec import HttpCall, VllmEngine
 
 _UNFINISHED = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{[^}]*\})? (\S+)", re.MULTILINE)
-_MEND = "serve with --enable-sleep-mode and VLLM_SERVER_DEV_MODE=1"
+_HINT = "serve with --enable-sleep-mode and VLLM_SERVER_DEV_MODE=1"
 
 
-def quiesce(spec: VllmEngine, target: Target, deadline_s: float) -> Facts:
-    """Waits until no request runs or waits, puts the engine to sleep, and looks that it sleeps."""
-    vllm = _Vllm(spec, target, Deadline.after("vLLM's way to sleep", deadline_s), Reason.QUIESCE_FAILED)
-    slept_before = vllm.sleeps()
-    looks = vllm.wait_until_idle() if spec.running_requests == "wait" else 0
-    vllm.post(f"/sleep?level={spec.level}&mode={spec.running_requests}")
-    if not vllm.sleeps():
-        raise DriverError(Reason.QUIESCE_FAILED, f"{spec.base_url}/is_sleeping says no after /sleep", _MEND)
-    return {"level": spec.level, "slept_before": slept_before, "looks_for_idle": looks}
+@dataclass(frozen=True)
+class VllmHooks:
+    """vLLM's sleep mode as hooks."""
 
+    spec: VllmEngine
 
-def resume(spec: VllmEngine, target: Target, deadline_s: float) -> Facts:
-    """Wakes the engine; level 2 gets its weights again before its KV cache. One that is awake is left alone."""
-    vllm = _Vllm(spec, target, Deadline.after("vLLM's waking", deadline_s), Reason.RESUME_FAILED)
-    if not vllm.sleeps():
-        return {"level": spec.level, "slept": False}
-    if spec.level == 2:
-        vllm.post("/wake_up?tags=weights")
-        vllm.post("/collective_rpc", {"method": "reload_weights"})
-        vllm.post("/wake_up?tags=kv_cache")
-    if spec.level == 1 or vllm.sleeps():
-        vllm.post("/wake_up")
-    if vllm.sleeps():
-        raise DriverError(Reason.RESUME_FAILED, f"{spec.base_url}/is_sleeping says yes after /wake_up", "see its log")
-    return {"level": spec.level, "slept": True}
+    def quiesce(self, process: ProcessRoot, deadline_s: float, note: Note) -> HookDetails:
+        """Wait until no request runs or waits, put the engine to sleep, and check that it sleeps."""
+        vllm = _Vllm(self.spec, process, Deadline.after("vLLM's way to sleep", deadline_s), Reason.QUIESCE_FAILED)
+        slept_before = vllm.sleeps()
+        looks = vllm.wait_until_idle() if self.spec.running_requests == "wait" else 0
+        vllm.post(f"/sleep?level={self.spec.level}&mode={self.spec.running_requests}")
+        if not vllm.sleeps():
+            raise DriverError(Reason.QUIESCE_FAILED, f"{self.spec.base_url}/is_sleeping says no after /sleep", _HINT)
+        return {"level": self.spec.level, "slept_before": slept_before, "looks_for_idle": looks}
+
+    def resume(self, process: ProcessRoot, deadline_s: float, state: ResumeState, note: Note) -> HookDetails:
+        """Wake the engine; at level 2, reload its weights before its KV cache. Leave one that is awake alone."""
+        vllm = _Vllm(self.spec, process, Deadline.after("vLLM's waking", deadline_s), Reason.RESUME_FAILED)
+        if not vllm.sleeps():
+            return {"level": self.spec.level, "slept": False}
+        if self.spec.level == 2:
+            vllm.post("/wake_up?tags=weights")
+            vllm.post("/collective_rpc", {"method": "reload_weights"})
+            vllm.post("/wake_up?tags=kv_cache")
+        if self.spec.level == 1 or vllm.sleeps():
+            vllm.post("/wake_up")
+        if vllm.sleeps():
+            raise DriverError(
+                Reason.RESUME_FAILED, f"{self.spec.base_url}/is_sleeping says yes after /wake_up", "see its log"
+            )
+        return {"level": self.spec.level, "slept": True}
 
 
 class _Vllm:
-    """One server's endpoints, for one purpose within one deadline."""
+    """Endpoints of one server, for one hook and its deadline."""
 
-    def __init__(self, spec: VllmEngine, target: Target, deadline: Deadline, reason: Reason) -> None:
-        self._spec, self._target, self._deadline, self._reason = spec, target, deadline, reason
+    def __init__(self, spec: VllmEngine, process: ProcessRoot, deadline: Deadline, reason: Reason) -> None:
+        self._spec, self._process, self._deadline, self._reason = spec, process, deadline, reason
 
-    def post(self, path: str, body: object = None) -> Answer:
-        return call(self._request("POST", path, body), self._target, self._deadline.left_s(), self._reason)
+    def post(self, path: str, body: object = None) -> HttpResponse:
+        return call(self._request("POST", path, body), self._process, self._deadline.left_s(), self._reason)
 
     def sleeps(self) -> bool:
         answer = self._get("/is_sleeping")
         if answer.status == 404:
-            raise DriverError(self._reason, f"{self._spec.base_url} has no /is_sleeping", _MEND)
+            raise DriverError(self._reason, f"{self._spec.base_url} has no /is_sleeping", _HINT)
         try:
             found = answer.json()["is_sleeping"]
         except (ValueError, KeyError, TypeError):
@@ -82,15 +90,15 @@ class _Vllm:
         return found
 
     def wait_until_idle(self) -> int:
-        """Returns how often it looked; a server without these metrics counts as idle, `mode=wait` drains it."""
+        """Poll, and return how often; a server without these metrics counts as idle, `mode=wait` drains it."""
         looks = 1
         while any(_positive(number) for number in _UNFINISHED.findall(self._get("/metrics").text)):
             looks += 1
             time.sleep(min(PAUSE_S, self._deadline.left_s()))
         return looks
 
-    def _get(self, path: str) -> Answer:
-        return exchange(self._request("GET", path, None), self._target, self._deadline.left_s(), self._reason)
+    def _get(self, path: str) -> HttpResponse:
+        return exchange(self._request("GET", path, None), self._process, self._deadline.left_s(), self._reason)
 
     def _request(self, method: str, path: str, body: object) -> HttpCall:
         url = self._spec.base_url + path

@@ -1,12 +1,10 @@
-"""Writing so that it stays, and how much may still be written."""
+"""Durable writes, and the free space of a file system."""
 
 from __future__ import annotations
 
 import errno
 import os
 from pathlib import Path
-
-from restore_driver.errors import DriverError, Reason
 
 
 def sync(path: Path) -> None:
@@ -34,14 +32,3 @@ def free_bytes(path: Path) -> int:
     """What may still be written to the file system of a path."""
     about = os.statvfs(path)
     return about.f_bavail * about.f_frsize
-
-
-def require_free(directory: Path, needed_bytes: int, what: str, hint: str = "free some space") -> None:
-    """Refuses when the file system of a directory has less than that free.
-
-    Raises:
-        DriverError: DISK_FULL with both numbers; `what` says what needs it.
-    """
-    free = free_bytes(directory)
-    if free < needed_bytes:
-        raise DriverError(Reason.DISK_FULL, f"{directory} has {free:,} bytes free, {what} {needed_bytes:,}", hint)

@@ -1,4 +1,4 @@
-"""Off the card -> published: CRIU's dump, files, the artifact; then on with the replica, or its end."""
+"""The second half of a checkpoint: CRIU's dump, files, the artifact; the replica is continued, or ended."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +14,26 @@ from restore_driver.artifact import manifest as manifests
 from restore_driver.artifact.manifest import IMAGES, MEMORY, CudaTree, ProcessTree
 from restore_driver.artifact.publish import Draft, refuse_what_is_no_artifact
 from restore_driver.artifact.seal import seal_as_it_is
-from restore_driver.attempt.phases import Phase
-from restore_driver.attempt.walk import Attempt, Step
+from restore_driver.attempt.context import Attempt, DumpContext
+from restore_driver.attempt.walk import Details, Step
+from restore_driver.capacity import require_free_disk
 from restore_driver.compat.fingerprint import Gpu
 from restore_driver.criu import command
 from restore_driver.criu.compact import compact
-from restore_driver.cuda import tree_restore
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
 from restore_driver.files.capture import NAME, capture
 from restore_driver.host import proc
 from restore_driver.host.capabilities import CAP_SYS_RESOURCE, effective
-from restore_driver.host.disk import is_full, require_free
+from restore_driver.host.disk import is_full
 from restore_driver.host.kill_tree import end_processes
 from restore_driver.host.namespaces import open_entry
 from restore_driver.host.sigcont import continue_tree
 from restore_driver.host.trusted import require_trusted
-from restore_driver.steps.quiesce import Details, Freezing
-from restore_driver.steps.weights import begin_loading, wake
-from restore_driver.tools import Tools
+from restore_driver.steps.quiesce import QuiesceSteps
+from restore_driver.steps.wake import wake
+from restore_driver.toolset import Toolset
+from restore_driver.wire.phase import Phase
 from restore_driver.wire.requests import CheckpointRequest
 
 _REVOCABLE = ("digest", "sync", "manifest", "rename")
@@ -40,27 +42,29 @@ _MARGIN = 1.1
 """An image is a little larger than the memory it holds: tables, pipes, files."""
 
 
-class Dumping(Freezing):
-    """Steps of `checkpoint` and `checkpoint-and-end`."""
+class DumpSteps(QuiesceSteps):
+    """Steps of `checkpoint` and `checkpoint-and-end`, for one attempt."""
 
-    def __init__(self, tools: Tools, request: CheckpointRequest, sequence: str) -> None:
-        super().__init__(tools, request.pid, request.replica, sequence, request.holder)
+    context: DumpContext
+
+    def __init__(self, tools: Toolset, request: CheckpointRequest) -> None:
+        super().__init__(tools, request.pid, request.replica, request.holder, DumpContext())
         self.request = request
 
     def steps(self) -> dict[Phase, Step]:
-        """Every phase of both tables."""
+        """Return the step of every phase of both sequences."""
         return super().steps() | {
             Phase.DRAFT: self.draft,
             Phase.DUMP: self.dump,
             Phase.CAPTURE: self.capture,
-            Phase.CONTINUE: self.go_on,
+            Phase.CONTINUE: self.continue_replica,
             Phase.COMPACT: self.compact,
             Phase.PUBLISH: self.publish,
             Phase.END: self.end,
         }
 
     def gate(self, attempt: Attempt, deadline: Deadline) -> Details:
-        """Besides: CRIU is there and can dump it, the artifact's directory is root's, the disk has room for it."""
+        """Refuse, besides, what CRIU cannot dump, an artifact directory that is not root's, and a full disk."""
         details = super().gate(attempt, deadline)
         if self.tools.criu is None:
             raise DriverError(Reason.CRIU_MISSING, "there is no CRIU", "restore_driver/criu/install.sh installs it")
@@ -69,7 +73,7 @@ class Dumping(Freezing):
         if not proc.has_session(self.pid):
             raise DriverError(
                 Reason.REQUEST_INVALID,
-                f"the session of process {self.pid} began outside of its pid namespace, which CRIU can not dump",
+                f"the session of process {self.pid} began outside of its pid namespace, which CRIU cannot dump",
                 "start it with setsid",
             )
         refuse_what_is_no_artifact(self.request.artifact.absolute())
@@ -79,24 +83,23 @@ class Dumping(Freezing):
         unknown = set(self.request.gpus) - {gpu.uuid for gpu in self.tools.gpus}
         if unknown:
             raise DriverError(Reason.REQUEST_INVALID, f"this machine has no GPU {min(unknown)}", "see nvidia-smi -L")
-        needed = int(sum(_resident_bytes(pid) for pid in attempt.live["pids"]) * _MARGIN)
-        require_free(parent, needed, "the image may need")
+        needed = int(sum(_resident_bytes(pid) for pid in self.context.pids) * _MARGIN)
+        require_free_disk(parent, needed, "the image may need")
         return {**details, "resident_bytes": needed}
 
     def draft(self, attempt: Attempt, deadline: Deadline) -> Details:
-        """A hidden directory beside the artifact; everything is written there."""
-        draft = Draft.open(self.request.artifact)
-        attempt.live["draft"] = draft
+        """Create a hidden directory beside the artifact; everything is written there."""
+        self.context.draft = draft = Draft.open(self.request.artifact)
         attempt.stack.callback(draft.close)
         attempt.intend(draft=str(draft.path))
         (draft.path / IMAGES).mkdir(mode=0o700)
         return {}
 
     def dump(self, attempt: Attempt, deadline: Deadline) -> Details:
-        """CRIU's dump; the tree is left stopped, so that its files stay what the image says they are."""
+        """Dump with CRIU and leave the tree stopped, so that its files stay what the image says they are."""
         assert self.tools.criu is not None
         attempt.intend(stopped=True)
-        images, work = attempt.live["draft"].path / IMAGES, self.tools.state.work(attempt.key)
+        images, work = self.context.draft.path / IMAGES, self.tools.state.work(attempt.key)
         work.mkdir(mode=0o700, parents=True, exist_ok=True)
         before = proc.tree(self.pid)
         user_id, shell_job = _unprivileged_user(before), os.getsid(self.pid) not in before
@@ -114,51 +117,43 @@ class Dumping(Freezing):
         if user_id is not None:
             for path in (images, *images.iterdir()):
                 os.chown(path, 0, 0)
-        # Stopped now, so nobody comes or goes any more: this is the tree that was dumped.
-        attempt.live["pids"] = pids = proc.tree(self.pid)
-        attempt.live["process"] = _describe(self.pid, pids, shell_job)
-        attempt.live["cuda_inside"] = tuple(
-            proc.pid_chain(pid)[-1] for pid in attempt.facts["cuda_pids"] if pid in pids
-        )
+        # Stopped now, so no process starts or ends any more: this is the tree that was dumped.
+        self.context.pids = pids = proc.tree(self.pid)
+        self.context.process = _describe(self.pid, pids, shell_job)
+        self.context.cuda_inside = tuple(proc.pid_chain(pid)[-1] for pid in attempt.facts["cuda_pids"] if pid in pids)
         frozen = re.search(r"Frozen time: (\d+) us", done.output)
         bytes_ = sum(path.stat().st_size for path in images.iterdir())
-        attempt.live["image_bytes"] = bytes_
+        self.context.image_bytes = bytes_
         return {"image_bytes": bytes_, "frozen_s": int(frozen[1]) / 1e6 if frozen else None}
 
     def capture(self, attempt: Attempt, deadline: Deadline) -> Details:
-        """The container's own files and its named shared memory."""
-        return capture(attempt.live["pids"], self.pid, attempt.live["draft"].path / NAME, deadline.left_s)
+        """Archive the container's own files and its named shared memory."""
+        return capture(self.context.pids, self.pid, self.context.draft.path / NAME, deadline.left_s)
 
-    def go_on(self, attempt: Attempt, deadline: Deadline) -> Details:
-        """The replica runs, its CUDA state is back, its engine awake: the pause ends here."""
+    def continue_replica(self, attempt: Attempt, deadline: Deadline) -> Details:
+        """Continue the tree and wake it: the replica serves again, and its pause ends here."""
         continue_tree(self.pid, attempt.facts["start_ticks"])
-        loading = begin_loading(self.replica, self.holder, deadline)
-        attempt.stack.callback(loading.close)
-        try:
-            pids = [pid for pid in attempt.facts["cuda_pids"] if proc.is_alive(pid)]
-            if pids:
-                assert self.tools.cuda is not None
-                tree_restore(self.tools.cuda, pids, None, deadline_s=deadline.left_s(), parallel=True)
-            details = wake(self.replica, self.target, loading, deadline, note=lambda f: attempt.intend(**f))
-        except DriverError:
-            loading.release(deadline)  # the undo will ask for the same memory of the card
-            raise
+        pids = [pid for pid in attempt.facts["cuda_pids"] if proc.is_alive(pid)]
+        details = wake(
+            self.tools, self.replica, self.pid, pids, self.holder, deadline, lambda facts: attempt.intend(**facts)
+        )
         attempt.intend(went_on=True)
-        return dict(details)
+        return details
 
     def compact(self, attempt: Attempt, deadline: Deadline) -> Details:
-        """Drops zero pages of private anonymous memory, and sets apart what a restore fills in beside CRIU."""
+        """Drop zero pages of private anonymous memory, and offload what a restore fills in beside CRIU."""
+        self.context.compacted_bytes = 0
         if not self.request.compact:
             return {"compacted": False}
-        images, memory = (attempt.live["draft"].path / name for name in (IMAGES, MEMORY))
-        apart = None if attempt.live["process"].shell_job else memory  # see apart.py
+        images, memory = (self.context.draft.path / name for name in (IMAGES, MEMORY))
+        apart = None if self.context.process.shell_job else memory  # see criu/offload_selection.py
         try:
             saved = compact(images, apart, look=deadline.left_s)
         except OSError as error:
             if not is_full(error):
                 raise
             return {"compacted": False, "why": "the disk is full"}  # a large image is better than none
-        attempt.live["compacted_bytes"] = saved.saved_bytes
+        self.context.compacted_bytes = saved.saved_bytes
         return {
             "before_bytes": saved.before_bytes,
             "after_bytes": saved.after_bytes,
@@ -167,28 +162,28 @@ class Dumping(Freezing):
         }
 
     def publish(self, attempt: Attempt, deadline: Deadline) -> Details:
-        """Digests, the manifest, one rename; then the seal, of files that nobody but this process has touched."""
-        draft = attempt.live["draft"]
-        manifest = draft.commit(self._about(attempt), lambda step: step in _REVOCABLE and deadline.left_s())
+        """Write digests and the manifest, rename once, then seal files that only this process has written."""
+        draft = self.context.draft
+        manifest = draft.commit(self._about(), partial(_end_in_time, deadline))
         seal_as_it_is(draft.target)
         bytes_ = sum(entry.size_bytes for entry in manifest.files)
         attempt.answer.update(artifact=str(draft.target), digest=manifests.digest(manifest), bytes=bytes_)
         return {"bytes": bytes_, "files": len(manifest.files)}
 
     def end(self, attempt: Attempt, deadline: Deadline) -> Details:
-        """Ends the replica, whose artifact is published."""
-        end_processes(attempt.live["pids"], deadline)
-        return {"processes": len(attempt.live["pids"])}
+        """End the replica, whose artifact is published."""
+        end_processes(self.context.pids, deadline)
+        return {"processes": len(self.context.pids)}
 
     def _gpus(self) -> tuple[Gpu, ...]:
-        """The replica's GPUs in its own order; all of this machine's unless the request names them."""
+        """Return the replica's GPUs in its own order; all of this machine's unless the request names them."""
         named = {gpu.uuid: gpu for gpu in self.tools.gpus}
         return tuple(named[uuid] for uuid in self.request.gpus) if self.request.gpus else self.tools.gpus
 
-    def _about(self, attempt: Attempt) -> dict[str, Any]:
-        """The manifest's fields, the files excepted."""
-        request, machine = self.request, self.tools.machine
-        inside = attempt.live["cuda_inside"]
+    def _about(self) -> dict[str, Any]:
+        """Return the manifest's fields, the files excepted."""
+        request, machine, context = self.request, self.tools.machine, self.context
+        inside = context.cuda_inside
         return {
             "created_unix_s": time.time(),
             "fingerprint": machine.model_copy(
@@ -199,13 +194,18 @@ class Dumping(Freezing):
                     "gpus": self._gpus() if inside else (),
                 }
             ),
-            "process": attempt.live["process"],
-            "cuda": CudaTree(pids=inside, device_bytes=attempt.live["device_bytes"] if inside else 0),
+            "process": context.process,
+            "cuda": CudaTree(pids=inside, device_bytes=context.device_bytes if inside else 0),
             "replica": request.replica,
-            "proof": attempt.live["proof"],
-            "image_bytes": attempt.live["image_bytes"],
-            "compacted_bytes": attempt.live.get("compacted_bytes", 0),
+            "proof": context.proof,
+            "image_bytes": context.image_bytes,
+            "compacted_bytes": context.compacted_bytes,
         }
+
+
+def _end_in_time(deadline: Deadline, step: str) -> None:
+    if step in _REVOCABLE:
+        deadline.left_s()
 
 
 def _describe(root_pid: int, pids: tuple[int, ...], shell_job: bool) -> ProcessTree:
@@ -220,7 +220,7 @@ def _describe(root_pid: int, pids: tuple[int, ...], shell_job: bool) -> ProcessT
 
 
 def external_pipes(root_pid: int, pids: tuple[int, ...]) -> dict[str, str]:
-    """The root's standard streams that are pipes to somebody outside: descriptor number -> CRIU's name."""
+    """Return the root's standard streams that are pipes out of the tree: descriptor number -> CRIU's name."""
     found = {}
     for number in ("0", "1", "2"):
         with suppress(OSError):
@@ -242,7 +242,7 @@ def _both_ends_inside(name: str, pids: tuple[int, ...]) -> bool:
 
 
 def _unprivileged_user(pids: tuple[int, ...]) -> int | None:
-    """The replica's user where root can't dump it as root: it isn't root, and CAP_SYS_RESOURCE is missing."""
+    """Return the replica's user if CRIU must dump as that user: it is not root, and CAP_SYS_RESOURCE is missing."""
     users = set()
     for pid in pids:
         with suppress(OSError):  # it ended meanwhile

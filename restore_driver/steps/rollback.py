@@ -1,4 +1,4 @@
-"""What takes a phase back, each from the journal's facts alone: the same in the driver that failed and in the next.
+"""The undos: each rolls one phase back from the journaled facts alone, in the driver that failed or in the next one.
 
 All are idempotent, and hold for phases that never quite began.
 """
@@ -12,27 +12,27 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from restore_driver.artifact.read_lock import alone
-from restore_driver.attempt.journal import Facts
+from restore_driver.attempt.facts import AttemptFacts
+from restore_driver.attempt.parked_records import forget_record
 from restore_driver.attempt.phases import Undo
-from restore_driver.attempt.walk import UndoStep
+from restore_driver.attempt.undo import UndoStep
 from restore_driver.cuda import bring_back
 from restore_driver.deadline import Deadline
-from restore_driver.engines import Target
+from restore_driver.engines import EngineMemory
 from restore_driver.errors import DriverError, Reason
 from restore_driver.files import place
 from restore_driver.host import proc
 from restore_driver.host.kill_tree import end_processes
 from restore_driver.host.sigcont import continue_tree
-from restore_driver.steps.records import forget_record
-from restore_driver.steps.weights import begin_loading, wake
-from restore_driver.tools import Tools
+from restore_driver.steps.wake import wake
+from restore_driver.toolset import Toolset
 from restore_driver.weights.client import HolderClient
 from restore_driver.wire.replica_spec import ReplicaSpec
 
 
-def make_undos(tools: Tools) -> Mapping[Undo, UndoStep]:
-    """Every undo by its name in the table."""
-    undoing = _Undoing(tools)
+def make_undos(tools: Toolset) -> Mapping[Undo, UndoStep]:
+    """Return every undo by its name in `attempt/phases.py`."""
+    undoing = _Undos(tools)
     return {
         Undo.RESUME_ENGINE: undoing.resume_engine,
         Undo.RESTORE_CUDA: undoing.restore_cuda,
@@ -46,31 +46,26 @@ def make_undos(tools: Tools) -> Mapping[Undo, UndoStep]:
     }
 
 
-class _Undoing:
-    def __init__(self, tools: Tools) -> None:
+class _Undos:
+    def __init__(self, tools: Toolset) -> None:
         self.tools = tools
 
-    def resume_engine(self, facts: Facts, deadline: Deadline) -> None:
-        if "quiesced" not in facts or facts.get("went_on"):
+    def resume_engine(self, facts: AttemptFacts, deadline: Deadline) -> None:
+        if not facts.get("quiesced") or facts.get("went_on"):
             return
-        pid = _still_the_same(facts)
-        replica = ReplicaSpec.model_validate(facts["replica"])
-        loading = begin_loading(replica, Path(facts["holder"]) if facts.get("holder") else None, deadline)
-        try:
-            target = Target(pid, Path(f"/proc/{pid}/root"))
-            wake(
-                replica,
-                target,
-                loading,
-                deadline,
-                note=facts.update,
-                released=facts.get("released", False),
-                memory_back=facts.get("memory_back", False),
-            )
-        finally:
-            loading.close()
+        wake(
+            self.tools,
+            ReplicaSpec.model_validate(facts["replica"]),
+            _still_the_same(facts),
+            (),  # `restore_cuda` has run before: its phase comes after the quiesce
+            Path(facts["holder"]) if facts.get("holder") else None,
+            deadline,
+            lambda memory: _note(facts, memory),
+            released=facts.get("released", False),
+            memory_back=facts.get("memory_back", False),
+        )
 
-    def restore_cuda(self, facts: Facts, deadline: Deadline) -> None:
+    def restore_cuda(self, facts: AttemptFacts, deadline: Deadline) -> None:
         if facts.get("went_on") or not facts.get("cuda_pids"):
             return
         if self.tools.cuda is None:
@@ -80,18 +75,18 @@ class _Undoing:
         if failed:
             raise failed[0]
 
-    def continue_tree(self, facts: Facts, deadline: Deadline) -> None:
+    def continue_tree(self, facts: AttemptFacts, deadline: Deadline) -> None:
         if facts.get("went_on"):
             return
         if facts.get("stopped"):
             continue_tree(_still_the_same(facts), facts["start_ticks"])
 
-    def drop_draft(self, facts: Facts, deadline: Deadline) -> None:
+    def drop_draft(self, facts: AttemptFacts, deadline: Deadline) -> None:
         if "draft" in facts:  # once it was published, an old artifact may stand under this name, held by a reader
             with suppress(DriverError), alone(Path(facts["draft"])):
                 shutil.rmtree(facts["draft"], ignore_errors=True)
 
-    def release_weights(self, facts: Facts, deadline: Deadline) -> None:
+    def release_weights(self, facts: AttemptFacts, deadline: Deadline) -> None:
         leases = facts.get("leases", {})
         if not leases:
             return
@@ -102,29 +97,29 @@ class _Undoing:
         finally:
             client.close()
 
-    def take_files_back(self, facts: Facts, deadline: Deadline) -> None:
+    def take_files_back(self, facts: AttemptFacts, deadline: Deadline) -> None:
         if "placed" not in facts:
             return
         with _placeholder_root(facts) as root:
             if root is not None:
                 place.take_back(facts["placed"], root, facts["place_key"])
 
-    def kill_restored(self, facts: Facts, deadline: Deadline) -> None:
-        """All in the placeholder's pid namespace that was not there before CRIU: replica and CRIU's own remains."""
+    def kill_restored(self, facts: AttemptFacts, deadline: Deadline) -> None:
+        """End all processes of the placeholder that were not there before CRIU: the replica and CRIU's own remains."""
         with _placeholder_root(facts) as root:
             if root is None or "present" not in facts:
-                return  # with its first process all of it ended; or nothing was started yet
+                return  # all of it ended with its first process; or nothing was started yet
             end_processes((), deadline, lambda: _strangers(facts))
 
-    def forget_parked(self, facts: Facts, deadline: Deadline) -> None:
-        """It is about to be woken; a record that stayed would have the next unpark end a serving replica."""
+    def forget_parked(self, facts: AttemptFacts, deadline: Deadline) -> None:
+        """Remove the record of a replica that is about to be woken: the next unpark could end it while it serves."""
         forget_record(self.tools.state, facts["pid"])
 
-    def kill_unparked(self, facts: Facts, deadline: Deadline) -> None:
-        """A failed CUDA restore is final: the process is neither parked nor awake, and holds memory.
+    def kill_unparked(self, facts: AttemptFacts, deadline: Deadline) -> None:
+        """End a process whose CUDA restore failed: that is final, it is neither parked nor awake, and holds memory.
 
-        Before CUDA was asked it is parked as ever. What its state says after that is no help: a restore whose asker was
-        killed goes on in the process, which is `checkpointed` until it is suddenly back on the card.
+        Before the CUDA restore began it is still parked. Its state does not help after that: a restore whose caller was
+        killed continues in the process, which is `checkpointed` until it is suddenly back on the GPU.
         """
         if not facts.get("cuda_touched"):
             return
@@ -133,8 +128,15 @@ class _Undoing:
         forget_record(self.tools.state, facts["pid"])
 
 
-def _strangers(facts: Facts) -> list[int]:
-    """Members of the placeholder's pid namespace that were not there before CRIU."""
+def _note(facts: AttemptFacts, memory: EngineMemory) -> None:
+    if "released" in memory:
+        facts["released"] = memory["released"]
+    if "memory_back" in memory:
+        facts["memory_back"] = memory["memory_back"]
+
+
+def _strangers(facts: AttemptFacts) -> list[int]:
+    """Return members of the placeholder's pid namespace that were not there before CRIU."""
     found = []
     for inside, pid in proc.members(facts["namespace"]).items():
         with suppress(DriverError):
@@ -144,22 +146,22 @@ def _strangers(facts: Facts) -> list[int]:
 
 
 @contextmanager
-def _placeholder_root(facts: Facts) -> Iterator[Path | None]:
-    """The placeholder's root; None when it is gone, though its PID, or its namespace's number, may be another's now."""
+def _placeholder_root(facts: AttemptFacts) -> Iterator[Path | None]:
+    """Open the placeholder's root; yield None when it is gone and another process has its PID, or its namespace."""
     pid, ticks = facts.get("placeholder_pid", 0), facts.get("placeholder_ticks", -1)
     try:
         fd = os.open(f"/proc/{pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         yield None
         return
-    try:  # looked at after the opening: what is open stays the placeholder's, whoever has its PID later
+    try:  # checked after the opening: what is open stays the placeholder's, even when its PID is reused
         ours = proc.is_same(pid, ticks) and proc.namespace_id(pid, "pid") == facts["namespace"]
         yield Path(f"/proc/self/fd/{fd}") if ours else None
     finally:
         os.close(fd)
 
 
-def _still_the_same(facts: Facts) -> int:
+def _still_the_same(facts: AttemptFacts) -> int:
     if not proc.is_same(facts["pid"], facts["start_ticks"]):
         raise DriverError(Reason.REPLICA_LOST, f"process {facts['pid']} did not survive", "replace the replica")
     return int(facts["pid"])

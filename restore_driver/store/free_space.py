@@ -1,11 +1,11 @@
-"""Whether a node has room for an artifact, on a disk or in memory, looked at before a byte is fetched."""
+"""Reserve space for an artifact before a byte is fetched: on a disk, or in a tmpfs of huge pages."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from restore_driver.capacity import require_free_disk, require_free_memory
 from restore_driver.errors import DriverError, Reason
-from restore_driver.host.disk import require_free
 from restore_driver.host.hugepages import is_huge_tmpfs, mount_huge_tmpfs
 from restore_driver.host.mounts import mount_points
 
@@ -15,16 +15,18 @@ _SPARE_PAGES = 16
 
 
 def require_disk(directory: Path, needed_bytes: int) -> None:
-    """Refuses when a directory's file system has less than that free.
+    """Refuse a directory whose file system has less than that free.
 
     Raises:
         DriverError: DISK_FULL with both numbers.
     """
-    require_free(directory, needed_bytes, "the artifact needs", "free some space (forethaw prune), or stage elsewhere")
+    require_free_disk(
+        directory, needed_bytes, "the artifact needs", "free some space (forethaw prune), or stage elsewhere"
+    )
 
 
 def make_memory(parent: Path, sizes_bytes: list[int], available_bytes: int) -> None:
-    """Mounts a tmpfs of huge pages with room for such files, if there is none yet.
+    """Mount a tmpfs of huge pages that is large enough for such files, if there is none yet.
 
     Raises:
         DriverError: TOO_LITTLE_MEMORY with both numbers; REQUEST_INVALID when something is there that it would hide.
@@ -38,16 +40,11 @@ def make_memory(parent: Path, sizes_bytes: list[int], available_bytes: int) -> N
             "give a directory in a new parent, such as /run/forethaw/staged/NAME",
         )
     needed = huge_bytes(sizes_bytes)
-    if available_bytes < needed:
-        raise DriverError(
-            Reason.TOO_LITTLE_MEMORY,
-            f"in memory the artifact needs {needed:,} bytes, {available_bytes:,} are available",
-            "stage it on a disk",
-        )
+    require_free_memory(available_bytes, needed, "in memory the artifact needs", "stage it on a disk")
     mount_huge_tmpfs(parent, needed)
 
 
 def huge_bytes(sizes_bytes: list[int]) -> int:
-    """What files take on a tmpfs of huge pages: whole pages each."""
+    """Return what files take on a tmpfs of huge pages: whole pages each."""
     pages = sum(max(1, -(-size // _HUGE_PAGE_BYTES)) for size in sizes_bytes)
     return (pages + _SPARE_PAGES) * _HUGE_PAGE_BYTES

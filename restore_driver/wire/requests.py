@@ -1,25 +1,28 @@
-"""What a caller may ask: the same models for the library, the agent's socket and the command line."""
+"""What a client may request: the same models for the library, the agent's socket and the command line."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from restore_driver.attempt.phases import TABLES, Phase
+from restore_driver.wire.phase import Phase
 from restore_driver.wire.replica_spec import ReplicaSpec
+from restore_driver.wire.version import API_VERSION, ApiVersion, refuse_unknown_version
 
 _PHASES = frozenset(phase.value for phase in Phase)
 
 
 class Request(BaseModel):
-    """What every request has."""
+    """Fields that every request has."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    deadlines_s: dict[str, Annotated[float, Field(gt=0.0)]] = {}
-    """Deadlines by phase, where the table's own don't fit."""
+    api_version: ApiVersion = API_VERSION
+    deadlines_s: dict[str, Annotated[float, Field(gt=0.0, allow_inf_nan=False)]] = {}
+    """Seconds by phase name, overriding the sequence's own deadlines."""
 
     @field_validator("deadlines_s")
     @classmethod
@@ -45,7 +48,7 @@ class CheckpointRequest(Request):
     gpus: tuple[str, ...] = ()
     """UUIDs of the replica's GPUs in its own order; default: all of this machine's."""
     holder: Path | None = None
-    """Socket of the weights holder, if its path differs from the one that the replica knows it by."""
+    """Socket of the weights holder, if its path here differs from the one in the replica's mount namespace."""
 
 
 class RestoreRequest(Request):
@@ -56,18 +59,18 @@ class RestoreRequest(Request):
     placeholder_pid: Annotated[int, Field(gt=1)]
     """PID 1 of the placeholder, as this pid namespace numbers it."""
     pod_uid: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,80}$")] | None = None
-    """Who is restored into; with the snapshot it keys the attempt. Default: the placeholder itself."""
+    """UID of the pod that is restored into; with the snapshot it keys the attempt. Default: the placeholder itself."""
     gpus: tuple[str, ...] = ()
     """UUIDs of the placeholder's GPUs in its own order; default: the machine's, as many as the snapshot had."""
     holder: Path | None = None
     """Socket of the weights holder, where the engine takes its weights from one."""
     image_digest: str | None = None
     engine: str | None = None
-    """Kind of the engine that is expected (`vllm`, ...); another one in the snapshot is refused."""
+    """Expected kind of the engine (`vllm`, ...); a snapshot with another one is refused."""
     engine_arguments: tuple[str, ...] | None = None
-    """Arguments of the engine that are expected; default: whatever the snapshot's were."""
+    """Expected arguments of the engine; default: those of the snapshot."""
     restored_huge_pages: bool = False
-    """Set transparent huge pages to `always` while CRIU restores; system-wide, and put back after."""
+    """Set transparent huge pages to `always` while CRIU restores; system-wide, and put back afterwards."""
     verify: bool = False
     """Verify every digest again instead of checking the seal."""
 
@@ -79,10 +82,10 @@ class ParkRequest(Request):
     pid: Annotated[int, Field(gt=1)]
     replica: ReplicaSpec
     holder: Path | None = None
-    """Socket of the weights holder, if its path differs from the one that the replica knows it by."""
+    """Socket of the weights holder, if its path here differs from the one in the replica's mount namespace."""
     huge_pages: bool = False
-    """Set transparent huge pages to `always` while CUDA takes the host memory that the card's content waits in;
-    system-wide, and put back after."""
+    """Set transparent huge pages to `always` while CUDA allocates the host memory for the GPU's content; system-wide,
+    and put back afterwards."""
 
 
 class UnparkRequest(Request):
@@ -93,13 +96,15 @@ class UnparkRequest(Request):
     holder: Path | None = None
 
 
-AnyRequest = Annotated[CheckpointRequest | RestoreRequest | ParkRequest | UnparkRequest, Field(discriminator="do")]
+def _check_version_first(value: Any) -> Any:
+    """Refuse another version by its name, rather than by the first field or `do` in which it differs."""
+    if isinstance(value, Mapping) and isinstance(value.get("api_version"), str):
+        refuse_unknown_version(value["api_version"])
+    return value
 
 
-def table_of(request: Request) -> str:
-    """Name of the transition table that a request walks."""
-    if isinstance(request, CheckpointRequest):
-        return "checkpoint" if request.leave_running else "checkpoint-and-end"
-    name = str(getattr(request, "do", ""))
-    assert name in TABLES
-    return name
+AnyRequest = Annotated[
+    Annotated[CheckpointRequest | RestoreRequest | ParkRequest | UnparkRequest, Field(discriminator="do")],
+    BeforeValidator(_check_version_first),
+]
+"""Any request, selected by `do`; validate it with `TypeAdapter(AnyRequest)`."""

@@ -12,9 +12,9 @@ from pathlib import Path
 from restore_driver.agent.client import ask, serves, status
 from restore_driver.artifact.seal import check_seal
 from restore_driver.attempt.phases import CHECKPOINT
-from restore_driver.attempt.walk import Result
 from restore_driver.placeholder.create import Placeholder
 from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
+from restore_driver.wire.result import Result
 from tests.restore_driver.agent.conftest import Oracle, RunningAgent, Sleeper, StartAgent, is_there
 from tests.restore_driver.real.conftest import Place
 from tests.restore_driver.waiting import eventually
@@ -36,7 +36,7 @@ def test_a_request_is_carried_out_and_told_phase_by_phase(
     result = ask(agent.path, request, PATIENCE_S, lambda event, phase: told.append((event, phase)))
     raw = agent.says((checkpoint(pid, tmp_path / "other", oracle).model_dump_json() + "\n").encode())
 
-    phases = [row.phase.value for row in CHECKPOINT]
+    phases = [row.phase.value for row in CHECKPOINT.rows]
     assert (result.outcome, [time.phase for time in result.phases]) == ("published", phases)
     assert told == [(event, phase) for phase in phases for event in ("begin", "end")]
     assert [(line["event"], line["phase"]) for line in raw[:-1]] == told

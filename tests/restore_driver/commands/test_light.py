@@ -26,7 +26,7 @@ from restore_driver.commands import light
 from restore_driver.commands.attempts import typer_command
 from restore_driver.commands.option_table import COMMANDS, AttemptCommand, Kind, Option
 from restore_driver.host.unix_sockets import listen
-from restore_driver.wire.replica_spec import load_replica_spec
+from restore_driver.spec_file import load_replica_spec
 from restore_driver.wire.requests import AnyRequest
 from tests.restore_driver.waiting import PATIENCE_S, eventually
 

@@ -16,6 +16,7 @@ import pytest
 from restore_driver.cuda import CudaState, HelperClient
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
+from tests.restore_driver.waiting import eventually
 
 LONG_S = 30.0
 SHORT_S = 0.3
@@ -95,7 +96,7 @@ def test_hung_call_harms_none_that_is_under_way(stand_in, client):
     before = client.helper_pid
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client.lock, slow.pid, 2.0)
-        wait_until(lambda: f"lock {slow.pid} timeout_ms=1800" in stand_in.calls())
+        eventually(lambda: f"lock {slow.pid} timeout_ms=1800" in stand_in.calls(), "the lock call")
         with pytest.raises(DriverError):
             client.lock(hung.pid, SHORT_S)
         assert (waiting.done(), proc.is_alive(before)) == (False, True)
@@ -127,7 +128,7 @@ def test_killed_helper_is_reported_and_replaced(stand_in, client):
     before = client.helper_pid
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client.lock, subject.pid, LONG_S)
-        wait_until(lambda: stand_in.calls() != [])
+        eventually(lambda: stand_in.calls() != [], "a call")
         os.kill(before, signal.SIGKILL)
         with pytest.raises(DriverError) as died:
             waiting.result()
@@ -173,7 +174,7 @@ def test_helper_dies_with_its_parent(stand_in, client):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as parent:
         try:
             helper = int(parent.stdout.readline())
-            wait_until((stand_in.directory / "calls").exists)
+            eventually((stand_in.directory / "calls").exists, "a call")
             assert proc.is_alive(helper)
         finally:
             parent.kill()
@@ -217,13 +218,5 @@ def test_machine_without_a_driver(tmp_path):
     assert missing.value.reason is Reason.CUDA_MISSING
 
 
-def wait_until(what) -> None:
-    """For another process to get somewhere; bounded, and never the thing under test."""
-    give_up_s = time.monotonic() + LONG_S
-    while not what():
-        assert time.monotonic() < give_up_s
-        time.sleep(0.005)
-
-
 def wait_until_gone(pid: int) -> None:
-    wait_until(lambda: not proc.is_alive(pid))
+    eventually(lambda: not proc.is_alive(pid), f"the end of process {pid}")

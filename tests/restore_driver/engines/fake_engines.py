@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from restore_driver.engines import Target
+from restore_driver.engines import ProcessRoot
 
 Reply = tuple[int, Any]
-HERE = Target(os.getpid(), Path("/"))
+HERE = ProcessRoot(os.getpid(), Path("/"))
 NOT_FOUND: Reply = (404, {"detail": "Not Found"})
 
 
@@ -186,8 +186,8 @@ class Helper:
                 connection.sendall(self.answer(message))
 
     @property
-    def target(self) -> Target:
-        return Target(os.getpid(), self.root)
+    def target(self) -> ProcessRoot:
+        return ProcessRoot(os.getpid(), self.root)
 
     def close(self) -> None:
         self._listener.close()

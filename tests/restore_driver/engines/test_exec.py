@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from restore_driver.engines import Target, quiesce, resume
+from restore_driver.engines import ProcessRoot, quiesce, resume
 from restore_driver.errors import DriverError, Reason
 from restore_driver.wire.replica_spec import ExecEngine
 
@@ -15,8 +15,8 @@ def engine(script: str) -> ExecEngine:
     return ExecEngine(kind="exec", quiesce=("sh", "-c", script), resume=("sh", "-c", script))
 
 
-def at(pid: int) -> Target:
-    return Target(pid, Path(f"/proc/{pid}/root"))
+def at(pid: int) -> ProcessRoot:
+    return ProcessRoot(pid, Path(f"/proc/{pid}/root"))
 
 
 def test_it_is_the_replicas_user_host_directory_and_environment(stranger: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from restore_driver.engines import Target, quiesce
+from restore_driver.engines import ProcessRoot, quiesce
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import namespaces
 from restore_driver.host.namespaces import open_entry
 from restore_driver.wire.replica_spec import ExecEngine
+from tests.restore_driver.waiting import eventually
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
 RIGHTS = ("Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
@@ -47,7 +48,7 @@ def said_by_hook(pid: int, script: str) -> str:
     """What a hook writes, which only one that fails gives back."""
     spec = ExecEngine(kind="exec", quiesce=("sh", "-c", f"{script}; exit 3"), resume=("true",))
     with pytest.raises(DriverError) as caught:
-        quiesce(spec, Target(pid, Path(f"/proc/{pid}/root")), 20.0)
+        quiesce(spec, ProcessRoot(pid, Path(f"/proc/{pid}/root")), 20.0)
     assert caught.value.reason is Reason.QUIESCE_FAILED
     return caught.value.detail.partition("exit code 3: ")[2]
 
@@ -111,9 +112,7 @@ def cgroup() -> Iterator[Path]:
     made = FREEZER / f"forethaw-test-exec-{os.getpid()}"
     made.mkdir()
     yield made
-    ends_s = time.monotonic() + 20.0
-    while (made / "cgroup.procs").read_text() and time.monotonic() < ends_s:
-        time.sleep(0.01)
+    eventually(lambda: not (made / "cgroup.procs").read_text(), "the end of the cgroup's processes")
     made.rmdir()
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from restore_driver.engines import Target, http, quiesce, resume
+from restore_driver.engines import ProcessRoot, http, quiesce, resume
 from restore_driver.engines.http import call
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.netns import in_network_namespace
 from restore_driver.wire.replica_spec import HttpCall, HttpEngine
 from tests.restore_driver.engines.fake_engines import HERE, FakeEngine, Reply, serving
+from tests.restore_driver.waiting import eventually
 
 
 class Plain(FakeEngine):
@@ -98,14 +99,13 @@ def test_bytes_that_drip_end_at_the_deadline_and_leave_no_thread(head: bytes) ->
         call(HttpCall(url=url), HERE, 0.2, Reason.PROOF_FAILED)
 
     assert caught.value.reason is Reason.DEADLINE_EXCEEDED
-    ends_s = time.monotonic() + 10.0
-    while any(thread.name.startswith("netns-") for thread in threading.enumerate()):
-        assert time.monotonic() < ends_s, "the thread is still there"
-        time.sleep(0.01)
+    eventually(
+        lambda: not any(thread.name.startswith("netns-") for thread in threading.enumerate()), "the end of the thread"
+    )
 
 
 def test_the_replicas_network_is_asked_not_ours(plain: Plain, stranger: int) -> None:
-    target = Target(stranger, Path(f"/proc/{stranger}/root"))
+    target = ProcessRoot(stranger, Path(f"/proc/{stranger}/root"))
     with pytest.raises(DriverError, match="Network is unreachable"):
         call(HttpCall(url=plain.base_url + "/x"), target, 5.0, Reason.PROOF_FAILED)
 
@@ -135,7 +135,7 @@ def test_calls_in_many_namespaces_at_once_do_not_mix(plain: Plain, stranger: int
 
     def one(pid: int) -> None:
         try:
-            call(HttpCall(url=plain.base_url + "/x"), Target(pid, Path("/")), 5.0, Reason.PROOF_FAILED)
+            call(HttpCall(url=plain.base_url + "/x"), ProcessRoot(pid, Path("/")), 5.0, Reason.PROOF_FAILED)
             found.append("answered")
         except DriverError:
             found.append("unreachable")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from restore_driver.engines import Target, Waking, inprocess, quiesce, resume
+from restore_driver.engines import ProcessRoot, ResumeState, inprocess, quiesce, resume
 from restore_driver.errors import DriverError, Reason
 from restore_driver.wire.replica_spec import InProcessEngine
 from tests.restore_driver.engines.fake_engines import Helper
@@ -20,7 +20,7 @@ def test_what_is_asked(helper: Helper) -> None:
     """Though its path is longer than a socket's address may be."""
     assert quiesce(SPEC, helper.target, 5.0) == {"engine": "inprocess", "digest": "d"}
     resume(SPEC, helper.target, 5.0)
-    resume(SPEC, helper.target, 5.0, Waking(leases={"m": "token"}))
+    resume(SPEC, helper.target, 5.0, ResumeState(leases={"m": "token"}))
     assert inprocess.digest(SPEC, helper.target, 5.0) == "d"
     assert helper.asked == [
         {"op": "quiesce", "deadline_s": 4.5},
@@ -62,7 +62,7 @@ def test_each_bad_answer_is_told(helper: Helper, answer: bytes, said: str) -> No
 
 def test_a_helper_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DriverError) as caught:
-        resume(SPEC, Target(os.getpid(), tmp_path), 5.0)
+        resume(SPEC, ProcessRoot(os.getpid(), tmp_path), 5.0)
     assert caught.value.reason is Reason.RESUME_FAILED
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from restore_driver.engines import Waking, quiesce, resume
+from restore_driver.engines import ResumeState, quiesce, resume
 from restore_driver.errors import DriverError, Reason
 from restore_driver.wire.replica_spec import SglangEngine
 from tests.restore_driver.engines.fake_engines import HERE, FakeSglang
@@ -63,7 +63,7 @@ def test_an_undo_takes_back_nothing_that_was_not_released(sglang: FakeSglang) ->
     noted: dict[str, Any] = {}
     with pytest.raises(DriverError):
         quiesce(spec(sglang), HERE, 5.0, noted.update)
-    resume(spec(sglang), HERE, 5.0, Waking(released=noted.get("released", False)))
+    resume(spec(sglang), HERE, 5.0, ResumeState(released=noted.get("released", False)))
 
     assert sglang.asked[-1] == "POST /continue_generation"
     assert sglang.dead is False
@@ -74,9 +74,9 @@ def test_waking_that_fails_after_the_memory_was_taken_back_is_repeated_without_t
     quiesce(spec(sglang), HERE, 5.0, noted.update)
     sglang.faults["/continue_generation"] = (500, "broken")
     with pytest.raises(DriverError):
-        resume(spec(sglang), HERE, 5.0, Waking(released=noted["released"]), noted.update)
+        resume(spec(sglang), HERE, 5.0, ResumeState(released=noted["released"]), noted.update)
     del sglang.faults["/continue_generation"]
-    resume(spec(sglang), HERE, 5.0, Waking(released=noted["released"]), noted.update)
+    resume(spec(sglang), HERE, 5.0, ResumeState(released=noted["released"]), noted.update)
 
     assert (noted["released"], sglang.dead) == (False, False)
 
@@ -89,13 +89,13 @@ def test_weights_that_could_not_be_loaded_again_are_loaded_by_the_undo(sglang: F
     sglang.faults["/update_weights_from_disk"] = (400, "no such file")
     for _ in range(2):
         with pytest.raises(DriverError, match="no such file"):
-            resume(replica, HERE, 5.0, Waking(**noted), noted.update)
+            resume(replica, HERE, 5.0, ResumeState(**noted), noted.update)
     assert (noted, sglang.paused) == ({"released": True, "memory_back": True}, True)
 
     del sglang.faults["/update_weights_from_disk"]
-    resume(replica, HERE, 5.0, Waking(**noted), noted.update)
+    resume(replica, HERE, 5.0, ResumeState(**noted), noted.update)
     assert (sglang.weights, sglang.paused, sglang.dead) == ("loaded from /models/m", False, False)
-    resume(replica, HERE, 5.0, Waking(**noted), noted.update)
+    resume(replica, HERE, 5.0, ResumeState(**noted), noted.update)
     assert (noted["released"], sglang.dead) == (False, False)
 
 

@@ -19,15 +19,16 @@ from pathlib import Path
 
 import pytest
 
-from restore_driver.attempt.walk import Observer, Result
+from restore_driver.attempt.phases import Observer
 from restore_driver.compat.fingerprint import Gpu
 from restore_driver.cuda import HelperClient
 from restore_driver.driver import Driver
 from restore_driver.placeholder.create import Placeholder
-from restore_driver.tools import Tools, open_tools
+from restore_driver.toolset import Toolset, open_toolset
 from restore_driver.weights.client import HolderClient
 from restore_driver.wire.replica_spec import ReplicaSpec
 from restore_driver.wire.requests import CheckpointRequest, ParkRequest, Request, RestoreRequest, UnparkRequest
+from restore_driver.wire.result import Result
 from tests.restore_driver.cuda.conftest import StandIn, built_driver, client, stand_in
 from tests.restore_driver.real.conftest import ROOT, Place, Replica, criu, free_port, place, state
 from tests.restore_driver.trees import kill_tree
@@ -114,9 +115,9 @@ class Card:
         return Driver(dataclasses.replace(self.driver.tools))
 
 
-def tools_with_cards(state: Path, client: HelperClient) -> Tools:
+def tools_with_cards(state: Path, client: HelperClient) -> Toolset:
     """This machine's tools, with the stand-in's two cards."""
-    tools = open_tools(state)
+    tools = open_toolset(state)
     machine = tools.machine.model_copy(update={"gpus": GPUS, "driver_version": "580.0"})
     return dataclasses.replace(tools, cuda=client, cuda_missing="", gpus=GPUS, machine=machine)
 

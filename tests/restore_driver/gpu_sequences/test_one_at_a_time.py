@@ -8,10 +8,10 @@ import os
 
 import pytest
 
-from restore_driver.attempt.walk import Result
 from restore_driver.driver import Driver
 from restore_driver.host import proc
 from restore_driver.wire.requests import CheckpointRequest, ParkRequest
+from restore_driver.wire.result import Result
 from tests.restore_driver.gpu_sequences.conftest import GPUS, Ready, answer, killed_driver
 from tests.restore_driver.gpu_sequences.test_park import OUT_OF_MEMORY, at
 
@@ -129,9 +129,9 @@ def test_each_replica_s_own_card_is_preferred(ready: Ready) -> None:
     )
     assert card.driver.carry_out(request).outcome == "ended"
     from restore_driver.artifact.manifest import load
-    from restore_driver.steps.restore import Restoring
+    from restore_driver.steps.restore import RestoreSteps
     from restore_driver.wire.requests import RestoreRequest
 
-    restoring = Restoring(card.driver.tools, RestoreRequest(artifact=card.artifact, placeholder_pid=os.getpid()))
+    restoring = RestoreSteps(card.driver.tools, RestoreRequest(artifact=card.artifact, placeholder_pid=os.getpid()))
 
     assert restoring._gpus(load(card.artifact).fingerprint.gpus) == (GPUS[1],)

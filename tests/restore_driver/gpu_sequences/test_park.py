@@ -9,10 +9,10 @@ from collections.abc import Callable
 import pytest
 
 from restore_driver.attempt.phases import PARK, UNPARK
-from restore_driver.attempt.walk import Result
 from restore_driver.host import proc
 from restore_driver.weights.client import HolderClient
 from restore_driver.wire.requests import ParkRequest, UnparkRequest
+from restore_driver.wire.result import Result
 from tests.restore_driver.gpu_sequences.conftest import Ready, answer, is_quiet_for, killed_driver
 from tests.restore_driver.waiting import eventually
 
@@ -42,7 +42,7 @@ def test_a_timeline_of_parking(ready: Ready) -> None:
 
     parked = card.park()
     assert (parked.outcome, parked.reason) == ("parked", None)
-    assert [each.phase for each in parked.phases] == [row.phase.value for row in PARK]
+    assert [each.phase for each in parked.phases] == [row.phase.value for row in PARK.rows]
     assert phase(parked, "memory-free")["witness"] == "process-list"
     assert phase(parked, "memory-free")["freed_bytes"] == 64 << 20
     assert card.cuda_state() == "checkpointed"
@@ -50,7 +50,7 @@ def test_a_timeline_of_parking(ready: Ready) -> None:
 
     woken = card.unpark()
     assert (woken.outcome, woken.reason) == ("proven", None)
-    assert [each.phase for each in woken.phases] == [row.phase.value for row in UNPARK]
+    assert [each.phase for each in woken.phases] == [row.phase.value for row in UNPARK.rows]
     assert card.cuda_state() == "running"
     assert answer(card.replica) == before
     assert card.leases() == 0
@@ -203,7 +203,7 @@ def test_a_wrong_answer_after_waking_is_no_replica(ready: Ready) -> None:
     assert not proc.is_alive(card.replica.pid)
 
 
-@pytest.mark.parametrize("phase", [row.phase.value for row in PARK])
+@pytest.mark.parametrize("phase", [row.phase.value for row in PARK.rows])
 def test_a_driver_killed_while_parking_leaves_a_replica_that_serves(phase: str, ready: Ready) -> None:
     card = ready()
     before = answer(card.replica)
@@ -215,7 +215,7 @@ def test_a_driver_killed_while_parking_leaves_a_replica_that_serves(phase: str, 
     assert card.park().outcome == "parked"
 
 
-@pytest.mark.parametrize("phase", [row.phase.value for row in UNPARK])
+@pytest.mark.parametrize("phase", [row.phase.value for row in UNPARK.rows])
 def test_a_driver_killed_while_unparking_leaves_it_parked_or_ended(phase: str, ready: Ready) -> None:
     """Before CUDA is touched it can be asked again; later it is neither parked nor awake, and is ended."""
     card = ready()

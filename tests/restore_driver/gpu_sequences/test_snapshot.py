@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from restore_driver.attempt.phases import CHECKPOINT, RESTORE
-from restore_driver.attempt.walk import Result
 from restore_driver.host import proc
 from restore_driver.placeholder.create import Placeholder
 from restore_driver.weights.client import HolderClient
 from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
+from restore_driver.wire.result import Result
 from tests.restore_driver.gpu_sequences.conftest import GPUS, Card, Ready, answer, killed_driver
 from tests.restore_driver.gpu_sequences.test_park import OUT_OF_MEMORY, at
 from tests.restore_driver.real.conftest import Place, Replica
@@ -50,7 +50,7 @@ def test_a_timeline_of_a_snapshot(ready: Ready, place: Place) -> None:
     assert answer(replica) == before
     assert replica.ask("POST", "/increment") == {"count": 4}
     assert card.cuda_state(replica.pid) == "running"
-    assert [each.phase for each in result.phases] == [row.phase.value for row in RESTORE]
+    assert [each.phase for each in result.phases] == [row.phase.value for row in RESTORE.rows]
     assert card.leases() == 0
     moved = [line for line in card.stand_in.calls() if line.startswith("restore ")]
     assert moved == [f"restore {replica.pid} {raw(GPUS[0].uuid)}>{raw(GPUS[1].uuid)}"]
@@ -73,7 +73,7 @@ def test_a_replica_that_is_left_running_takes_its_weights_back(ready: Ready) -> 
     before = answer(card.replica)
     made = card.checkpoint(end=False)
 
-    assert [each.phase for each in made.phases] == [row.phase.value for row in CHECKPOINT]
+    assert [each.phase for each in made.phases] == [row.phase.value for row in CHECKPOINT.rows]
     assert (made.outcome, card.cuda_state(), card.leases()) == ("published", "running", 0)
     assert answer(card.replica) == before
 
@@ -196,7 +196,7 @@ def test_a_dead_holder_is_refused_before_anything_is_touched(ready: Ready, place
     assert set(placeholder.members()) == {1}
 
 
-@pytest.mark.parametrize("phase", [row.phase.value for row in RESTORE if row.phase.value not in ("gate", "lock")])
+@pytest.mark.parametrize("phase", [row.phase.value for row in RESTORE.rows if row.phase.value not in ("gate", "lock")])
 def test_a_driver_killed_while_restoring_leaves_nothing(phase: str, ready: Ready, place: Place) -> None:
     card = ready()
     card.checkpoint(end=True)

@@ -6,22 +6,23 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from restore_driver.engines import Target
+from restore_driver.engines import ProcessRoot
 from restore_driver.engines.http import call
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
 from restore_driver.host.sockets import Listener
 from restore_driver.proof import prove as proof
 from restore_driver.proof.prove import ProofRecord
-from restore_driver.wire.replica_spec import HttpCall, ReplicaSpec, load_replica_spec
+from restore_driver.spec_file import load_replica_spec
+from restore_driver.wire.replica_spec import HttpCall, ReplicaSpec
 from tests.restore_driver.engines.fake_engines import Helper
+from tests.restore_driver.waiting import eventually
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -40,8 +41,8 @@ class Server:
         self.spec = ReplicaSpec.model_validate_json(spec.replace("http://127.0.0.1:8080", self.url))
 
     @property
-    def target(self) -> Target:
-        return Target(self.child.pid, Path(f"/proc/{self.child.pid}/root"))
+    def target(self) -> ProcessRoot:
+        return ProcessRoot(self.child.pid, Path(f"/proc/{self.child.pid}/root"))
 
     def ask(self, method: str, path: str) -> Any:
         request = HttpCall.model_validate({"method": method, "url": self.url + path})
@@ -91,10 +92,7 @@ def test_its_child_ends_with_it(server: Server) -> None:
     (child,) = proc.children(server.child.pid)
     server.child.kill()
     server.child.wait()
-    ends_s = time.monotonic() + 10.0
-    while proc.is_alive(child):
-        assert time.monotonic() < ends_s, "the child is still there"
-        time.sleep(0.01)
+    eventually(lambda: not proc.is_alive(child), "the child's end")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user needs root")
@@ -141,7 +139,7 @@ def test_without_requests_each_listener_must_accept(server: Server) -> None:
     assert [check.what for check in proven.checks] == ["alive", "listeners", f"127.0.0.1:{server.port}"]
 
     missing = ProofRecord(listeners=(*before.listeners, Listener(host="::", port=1)))
-    with pytest.raises(DriverError, match=r"nobody listens on \[::\]:1; expected .*, got 127.0.0.1:"):
+    with pytest.raises(DriverError, match=r"no process listens on \[::\]:1; expected .*, got 127.0.0.1:"):
         proof.prove(ReplicaSpec(), server.target, missing, 10.0)
 
 
@@ -172,7 +170,7 @@ def test_a_record_of_another_spec_proves_nothing(server: Server) -> None:
 def test_a_digest_that_changed_is_found(server: Server, tmp_path: Path) -> None:
     spec = ReplicaSpec.model_validate({"engine": {"kind": "inprocess", "socket": "/run/helper.sock"}})
     helper = Helper(tmp_path / "root")
-    target = Target(server.child.pid, helper.root)
+    target = ProcessRoot(server.child.pid, helper.root)
     before = proof.record(spec, target, 10.0)
     held = proof.prove(spec, target, before, 10.0)
     helper.answer = lambda message: b'{"ok": true, "digest": "another"}\n'

@@ -10,12 +10,12 @@ import pytest
 
 from restore_driver.artifact.seal import seal_path, verify_and_seal
 from restore_driver.attempt.journal import Journal
-from restore_driver.attempt.walk import Result
 from restore_driver.driver import Driver
 from restore_driver.host import proc
-from restore_driver.tools import open_tools
+from restore_driver.toolset import open_toolset
 from restore_driver.wire.replica_spec import ReplicaSpec
 from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
+from restore_driver.wire.result import Result
 from tests.restore_driver.real.conftest import Place, Replica, Start
 from tests.restore_driver.waiting import eventually
 
@@ -31,7 +31,7 @@ def server(start: Start) -> Replica:
 
 @pytest.fixture
 def driver(state: Path) -> Driver:
-    return Driver(open_tools(state))
+    return Driver(open_toolset(state))
 
 
 def ended(driver: Driver, server: Replica, artifact: Path) -> Path:

@@ -16,7 +16,7 @@ from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
 from restore_driver.host.namespaces import KINDS, open_entry
 from restore_driver.host.process import run
-from restore_driver.tools import open_tools
+from restore_driver.toolset import open_toolset
 from restore_driver.wire.replica_spec import ReplicaSpec
 from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
 from tests.restore_driver.agent.conftest import Sleeper, StartAgent, sleeper, start_agent
@@ -61,7 +61,7 @@ def test_a_restored_replica_is_in_its_placeholders_cgroups(
     cgroups: dict[Path, Path], sleeper: Sleeper, place: Place, state: Path, tmp_path: Path
 ) -> None:
     """The placeholder is moved into cgroups of its own; the replica comes up there, the driver stays where it is."""
-    driver, ours = Driver(open_tools(state)), cgroups_of(os.getpid())
+    driver, ours = Driver(open_toolset(state)), cgroups_of(os.getpid())
     artifact = checkpointed(driver, sleeper(), tmp_path / "snapshot")
     placeholder = place()
     for cgroup in cgroups.values():

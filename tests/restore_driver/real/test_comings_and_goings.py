@@ -17,7 +17,7 @@ import pytest
 from restore_driver.attempt.phases import CHECKPOINT
 from restore_driver.driver import Driver
 from restore_driver.host import proc
-from restore_driver.tools import open_tools
+from restore_driver.toolset import open_toolset
 from restore_driver.wire.replica_spec import ReplicaSpec
 from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
 from tests.restore_driver.real.conftest import Place
@@ -75,7 +75,7 @@ def test_a_child_that_ends_meanwhile_is_not_missed(
             os.kill(victim, signal.SIGKILL)
             eventually(lambda: not proc.is_alive(victim), "the child's end")
 
-    driver = Driver(open_tools(state))
+    driver = Driver(open_toolset(state))
     made = driver.carry_out(CheckpointRequest(pid=family, artifact=tmp_path / "a", replica=ReplicaSpec()), kill)
     restored = driver.carry_out(RestoreRequest(artifact=tmp_path / "a", placeholder_pid=place().pid))
 
@@ -93,7 +93,7 @@ def test_a_child_that_was_born_meanwhile_is_dumped_and_goes_on(
             os.kill(family, signal.SIGUSR1)
             eventually(lambda: len(living(family)) == 5, "the new child")
 
-    driver = Driver(open_tools(state))
+    driver = Driver(open_toolset(state))
     made = driver.carry_out(CheckpointRequest(pid=family, artifact=tmp_path / "a", replica=ReplicaSpec()), bear)
     restored = driver.carry_out(RestoreRequest(artifact=tmp_path / "a", placeholder_pid=place().pid))
 
@@ -108,7 +108,7 @@ def test_a_replica_that_ends_on_its_way_is_said_to_be_lost(family: int, state: P
             kill_tree(family)
             eventually(lambda: not proc.is_alive(family), "its end")
 
-    driver = Driver(open_tools(state))
+    driver = Driver(open_toolset(state))
     result = driver.carry_out(
         CheckpointRequest(pid=family, artifact=tmp_path / "artifacts" / "a", replica=ReplicaSpec()), kill
     )
@@ -122,7 +122,7 @@ def state_of(pid: int) -> str:
 
 
 def test_every_phase_before_the_dump_stands_in_the_list_above() -> None:
-    names = [row.phase.value for row in CHECKPOINT]
+    names = [row.phase.value for row in CHECKPOINT.rows]
     before = names[names.index("record") : names.index("criu-dump") + 1]
 
     assert before == ["record", "quiesce", "cuda-lock", "cuda-checkpoint", "draft", "criu-dump"]

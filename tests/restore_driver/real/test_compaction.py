@@ -17,13 +17,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, note, settings
 from hypothesis import strategies as st
 
-from restore_driver.attempt.walk import Result
 from restore_driver.driver import Driver
 from restore_driver.host.netns import in_network_namespace
 from restore_driver.placeholder.create import create
-from restore_driver.tools import open_tools
+from restore_driver.toolset import open_toolset
 from restore_driver.wire.replica_spec import ReplicaSpec
 from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
+from restore_driver.wire.result import Result
 from tests.restore_driver.real import memory_process
 from tests.restore_driver.real.memory_process import PAGE, ZEROED, Plan, expected
 from tests.restore_driver.trees import kill_tree
@@ -147,7 +147,7 @@ def test_memory_comes_back_page_for_page_whether_compacted_or_not(
 ) -> None:
     """One tree, dumped twice; both snapshots, and the tree that went on, hold what the plan says."""
     directory = tmp_path_factory.mktemp("memory")
-    driver = Driver(open_tools(directory / "state"))
+    driver = Driver(open_toolset(directory / "state"))
     with running(plan, directory) as holder:
         if looked_at:
             assert holder.sees() == expected(plan)

@@ -19,15 +19,15 @@ from typing import Any
 
 import pytest
 
-from restore_driver.attempt.walk import Result
 from restore_driver.driver import Driver
 from restore_driver.errors import DriverError
 from restore_driver.host import proc
 from restore_driver.host.mounts import mount, unmount
 from restore_driver.host.netns import in_network_namespace
-from restore_driver.tools import open_tools
+from restore_driver.toolset import open_toolset
 from restore_driver.wire.replica_spec import ReplicaSpec
 from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
+from restore_driver.wire.result import Result
 from tests.restore_driver.containers import Container, Tree, whole_tree
 from tests.restore_driver.real.conftest import SERVER
 from tests.restore_driver.waiting import PATIENCE_S, eventually
@@ -177,7 +177,7 @@ def world(tmp_path: Path, image: Path) -> Iterator[World]:
         for name, pipe in zip(("source", "target"), pipes, strict=True):
             made.append(Container(tmp_path / name, image, pipe.write_fd))
         artifact = tmp_path / "artifacts" / "snapshot"
-        yield World(image, made[0], made[1], *pipes, artifact, Driver(open_tools(tmp_path / "state")), entered)
+        yield World(image, made[0], made[1], *pipes, artifact, Driver(open_toolset(tmp_path / "state")), entered)
     finally:
         for container in made:
             with suppress(OSError):

@@ -21,7 +21,7 @@ from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
 from restore_driver.host.mounts import mount, unmount
 from restore_driver.host.namespaces import open_entry
-from restore_driver.tools import open_tools
+from restore_driver.toolset import open_toolset
 from restore_driver.wire.replica_spec import ReplicaSpec
 from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
 from tests.restore_driver.containers import Container, containers
@@ -92,7 +92,7 @@ def test_neither_dump_nor_restore_falls_into_a_containers_traps(
     source, target = containers
     monkeypatch.setenv("LD_PRELOAD", "/srv/trap.so")  # nor does what the driver's own environment says reach CRIU
     monkeypatch.setenv("CRIU_CONFIG_FILE", "/etc/criu/default.conf")
-    driver = Driver(open_tools(tmp_path / "state"))
+    driver = Driver(open_toolset(tmp_path / "state"))
     server = serve(source)
     server.ask("POST", "/increment")
     made = driver.carry_out(

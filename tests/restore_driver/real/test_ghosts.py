@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from restore_driver.driver import Driver
-from restore_driver.tools import open_tools
+from restore_driver.toolset import open_toolset
 from restore_driver.wire.replica_spec import ReplicaSpec
 from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
 from tests.restore_driver.real.conftest import Place
@@ -39,7 +39,7 @@ def test_a_temporary_file_of_some_megabytes_comes_back_whole(tmp_path: Path, pla
     assert child.stderr is not None and child.stderr.read(5) == b"ready"
     child.stderr.close()
     content = hashlib.sha256(Path(f"/proc/{child.pid}/fd/9").read_bytes())
-    driver, artifact = Driver(open_tools(tmp_path / "state")), tmp_path / "artifacts" / "snapshot"
+    driver, artifact = Driver(open_toolset(tmp_path / "state")), tmp_path / "artifacts" / "snapshot"
     made = driver.carry_out(
         CheckpointRequest(pid=child.pid, artifact=artifact, replica=ReplicaSpec(), leave_running=False)
     )

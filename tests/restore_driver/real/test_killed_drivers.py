@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,9 +16,11 @@ from restore_driver.attempt.phases import CHECKPOINT, CHECKPOINT_AND_END, RESTOR
 from restore_driver.driver import Driver
 from restore_driver.host import proc
 from restore_driver.placeholder.create import Placeholder
-from restore_driver.tools import open_tools
+from restore_driver.toolset import open_toolset
+from restore_driver.wire.phase import Phase
 from restore_driver.wire.replica_spec import ReplicaSpec
 from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
+from tests.restore_driver import trees
 from tests.restore_driver.real.conftest import ROOT, Place, Start
 from tests.restore_driver.waiting import eventually
 
@@ -28,7 +30,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 from restore_driver.driver import Driver
 from restore_driver.wire.requests import AnyRequest
-from restore_driver.tools import open_tools
+from restore_driver.toolset import open_toolset
 
 state, request, event_wanted, phase_wanted = sys.argv[1:5]
 
@@ -36,7 +38,7 @@ def kill(event, phase):
     if (event, phase) == (event_wanted, phase_wanted):
         os.kill(os.getpid(), signal.SIGKILL)
 
-Driver(open_tools(Path(state))).carry_out(TypeAdapter(AnyRequest).validate_json(request), kill)
+Driver(open_toolset(Path(state))).carry_out(TypeAdapter(AnyRequest).validate_json(request), kill)
 """
 
 
@@ -47,7 +49,7 @@ def killed_driver(request: CheckpointRequest | RestoreRequest, state: Path, even
     assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("phase", [row.phase.value for row in RESTORE])
+@pytest.mark.parametrize("phase", [row.phase.value for row in RESTORE.rows])
 @pytest.mark.parametrize("event", ["begin", "end"])
 def test_kill_9_of_the_driver_in_a_restore_leaves_an_empty_placeholder(
     event: str, phase: str, snapshot: Path, place: Place, state: Path, clean: Callable[[Placeholder], None]
@@ -55,10 +57,10 @@ def test_kill_9_of_the_driver_in_a_restore_leaves_an_empty_placeholder(
     placeholder = place()
     request = RestoreRequest(artifact=snapshot, placeholder_pid=placeholder.pid, pod_uid="pod-1")
     killed_driver(request, state, event, phase)
-    Driver(open_tools(state)).recover()
+    Driver(open_toolset(state)).recover()
 
     clean(placeholder)
-    again = Driver(open_tools(state)).carry_out(request)
+    again = Driver(open_toolset(state)).carry_out(request)
     if phase in ("gate", "lock", "seal", "weights-load"):  # nothing was touched by then
         assert again.outcome == "proven"
     else:
@@ -66,7 +68,7 @@ def test_kill_9_of_the_driver_in_a_restore_leaves_an_empty_placeholder(
         assert "DriverDied" in (again.detail or "")
 
 
-@pytest.mark.parametrize("phase", [row.phase.value for row in CHECKPOINT_AND_END[:-1]])
+@pytest.mark.parametrize("phase", [row.phase.value for row in CHECKPOINT_AND_END.rows[:-1]])
 def test_kill_9_of_the_driver_in_a_checkpoint_leaves_the_server_serving(
     phase: str, start: Start, state: Path, tmp_path: Path
 ) -> None:
@@ -77,11 +79,11 @@ def test_kill_9_of_the_driver_in_a_checkpoint_leaves_the_server_serving(
         pid=server.pid, artifact=artifacts / "snapshot", replica=ReplicaSpec(), leave_running=False
     )
     killed_driver(request, state, "begin", phase)
-    Driver(open_tools(state)).recover()
+    Driver(open_toolset(state)).recover()
 
     assert server.ask("POST", "/increment")["count"] == 1
     assert [path.name for path in artifacts.glob("*")] == []
-    assert Driver(open_tools(state)).carry_out(request).outcome == "ended"
+    assert Driver(open_toolset(state)).carry_out(request).outcome == "ended"
 
 
 @pytest.mark.parametrize(("event", "phase"), [("end", "publish"), ("begin", "end-source"), ("end", "end-source")])
@@ -92,14 +94,14 @@ def test_kill_9_once_it_is_published_leaves_the_new_artifact(
     artifact = tmp_path / "artifacts" / "snapshot"
     request = CheckpointRequest(pid=server.pid, artifact=artifact, replica=ReplicaSpec(), leave_running=False)
     killed_driver(request, state, event, phase)
-    Driver(open_tools(state)).recover()
+    Driver(open_toolset(state)).recover()
 
     assert proc.is_alive(server.pid) == (event == "begin" or phase == "publish")
     if proc.is_alive(server.pid):
         assert server.answers()  # and does not write: its open file must stay as the image knows it
         server.end()
     assert (
-        Driver(open_tools(state)).carry_out(RestoreRequest(artifact=artifact, placeholder_pid=place().pid)).outcome
+        Driver(open_toolset(state)).carry_out(RestoreRequest(artifact=artifact, placeholder_pid=place().pid)).outcome
         == "proven"
     )
 
@@ -114,31 +116,38 @@ def test_kill_9_around_the_going_on_leaves_the_server_serving(
     artifact = tmp_path / "artifacts" / "snapshot"
     request = CheckpointRequest(pid=server.pid, artifact=artifact, replica=ReplicaSpec())
     killed_driver(request, state, event, phase)
-    Driver(open_tools(state)).recover()
+    Driver(open_toolset(state)).recover()
 
     assert server.ask("POST", "/increment")["count"] == 1
     assert artifact.exists() == (phase == "publish")
     assert [path for path in artifact.parent.iterdir() if path.name.startswith(".")] == []
 
 
-def test_kill_9_while_criu_dumps_leaves_the_server_serving(start: Start, state: Path, tmp_path: Path) -> None:
-    """Not between phases but in the middle of CRIU's own work, with its parasite in the server."""
+@pytest.mark.parametrize("moment", ["attached", "writing pages"])
+def test_kill_9_while_criu_dumps_leaves_the_server_serving(
+    moment: str, start: Start, state: Path, tmp_path: Path
+) -> None:
+    """Not between phases but in the middle of CRIU's own work, with its parasite in the server: CRIU is stopped there,
+    the driver killed, and CRIU let go on."""
     server = start()
-    request = CheckpointRequest(
-        pid=server.pid, artifact=tmp_path / "artifacts" / "snapshot", replica=ReplicaSpec(), leave_running=False
-    )
+    artifacts = tmp_path / "artifacts"
+    request = CheckpointRequest(pid=server.pid, artifact=artifacts / "snapshot", replica=ReplicaSpec())
     argv = [sys.executable, "-c", KILLER, str(state), request.model_dump_json(), "never", "never"]
-    for delay_s in (0.0, 0.005, 0.01, 0.02, 0.03):
-        driver = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        eventually(lambda d=driver: stopped_or_traced(server.pid) or d.poll() is not None, "CRIU at work")
-        time.sleep(delay_s)
-        driver.kill()
-        driver.wait()
-        Driver(open_tools(state)).recover()
-        if (tmp_path / "artifacts" / "snapshot").exists():  # it was quicker, and ended the server after all
-            break
-        assert proc.is_alive(server.pid)
-        assert server.answers()
+
+    def reached() -> bool:
+        return moment == "attached" or any(artifacts.glob(".*/images/pages-*.img"))
+
+    driver = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    criu = stop_tracer(server.pid, reached, driver)
+    driver.kill()
+    driver.wait()
+    os.kill(criu, signal.SIGCONT)
+    Driver(open_toolset(state)).recover()
+
+    eventually(lambda: tracer(server.pid) == 0, "CRIU's end")
+    assert server.ask("POST", "/increment")["count"] == 1
+    assert not (artifacts / "snapshot").exists()
+    assert Driver(open_toolset(state)).carry_out(request).outcome == "published"
 
 
 @pytest.mark.parametrize("phase", ["quiesce", "criu-dump", "capture-files", "publish"])
@@ -152,7 +161,7 @@ def test_ctrl_c_undoes_like_any_failure(phase: str, start: Start, state: Path, t
         if (event, begun) == ("begin", phase):
             raise KeyboardInterrupt
 
-    result = Driver(open_tools(state)).carry_out(request, interrupt)
+    result = Driver(open_toolset(state)).carry_out(request, interrupt)
 
     assert (result.outcome, result.phase, result.reason) == ("failed", phase, "Interrupted")
     assert result.undo_errors == ()
@@ -160,15 +169,29 @@ def test_ctrl_c_undoes_like_any_failure(phase: str, start: Start, state: Path, t
     assert list((tmp_path / "artifacts").iterdir()) == []
 
 
-def stopped_or_traced(pid: int) -> bool:
-    """CRIU holds the process by ptrace, or has left it stopped."""
-    with suppress(OSError, StopIteration):
-        status = Path(f"/proc/{pid}/status").read_text().splitlines()
-        tracer = next(line for line in status if line.startswith("TracerPid:"))
-        state = next(line for line in status if line.startswith("State:"))
-        return tracer.split()[1] != "0" or state.split()[1] in ("T", "t")
-    return False
+def tracer(pid: int) -> int:
+    """PID of the process that traces this one; 0 for none."""
+    return int(proc.status(pid)["TracerPid"])
 
 
-def test_no_table_has_a_phase_that_these_tests_forget() -> None:
-    assert {row.phase for row in CHECKPOINT} - {row.phase for row in CHECKPOINT_AND_END} == {CHECKPOINT[-3].phase}
+def stop_tracer(pid: int, reached: Callable[[], bool], driver: subprocess.Popen[bytes]) -> int:
+    """Stop the process that traces this one once `reached` is true, and return its PID.
+
+    A driver that ends first fails the test, since then nothing was caught in the middle.
+    """
+    while driver.poll() is None:
+        criu = tracer(pid)
+        if criu and reached():
+            os.kill(criu, signal.SIGSTOP)
+            eventually(lambda stopped=criu: trees.state(stopped) == "T", "CRIU's stop")
+            if tracer(pid) == criu:
+                return criu
+        time.sleep(0.001)
+    raise AssertionError("the driver ended before its CRIU could be stopped in the middle of a dump")
+
+
+def test_only_continue_is_in_one_checkpoint_sequence_and_not_in_the_other() -> None:
+    """So the phases above, with those of `checkpoint-and-end`, are all that a checkpoint has."""
+    leaving, ending = ({row.phase for row in sequence.rows} for sequence in (CHECKPOINT, CHECKPOINT_AND_END))
+
+    assert leaving - ending == {Phase.CONTINUE}

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from restore_driver.artifact import manifest as manifests
 from restore_driver.artifact.compacting import compact_artifact
-from restore_driver.attempt.walk import Result
 from restore_driver.driver import Driver
 from restore_driver.host import proc
 from restore_driver.placeholder.create import Placeholder
-from restore_driver.tools import open_tools
+from restore_driver.toolset import open_toolset
 from restore_driver.wire.replica_spec import ReplicaSpec
 from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
+from restore_driver.wire.result import Result
 from tests.restore_driver.real.conftest import Place
 from tests.restore_driver.trees import kill, kill_tree, thread_states
 from tests.restore_driver.waiting import eventually
@@ -95,7 +95,7 @@ def test_pages_that_a_fork_shares_stay_one(state: Path, place: Place, tmp_path: 
     """Set apart and filled in for each, they would take their room twice; the parent's own are filled in."""
     with family() as parent:
         child = next(iter(proc.children(parent)))
-        result, now = moved(Driver(open_tools(state)), parent, tmp_path / "a" / "snapshot", place())
+        result, now = moved(Driver(open_toolset(state)), parent, tmp_path / "a" / "snapshot", place())
 
     assert 32 <= filled_mib(result) < 48
     assert min(rollup_mib(now[pid])["Shared_Dirty"] for pid in (parent, child)) >= 48
@@ -109,7 +109,7 @@ def test_a_task_that_was_stopped_stays_so_and_the_others_run(state: Path, place:
         child = next(iter(proc.children(parent)))
         os.kill(child, signal.SIGSTOP)
         eventually(lambda: thread_states(child) == "T", "its stop")
-        result, now = moved(Driver(open_tools(state)), parent, tmp_path / "a" / "snapshot", place())
+        result, now = moved(Driver(open_toolset(state)), parent, tmp_path / "a" / "snapshot", place())
 
     assert (filled_mib(result), (tmp_path / "a" / "snapshot" / manifests.MEMORY).exists()) == (0, False)
     assert (thread_states(now[child]), "T" in thread_states(now[parent])) == ("T", False)
@@ -118,7 +118,7 @@ def test_a_task_that_was_stopped_stays_so_and_the_others_run(state: Path, place:
 def test_a_tree_in_its_callers_session_is_left_to_criu(state: Path, place: Place, tmp_path: Path) -> None:
     """Stopped when CRIU ends, its process group would be orphaned, and the kernel would hang up on it."""
     with family(*SHELL) as parent:
-        result, now = moved(Driver(open_tools(state)), parent, tmp_path / "a" / "snapshot", place())
+        result, now = moved(Driver(open_toolset(state)), parent, tmp_path / "a" / "snapshot", place())
 
     assert manifests.load(tmp_path / "a" / "snapshot").process.shell_job
     assert filled_mib(result) == 0
@@ -129,7 +129,7 @@ def test_a_tree_whose_session_began_in_another_pid_namespace_is_refused_untouche
     """CRIU has no number for such a leader."""
     with family(*IN_A_SESSION_FROM_OUTSIDE) as pid:
         request = CheckpointRequest(pid=pid, artifact=tmp_path / "a" / "snapshot", replica=ReplicaSpec())
-        result = Driver(open_tools(state)).carry_out(request)
+        result = Driver(open_toolset(state)).carry_out(request)
 
         assert (result.outcome, result.reason) == ("refused", "RequestInvalid")
         assert (str(pid) in result.detail, "setsid" in result.hint) == (True, True)
@@ -139,7 +139,7 @@ def test_a_tree_whose_session_began_in_another_pid_namespace_is_refused_untouche
 
 def test_an_artifact_that_was_left_whole_is_set_apart_later(state: Path, place: Place, tmp_path: Path) -> None:
     """`forethaw compact` on what `--no-compact` made."""
-    driver, artifact = Driver(open_tools(state)), tmp_path / "a" / "snapshot"
+    driver, artifact = Driver(open_toolset(state)), tmp_path / "a" / "snapshot"
     with family() as parent:
         request = CheckpointRequest(pid=parent, artifact=artifact, replica=ReplicaSpec(), compact=False)
         assert driver.carry_out(request).outcome == "published"
@@ -153,7 +153,7 @@ def test_an_artifact_that_was_left_whole_is_set_apart_later(state: Path, place: 
 
 def test_a_replica_never_runs_without_all_of_its_memory(snapshot: Path, place: Place, state: Path) -> None:
     """CRIU leaves every thread of the tree stopped, the large pieces missing; whole, and not before, it goes on."""
-    placeholder, driver, threads = place(), Driver(open_tools(state)), dict[str, str]()
+    placeholder, driver, threads = place(), Driver(open_toolset(state)), dict[str, str]()
 
     def states() -> str:
         return "".join(thread_states(pid) for pid in placeholder.members().values())
@@ -174,7 +174,7 @@ def test_a_replica_never_runs_without_all_of_its_memory(snapshot: Path, place: P
 
 
 def test_a_replica_that_ends_before_it_is_whole_is_a_failed_restore(snapshot: Path, place: Place, state: Path) -> None:
-    placeholder, driver = place(), Driver(open_tools(state))
+    placeholder, driver = place(), Driver(open_toolset(state))
 
     def end(event: str, phase: str) -> None:
         if (event, phase) == ("begin", "fill-memory"):

@@ -12,6 +12,7 @@ import pytest
 
 from restore_driver.replica.control import ReplicaControl
 from tests.restore_driver.replica.stand_ins import LONG_S, Range, Step, control
+from tests.restore_driver.waiting import eventually
 
 __all__ = ["control"]
 
@@ -50,8 +51,7 @@ def test_the_state_is_told_while_a_quiesce_waits(control: ReplicaControl) -> Non
     step = Step(control)
     assert step.runs.wait(LONG_S)
     with ask(control, {"op": "quiesce", "deadline_s": LONG_S}) as quiescing:
-        while not control._quiet:
-            step.thread.join(0.001)
+        eventually(lambda: told(ask(control, {"op": "state"}))["quiet"], "the quiesce at work")
         assert told(ask(control, {"op": "state"})) == {"ok": True, "quiet": True, "mapped": [True] * 3}
         assert told(ask(control, {"op": "dance"}))["detail"] == "ValueError: there is no op 'dance'"
         assert told(ask(control, []))["ok"] is False

@@ -9,7 +9,7 @@ import pytest
 
 from restore_driver.driver import Driver
 from restore_driver.host import proc
-from restore_driver.tools import open_tools
+from restore_driver.toolset import open_toolset
 from restore_driver.wire.requests import RestoreRequest
 from tests.restore_driver.real import conftest as real
 from tests.restore_driver.real.conftest import Place, Replica, Start, criu, place, start, state
@@ -60,7 +60,7 @@ def test_a_prune_in_the_middle_of_a_restore_leaves_its_artifact(
             pruned.append(forethaw("prune", tmp_path / "node", "--keep-last", "1"))
 
     request = RestoreRequest(artifact=artifact, placeholder_pid=place().pid)
-    result = Driver(open_tools(state)).carry_out(request, prune)
+    result = Driver(open_toolset(state)).carry_out(request, prune)
 
     assert result.outcome == "proven", result
     assert (pruned[0]["removed"], proc.is_alive(result.answer["host_pid"])) == ([], True)

@@ -1,17 +1,13 @@
-"""Waking an engine whose weights a holder keeps: wherever that happens, after a restore, an unpark, a checkpoint that
-leaves its replica running, or an undo."""
+"""Request a replica's weights from its holder: the copies to the GPU run while other phases proceed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from restore_driver import engines
 from restore_driver.deadline import Deadline
-from restore_driver.engines import Note, Target
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.trusted import require_trusted
 from restore_driver.weights.client import HolderClient
@@ -20,28 +16,28 @@ from restore_driver.wire.replica_spec import InProcessEngine, ReplicaSpec
 
 @dataclass
 class Loading:
-    """Copies to the card that are under way for one replica."""
+    """Copies to the GPU that are under way for one replica."""
 
     holder: Path | None = None
     client: HolderClient | None = None
     leases: dict[str, str] = field(default_factory=dict)
 
     def release(self, deadline: Deadline) -> None:
-        """Gives the memory back at once; what somebody has mapped stays his."""
+        """Release the leases at once; memory that a process has mapped stays that process's."""
         if self.client is not None:
-            with suppress(DriverError):  # a holder that can't be asked ends them with the connection
+            with suppress(DriverError):  # a holder that does not answer ends them with the connection
                 for token in self.leases.values():
                     self.client.release(token, deadline.left_s())
         self.close()
 
     def close(self) -> None:
-        """Ends the connection; leases that nobody took end with it."""
+        """Close the connection; leases that were not taken end with it."""
         if self.client is not None:
             self.client.close()
 
 
 def holder_of(replica: ReplicaSpec, holder: Path | None) -> Path | None:
-    """Where the replica's holder is reached; None for a replica that needs none.
+    """Return the socket of the replica's holder; None for a replica that needs none.
 
     Raises:
         DriverError: REQUEST_INVALID when it needs one and none is named.
@@ -60,7 +56,7 @@ def holder_of(replica: ReplicaSpec, holder: Path | None) -> Path | None:
 
 
 def require_held(replica: ReplicaSpec, holder: Path | None, deadline: Deadline) -> None:
-    """Refuses to bring a replica to rest whose weights could not be had again.
+    """Refuse a replica whose holder does not have all of its models: quiesced, it could not be resumed.
 
     Raises:
         DriverError: WEIGHTS_FAILED naming the model; REQUEST_INVALID.
@@ -79,7 +75,7 @@ def require_held(replica: ReplicaSpec, holder: Path | None, deadline: Deadline) 
 
 
 def begin_loading(replica: ReplicaSpec, holder: Path | None, deadline: Deadline, gpus: Sequence[str] = ()) -> Loading:
-    """Has the holder begin its copies; returns at once. A holder of another card than the replica's only one refuses.
+    """Have the holder begin its copies, and return at once. `gpus` are UUIDs; a single one must be the holder's own.
 
     Raises:
         DriverError: TOO_LITTLE_MEMORY with nothing touched; WEIGHTS_FAILED; NOT_TRUSTED for its directory.
@@ -99,25 +95,6 @@ def begin_loading(replica: ReplicaSpec, holder: Path | None, deadline: Deadline,
     return loading
 
 
-def wake(
-    replica: ReplicaSpec,
-    target: Target,
-    loading: Loading,
-    deadline: Deadline,
-    *,
-    note: Note,
-    released: bool = True,
-    memory_back: bool = False,
-) -> Mapping[str, Any]:
-    """Resumes the engine; what it mapped stays its own when the leases end."""
-    waking = engines.Waking(leases=loading.leases, released=released, memory_back=memory_back)
-    details = engines.resume(replica.engine, target, deadline.left_s(), waking, note)
-    if loading.client is not None:
-        for token in loading.leases.values():
-            loading.client.release(token, deadline.left_s())
-    return details
-
-
 def models_of(replica: ReplicaSpec) -> tuple[str, ...]:
-    """Models that the replica takes from a holder."""
+    """Return the models that the replica takes from a holder."""
     return replica.engine.models if isinstance(replica.engine, InProcessEngine) else ()

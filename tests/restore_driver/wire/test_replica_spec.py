@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from restore_driver.errors import DriverError, Reason
+from restore_driver.spec_file import load_replica_spec
 from restore_driver.wire.replica_spec import (
     HttpCall,
     KnownRequest,
@@ -19,7 +20,6 @@ from restore_driver.wire.replica_spec import (
     ReplicaSpec,
     SameAsBefore,
     VllmEngine,
-    load_replica_spec,
 )
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "counter_server.toml"
