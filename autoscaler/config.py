@@ -51,4 +51,5 @@ class ReconcileConfig:
 
     @property
     def keys(self) -> tuple[TargetKey, ...]:
+        """Return the targets' keys, in the order of `targets`."""
         return tuple(t.spec.key for t in self.targets)

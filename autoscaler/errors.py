@@ -3,7 +3,7 @@
 ForethawError
 +-- InputError (input_error.py)  the user: a setting or a file cannot be used; the text names field, value and hint
 +-- PortError                    the world: a port cannot answer now; nothing was changed, the pass is tried again
-    +-- NotSynced                the cluster's cache has not seen its first full listing
+    +-- NotSyncedError                the cluster's cache has not seen its first full listing
 
 A policy's plan that breaks its contract is no error: its target is held and the violation recorded
 (`policies/contract.py`).
@@ -20,5 +20,5 @@ class PortError(ForethawError):
     """A port cannot answer now; the pass ends and changes nothing."""
 
 
-class NotSynced(PortError):
+class NotSyncedError(PortError):
     """The cluster's cache is not complete yet, so that what it lacks may be there."""

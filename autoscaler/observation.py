@@ -37,7 +37,7 @@ def pool_view(view: ClusterView, pool: PoolSpec, keys: Iterable[TargetKey]) -> C
     )
 
 
-def decision_input(
+def decision_input(  # noqa: PLR0913, PLR0917 - each is a part of what it returns
     config: ReconcileConfig,
     specs: tuple[TargetSpec, ...],
     pool: PoolSpec,

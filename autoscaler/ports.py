@@ -123,7 +123,7 @@ class Cluster(Protocol):
     """Replicas, nodes and snapshots: observed from a cache, changed by actions."""
 
     def observe(self, now_s: float) -> ClusterView:
-        """Return what the cache shows now. Raises NotSynced before its first full listing."""
+        """Return what the cache shows now. Raises NotSyncedError before its first full listing."""
         ...
 
     def apply(self, actions: tuple[Action, ...], now_s: float) -> Mapping[str, Outcome]:

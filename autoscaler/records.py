@@ -37,7 +37,7 @@ def from_json(line: str) -> PassRecord:
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"this is no pass record: {type(error).__name__}: {error}") from error
     if not isinstance(record, PassRecord):
-        raise ValueError(f"this is a {type(record).__name__}, not a pass record")
+        raise ValueError(f"this is a {type(record).__name__}, not a pass record")  # noqa: TRY004 - the text is at fault
     return record
 
 
@@ -78,7 +78,7 @@ _CLASSES: dict[str, type] = {
 _ENUMS: dict[str, type[Enum]] = {e.__name__: e for e in (types.Phase, actions.ActionKind, reasons.ReasonCode)}
 
 
-def _written(value: Any) -> Any:
+def _written(value: Any) -> Any:  # noqa: PLR0911 - one for each kind of value
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, Enum):
@@ -104,7 +104,7 @@ def _base64(array: np.ndarray[Any, Any]) -> str:
     return base64.b64encode(array.tobytes()).decode()
 
 
-def _read(value: Any) -> Any:
+def _read(value: Any) -> Any:  # noqa: PLR0911 - one for each kind of value
     if isinstance(value, list):
         return tuple(_read(v) for v in value)
     if not isinstance(value, dict):

@@ -57,6 +57,7 @@ class PointState:
 
     @property
     def n_pending(self) -> int:
+        """Return the number of samples of the interval that is not complete."""
         return len(next(iter(self.pending.values()))) if self.pending else 0
 
 

@@ -1,7 +1,7 @@
 """Replay one row of the table: production reconcile, simulated world, one clock.
 
-The loop is the whole of the simulator's own control flow: ask reconcile at the moment it named, let
-the world advance to the next. Everything that decides lives in `autoscaler` and `policies`;
+There is no control flow of the simulator's own: the autoscaler's runner asks for passes, and its clock lets the
+world advance instead of waiting. Everything that decides lives in `autoscaler` and `policies`;
 everything that happens lives in `simulations/world` and `simulations/engine`.
 """
 
@@ -13,8 +13,8 @@ from typing import Any
 from autoscaler.config import ManagedTarget, ReconcileConfig
 from autoscaler.planbook import PlanBook
 from autoscaler.ports import PassRecord
-from autoscaler.reconcile import Ports, initial_state, reconcile
-from autoscaler.schedule import Schedule
+from autoscaler.reconcile import Ports, initial_state
+from autoscaler.runner import Runner
 from policies.assignment import assign
 from policies.keys import TargetKey
 from policies.reasons import ReasonCode, because, for_count
@@ -24,14 +24,12 @@ from simulations.results import RunResult
 from simulations.scenario.rows import Row
 from simulations.scenario.scenario import Scenario, TargetScenario
 from simulations.score import score_run
+from simulations.world.clock import Progress, SimulatedClock
 from simulations.world.cluster import SimulatedCluster, WorldConfig
 from simulations.world.ledger import Ledger
 from simulations.world.metrics import SimulatedMetrics
 from simulations.world.recorder import SeriesRecorder
 from simulations.world.serving import Serving
-
-Progress = Callable[[float], None]
-"""Told the share of the replay that is done, 0 to 1."""
 
 
 def replay(
@@ -80,18 +78,13 @@ class Run:
 
     def to_end(self, progress: Progress | None = None) -> None:
         """Replay the whole scenario."""
-        policy, pool, until_s = self.row.policy, self.config.pool.name, self.scenario.duration_s
-        state = initial_state(self.ports, policy, self.config, 0.0)
+        pool, until_s = self.config.pool.name, self.scenario.duration_s
+        clock = SimulatedClock(self.cluster, until_s, progress)
+        runner = Runner(self.ports, self.row.policy, {pool: lambda: self.config}, clock)
         # The first decision stands on a first sample.
-        schedule = Schedule().with_pool(pool, frozenset(self.config.keys), self.scenario.sample_period_s)
-        told = 0.0
-        while (now_s := schedule.next()[1]) < until_s:
-            self.cluster.advance(now_s)
-            state, next_at_s = reconcile(self.ports, policy, self.config, state, now_s)
-            schedule = schedule.after_pass(pool, now_s, next_at_s)
-            if progress is not None and now_s / until_s - told > 0.01:
-                told = now_s / until_s
-                progress(min(told, 1.0))
+        first_s = self.scenario.sample_period_s
+        runner.add(pool, initial_state(self.ports, self.row.policy, self.config, 0.0), first_s)
+        runner.run(until_s)
         self.cluster.advance(until_s)
         for serving in self.cluster.serving.values():
             serving.fleet.finish()

@@ -178,7 +178,7 @@ def _positions_of(usable: NDArray[np.bool_], moments: _Moments) -> NDArray[np.in
     return drawn
 
 
-def _residuals(
+def _residuals(  # noqa: PLR0913, PLR0917 - arrays that a fit has and a state does not keep
     sums: FloatArray,
     counts: NDArray[np.float32] | None,
     level: NDArray[np.float32],

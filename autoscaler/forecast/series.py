@@ -45,10 +45,12 @@ class DemandFrame:
 
     @property
     def n_samples(self) -> int:
+        """Return the number of samples of each target."""
         return len(next(iter(self.demand.values()))) if self.demand else 0
 
     @property
     def until_s(self) -> float:
+        """Return when the last sample ends, in seconds."""
         return self.start_s + self.n_samples * self.period_s
 
     def after(self, until_s: float, most_missing: int) -> DemandFrame:
@@ -132,10 +134,12 @@ class Block:
 
     @property
     def n_samples(self) -> int:
+        """Return the number of samples of each target."""
         return int(self.demand.shape[1])
 
     @property
     def until_s(self) -> float:
+        """Return when the last sample ends, in seconds."""
         return self.start_s + self.n_samples * self.period_s
 
 

@@ -92,10 +92,10 @@ class SlowShape:
         for bin_ in np.unique(bins).tolist():
             if bin_ // REFIT_EVERY_BINS != shape.open_bin // REFIT_EVERY_BINS:
                 due = bin_ - bin_ % REFIT_EVERY_BINS
-            shape = shape._in_bin(bin_)._added(demand[:, bins == bin_])
-        return shape if due == ABSENT else shape._solved(due)
+            shape = shape.in_bin(bin_).added(demand[:, bins == bin_])
+        return shape if due == ABSENT else shape.solved(due)
 
-    def _in_bin(self, bin_: int) -> SlowShape:
+    def in_bin(self, bin_: int) -> SlowShape:
         """Close the open bin if `bin_` is another."""
         if bin_ == self.open_bin:
             return self
@@ -107,12 +107,13 @@ class SlowShape:
         zeros = np.zeros(len(self.roster.keys))
         return replace(self, open_bin=bin_, total=zeros, count=zeros, closed=closed)
 
-    def _added(self, demand: FloatArray) -> SlowShape:
+    def added(self, demand: FloatArray) -> SlowShape:
+        """Return the shape with more samples of the open bin, (targets, samples); missing ones (NaN) count for nothing."""
         seen = np.isfinite(demand)
         total = add_in_order(self.total, np.where(seen, demand, 0.0).T)
         return replace(self, total=total, count=self.count + seen.sum(axis=1))
 
-    def _solved(self, due: int) -> SlowShape:
+    def solved(self, due: int) -> SlowShape:
         """Solve for the weights from the bins before `due`, of the last two weeks."""
         bins = tuple(b for b in self.closed if due - MOST_BINS <= b.index < due)
         if len(bins) < LEAST_BINS:

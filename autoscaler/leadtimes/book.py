@@ -79,6 +79,7 @@ class LeadTimeBook:
         gpus_per_replica: int,
         weights_bytes: int,
         node_class: str,
+        *,
         restored: bool = True,
     ) -> tuple[TierSpec, ...]:
         """Rungs of a replica, nearest first by the prior, with learnt lead times.

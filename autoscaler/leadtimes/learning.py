@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from autoscaler.config import ReconcileConfig
 from autoscaler.leadtimes.book import LeadTimeBook
-from autoscaler.leadtimes.watch import Size, Watch
+from autoscaler.leadtimes.watch import Scope, Size, Watch
 from autoscaler.ports import ClusterView
 from policies.types import PoolSpec, TargetSpec
 
@@ -25,7 +25,8 @@ class Learning:
         specs = {t.spec.key: t.spec for t in config.targets}
         sizes = {t.spec.key: Size(t.spec.gpus_per_replica, t.weights_bytes) for t in config.targets}
         pool = config.pool
-        watch, observed = self.watch.next(view.replicas, specs, sizes, pool.supply, pool.gpu_model, now_s)
+        scope = Scope(specs, sizes, pool.supply, pool.gpu_model)
+        watch, observed = self.watch.next(view.replicas, scope, now_s)
         return Learning(self.book.retain(specs.keys()).observe_all(observed), watch)
 
     def specs(self, config: ReconcileConfig) -> tuple[TargetSpec, ...]:
@@ -36,7 +37,9 @@ class Learning:
         return tuple(
             replace(
                 t.spec,
-                ladder=self.book.ladder(t.spec.key, t.spec.gpus_per_replica, t.weights_bytes, model, t.restored),
+                ladder=self.book.ladder(
+                    t.spec.key, t.spec.gpus_per_replica, t.weights_bytes, model, restored=t.restored
+                ),
             )
             for t in config.targets
         )

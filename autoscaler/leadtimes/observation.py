@@ -64,4 +64,5 @@ class StartObservation:
 
     @property
     def ended(self) -> bool:
+        """Return whether the attempt has succeeded or failed."""
         return self.outcome is not StartOutcome.PENDING

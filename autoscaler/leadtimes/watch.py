@@ -41,36 +41,63 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
+class Scope:
+    """The pool that is watched: its targets, what their replicas take, its supply and its GPU model."""
+
+    specs: Mapping[TargetKey, TargetSpec]
+    sizes: Mapping[TargetKey, Size]
+    supply: tuple[SupplyStep, ...]
+    node_class: str
+
+    def late_s(self, attempt: Attempt, key: TargetKey) -> float:
+        """Return from when on an attempt teaches something by not having ended, in seconds."""
+        rungs = self.supply if attempt.supply else self.specs[key].ladder
+        lead_time = next((rung.lead_time for rung in rungs if rung.name == attempt.path), None)
+        return lead_time.at(LATE) if lead_time is not None else float("inf")
+
+    def observation(
+        self, replica: ReplicaView, attempt: Attempt, outcome: StartOutcome, elapsed_s: float, now_s: float
+    ) -> StartObservation:
+        """Name the attempt by its replica and beginning, so that a name used again is another attempt."""
+        of_target = not attempt.supply
+        size = self.sizes[replica.target]
+        return StartObservation(
+            target=replica.target if of_target else None,
+            path=attempt.path,
+            node_class=self.node_class,
+            outcome=outcome,
+            elapsed_s=max(elapsed_s, 0.0),
+            replica=f"{replica.target}/{replica.name}@{attempt.since_s:.3f}",
+            at_s=now_s,
+            gpus_per_replica=size.gpus_per_replica if of_target else 0,
+            weights_bytes=size.weights_bytes if of_target else 0,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Watch:
     """The attempts of the last view; a value, part of the pass's state."""
 
     attempts: Mapping[tuple[TargetKey, str], Attempt] = field(default_factory=dict)
 
     def next(
-        self,
-        replicas: Mapping[TargetKey, tuple[ReplicaView, ...]],
-        specs: Mapping[TargetKey, TargetSpec],
-        sizes: Mapping[TargetKey, Size],
-        supply: tuple[SupplyStep, ...],
-        node_class: str,
-        now_s: float,
+        self, replicas: Mapping[TargetKey, tuple[ReplicaView, ...]], scope: Scope, now_s: float
     ) -> tuple[Watch, tuple[StartObservation, ...]]:
-        """Return the watch after a view at `now_s`, and what it has taught; targets without a spec are passed over."""
+        """Return the watch after a view at `now_s`, and what it has taught of the targets in `scope`."""
         attempts: dict[tuple[TargetKey, str], Attempt] = {}
         observed: list[StartObservation] = []
-        for key, spec in specs.items():
+        for key in scope.specs:
             for replica in replicas.get(key, ()):
                 was = self.attempts.get((key, replica.name))
                 attempt = _attempt(replica, was)
                 if attempt is not None:
                     attempts[key, replica.name] = attempt
-                told = _ended(was, replica) if attempt is not was else None
-                if was is not None and told is not None:
-                    elapsed_s = replica.since_s - was.since_s
-                    observed.append(_observation(replica, was, told, elapsed_s, sizes[key], node_class, now_s))
-                if attempt is not None and now_s - attempt.since_s > _late_s(attempt, spec, supply):
-                    elapsed_s, pending = now_s - attempt.since_s, StartOutcome.PENDING
-                    observed.append(_observation(replica, attempt, pending, elapsed_s, sizes[key], node_class, now_s))
+                outcome = _ended(was, replica) if attempt is not was else None
+                if was is not None and outcome is not None:
+                    observed.append(scope.observation(replica, was, outcome, replica.since_s - was.since_s, now_s))
+                if attempt is not None and now_s - attempt.since_s > scope.late_s(attempt, key):
+                    pending, elapsed_s = StartOutcome.PENDING, now_s - attempt.since_s
+                    observed.append(scope.observation(replica, attempt, pending, elapsed_s, now_s))
         return Watch(attempts), tuple(observed)
 
     def asked(self, actions: tuple[Action, ...], outcomes: Mapping[str, Outcome], now_s: float) -> Watch:
@@ -116,33 +143,3 @@ def _ended(was: Attempt | None, replica: ReplicaView) -> StartOutcome | None:
     if replica.phase is Phase.ACTIVE:
         return StartOutcome.SUCCEEDED
     return StartOutcome.FAILED if replica.phase is Phase.STARTING else None
-
-
-def _late_s(attempt: Attempt, spec: TargetSpec, supply: tuple[SupplyStep, ...]) -> float:
-    rungs = supply if attempt.supply else spec.ladder
-    lead_time = next((rung.lead_time for rung in rungs if rung.name == attempt.path), None)
-    return lead_time.at(LATE) if lead_time is not None else float("inf")
-
-
-def _observation(
-    replica: ReplicaView,
-    attempt: Attempt,
-    outcome: StartOutcome,
-    elapsed_s: float,
-    size: Size,
-    node_class: str,
-    now_s: float,
-) -> StartObservation:
-    """Name the attempt by its replica and beginning, so that a name used again is another attempt."""
-    of_target = not attempt.supply
-    return StartObservation(
-        target=replica.target if of_target else None,
-        path=attempt.path,
-        node_class=node_class,
-        outcome=outcome,
-        elapsed_s=max(elapsed_s, 0.0),
-        replica=f"{replica.target}/{replica.name}@{attempt.since_s:.3f}",
-        at_s=now_s,
-        gpus_per_replica=size.gpus_per_replica if of_target else 0,
-        weights_bytes=size.weights_bytes if of_target else 0,
-    )

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from simulations.replay import Run
 from tests.autoscaler.small_worlds import run, scenario
 
 
-class Killed(Exception):
+class Killed(Exception):  # noqa: N818 - what becomes of a process, no error of ours
     """The process died here."""
 
 
@@ -70,7 +71,8 @@ class Fused:
     def apply(self, actions: tuple[Action, ...], now_s: float) -> Mapping[str, Outcome]:
         outcomes: dict[str, Outcome] = {}
         for action in actions:
-            outcomes |= self._around(f"apply/{action.name}", lambda action=action: self.cluster.apply((action,), now_s))
+            one: Callable[[], Any] = partial(self.cluster.apply, (action,), now_s)
+            outcomes |= self._around(f"apply/{action.name}", one)
         return outcomes
 
     def begin(self, record: PassRecord) -> None:

@@ -300,8 +300,10 @@ def test_an_impossible_observation_is_refused_by_field_value_and_hint(change: di
             "keys.0.target: .*; start from an empty book",
         ),
         (
-            '{"version":1,"targets":[],"keys":[{"target":null,"path":"p","node_class":"c",'
-            '"rows":[[null,"succeeded",NaN,"r",0.0,0,0]]}]}',
+            (
+                '{"version":1,"targets":[],"keys":[{"target":null,"path":"p","node_class":"c",'
+                '"rows":[[null,"succeeded",NaN,"r",0.0,0,0]]}]}'
+            ),
             "elapsed_s: nan .*; give",
         ),
     ],

@@ -19,7 +19,8 @@ ENDS_S = np.array([16.0, 64.0, 384.0])
 
 def day(at_s: FloatArray) -> FloatArray:
     """Demand that swings threefold over the day, lowest at midnight."""
-    return 20.0 + 10.0 * np.sin(2 * np.pi * (at_s / DAY_S - 0.25))
+    demand: FloatArray = 20.0 + 10.0 * np.sin(2 * np.pi * (at_s / DAY_S - 0.25))
+    return demand
 
 
 def shape_of(demand: FloatArray, every: int = 60) -> SlowShape:
