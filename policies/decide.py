@@ -140,8 +140,11 @@ class ForethawPolicy:
         return sustained
 
     def _supply(self, given: DecisionInput, needs: _Needs, counts: _Counts) -> SpareNeed:
-        """Size the spare GPUs by the targets whose demand is known."""
+        """Size the spare GPUs by the targets whose demand is known; with none known, keep what is there."""
+        have = sum(n.free_gpus + n.reclaiming_gpus for n in given.nodes)
         known = [i for i, key in enumerate(given.keys) if given.known(key)]
+        if not known:
+            return SpareNeed(0, have, 0.0, 0.0)
         targets = tuple(given.targets[i] for i in known)
         wanted = np.array([counts.wanted[t.key] for t in targets], dtype=float)
         gpus = np.array([float(t.gpus_per_replica) for t in targets])
@@ -149,7 +152,6 @@ class ForethawPolicy:
         wake_mean_s = max((n.wake.lead_time.mean_s for n in needs.tiers.values()), default=0.0)
         supply = next_supply(given.pool.supply)
         lead_s = supply_lead_s(supply, wake_mean_s, given.tick_s, needs.by_step.shape[1], salt=len(given.targets))
-        have = sum(n.free_gpus + n.reclaiming_gpus for n in given.nodes)
         need = spare_need(targets, excess, needs.ends_s, lead_s, supply, have)
         if self.pooled:
             return need
