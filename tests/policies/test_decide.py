@@ -11,22 +11,24 @@ from hypothesis import strategies as st
 
 from policies.decide import ForethawPolicy
 from policies.types import Plan, TargetSpec
-from tests.policies.worlds import STEP_ENDS_S, given, nodes, seen, steady, target
+from tests.policies.timelines import codes
+from tests.policies.worlds import STEP_ENDS_S, given, key, nodes, seen, steady, target
 
 POLICY = ForethawPolicy()
+A, B = key("a"), key("b")
 
 
 def plan(*args: object, **kwargs: object) -> Plan:
     told = given(*args, **kwargs)  # type: ignore[arg-type]  # forwarded as they came
-    return POLICY.decide(told, POLICY.initial(told.targets)).plan
+    return POLICY.decide(told, POLICY.initial()).plan
 
 
 def test_steady_demand_is_carried_at_the_sustained_utilisation_and_no_more() -> None:
     """36 replicas' worth at 90% is 40 replicas; demand that never moves needs no spare GPU."""
     told = plan((target(),), (seen(40),), steady((36.0,)))
 
-    assert (told.targets[0].active, told.spare_gpus) == (40, 0)
-    assert told.targets[0].reasons[0].code == "no-change"
+    assert (told.targets[A].active, told.spare_gpus) == (40, 0)
+    assert told.targets[A].reasons[0].code == "Unchanged"
 
 
 def test_growth_within_reach_of_a_reclaim_is_left_to_it_and_beyond_it_gets_spares() -> None:
@@ -36,52 +38,62 @@ def test_growth_within_reach_of_a_reclaim_is_left_to_it_and_beyond_it_gets_spare
 
     told = plan((target(),), (seen(40),), paths)
 
-    assert told.targets[0].active + told.spare_gpus >= 60
-    assert told.targets[0].active < 60
+    assert told.targets[A].active + told.spare_gpus >= 60
+    assert told.targets[A].active < 60
 
 
 def test_a_target_without_fresh_metrics_keeps_what_it_has() -> None:
     """Its forecast says zero; its metrics are missing; nothing is taken away, and the plan says so."""
     told = plan((target(),), (seen(40, starting=2, known=False),), steady((0.0,)))
 
-    assert told.targets[0].active == 42
-    assert told.targets[0].reasons[0].code == "metrics-missing"
+    assert told.targets[A].active == 42
+    assert codes(told.targets[A]) == ("Unchanged", "MetricsUnknown")
 
 
 def test_a_forecast_that_stands_on_nothing_holds_too() -> None:
-    told = plan((target(),), (seen(40),), steady((0.0,)), known=(False,))
+    told = plan((target(),), (seen(40),), steady((0.0,)), known=())
 
-    assert told.targets[0].active == 40
+    assert told.targets[A].active == 40
+
+
+def test_when_no_demand_is_known_free_gpus_and_those_on_their_way_are_kept() -> None:
+    """Two nodes with 3 free GPUs each and 2 on their way to the first: 8 stay spare."""
+    first, second = nodes((), 2, free=3, lent=0)
+    pool = (replace(first, reclaiming_gpus=2), second)
+
+    told = plan((target(),), (seen(40, known=False),), steady((0.0,)), pool=pool)
+
+    assert (told.targets[A].active, told.spare_gpus) == (40, 8)
 
 
 def test_no_forecast_at_all_holds_replicas_and_spares() -> None:
     told = replace(given((target(),), (seen(40),), steady((1.0,)), pool=nodes((), 2, free=3, lent=0)), paths=None)
 
-    held = POLICY.decide(told, POLICY.initial(told.targets)).plan
+    held = POLICY.decide(told, POLICY.initial()).plan
 
-    assert (held.targets[0].active, held.spare_gpus) == (40, 6)
+    assert (held.targets[A].active, held.spare_gpus) == (40, 6)
 
 
 def test_replicas_on_their_way_count_as_capacity() -> None:
     """40 wanted, 30 serve and 10 start: nothing more is asked for."""
     told = plan((target(),), (seen(30, starting=10),), steady((36.0,)))
 
-    assert told.targets[0].active == 40
-    assert told.targets[0].reasons[0].code == "no-change"
+    assert told.targets[A].active == 40
+    assert told.targets[A].reasons[0].code == "Unchanged"
 
 
 def test_a_queue_asks_for_replicas_that_demand_alone_would_not() -> None:
     calm = plan((target(),), (seen(40),), steady((36.0,)))
     queued = plan((target(),), (seen(40, backlog_replica_s=200.0),), steady((36.0,)))
 
-    assert queued.targets[0].active > calm.targets[0].active
+    assert queued.targets[A].active > calm.targets[A].active
 
 
 def test_a_queue_that_stands_is_answered_as_too_little_capacity() -> None:
     """8 replica-seconds have stood for seconds: (36 + 8/2) / 0.9 = 44.4, so 45 replicas instead of 40."""
     told = plan((target(),), (seen(40, backlog_replica_s=8.0, standing=8.0),), steady((36.0,)))
 
-    assert told.targets[0].active == 45
+    assert told.targets[A].active == 45
 
 
 def test_spares_are_cut_before_replicas() -> None:
@@ -90,23 +102,25 @@ def test_spares_are_cut_before_replicas() -> None:
 
     told = plan((target(),), (seen(40),), paths, budget=45)
 
-    assert told.targets[0].active + told.spare_gpus == 45
-    assert "cut to" in told.reasons[0].text
+    assert told.targets[A].active + told.spare_gpus == 45
+    assert told.targets[A].active == plan((target(),), (seen(40),), paths).targets[A].active
+    assert (told.reasons[0]["planned"], told.reasons[0]["gpu_budget"]) == (told.spare_gpus, 45)
 
 
 def test_what_is_wanted_beyond_the_budget_is_said() -> None:
     told = plan((target(),), (seen(30),), steady((36.0,)), budget=32)
 
-    assert told.targets[0].active == 32
-    assert told.targets[0].reasons[1].code == "gpu-budget"
+    assert told.targets[A].active == 32
+    assert codes(told.targets[A]) == ("ScaledUp", "WakeCovered", "GpuBudget")
+    assert told.targets[A].reasons[-1].text == "40 replicas wanted, 32 within the budget of 32 GPUs"
 
 
 def test_after_the_surge_replicas_go_once_holding_them_costs_more_than_waking_them() -> None:
     """100 serve, demand is back at 36 and stays there on every path: no path needs them again."""
     told = plan((target(),), (seen(100),), steady((36.0,)))
 
-    assert told.targets[0].active == 40
-    assert told.targets[0].reasons[0].code == "scale-down"
+    assert told.targets[A].active == 40
+    assert told.targets[A].reasons[0].code == "ScaledDown"
 
 
 def test_pooled_spares_are_fewer_than_spares_apart() -> None:
@@ -116,8 +130,8 @@ def test_pooled_spares_are_fewer_than_spares_apart() -> None:
     paths[1, 50:60, 2:] = 60.0
     told = given((target("a"), target("b")), (seen(40), seen(40)), paths)
 
-    pooled = ForethawPolicy().decide(told, POLICY.initial(told.targets)).plan
-    apart = ForethawPolicy(pooled=False).decide(told, POLICY.initial(told.targets)).plan
+    pooled = ForethawPolicy().decide(told, POLICY.initial()).plan
+    apart = ForethawPolicy(pooled=False).decide(told, POLICY.initial()).plan
 
     assert pooled.spare_gpus < apart.spare_gpus
 
@@ -144,9 +158,9 @@ def test_a_plan_never_exceeds_the_gpu_budget(
 ) -> None:
     told = plan(pair(), (seen(have[0]), seen(have[1])), noisy(means, seed), budget=budget)
 
-    used = told.targets[0].active + 2 * told.targets[1].active
+    used = told.targets[A].active + 2 * told.targets[B].active
     assert used + told.spare_gpus <= budget
-    assert all(t.reasons and t.reasons[0].text for t in told.targets)
+    assert all(t.reasons[0]["planned"] == t.active for t in told.targets.values())
 
 
 @settings(max_examples=60)
@@ -161,15 +175,14 @@ def test_more_demand_never_plans_fewer_gpus_ready(
     less = plan(pair(), observed, paths)
     more = plan(pair(), observed, paths * (1.0 + growth))
 
-    for few, many in zip(less.targets, more.targets, strict=True):
-        assert many.active >= few.active
+    assert all(more.targets[k].active >= less.targets[k].active for k in less.targets)
 
 
 @settings(max_examples=30)
 @drawn(levels, demand_paths)
 def test_the_same_input_gives_the_same_decision(means: tuple[float, float], seed: int) -> None:
     told = given(pair(), (seen(3), seen(4)), noisy(means, seed))
-    memory = POLICY.initial(told.targets)
+    memory = POLICY.initial()
 
     assert POLICY.decide(told, memory) == POLICY.decide(told, memory)
 
@@ -183,15 +196,15 @@ def test_deciding_again_on_the_planned_state_changes_no_replicas(
     paths = noisy(means, seed)
     first = plan(pair(), (seen(have[0]), seen(have[1])), paths)
 
-    second = plan(pair(), tuple(seen(t.active) for t in first.targets), paths)
+    second = plan(pair(), tuple(seen(first.targets[k].active) for k in (A, B)), paths)
 
-    assert [t.active for t in second.targets] == [t.active for t in first.targets]
+    assert {k: t.active for k, t in second.targets.items()} == {k: t.active for k, t in first.targets.items()}
 
 
 def test_placement_is_kept_between_moves() -> None:
     """Snapshots may move every 30 s; ten seconds later the placement stands whatever the demand."""
     told = given((target(),), (seen(40),), steady((36.0,)))
-    first = POLICY.decide(told, POLICY.initial(told.targets))
+    first = POLICY.decide(told, POLICY.initial())
 
     later = replace(told, now_s=told.now_s + 10.0, nodes=nodes((), 2))
 
