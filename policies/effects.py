@@ -57,6 +57,7 @@ def _on_replica(
             members[action.replica] = replace(there, phase=Phase.DRAINING, since_s=now_s, goal="")
         elif there.phase is not Phase.DRAINING:
             del members[action.replica]
+            _release(nodes, there.node, action.gpus)
     elif action.kind is ActionKind.RETAIN and there.phase is Phase.DRAINING:
         members[action.replica] = replace(there, phase=Phase.ACTIVE, since_s=now_s, goal=ACTIVE)
     elif action.kind is ActionKind.PROMOTE and there.phase is Phase.PARKED:
@@ -64,6 +65,13 @@ def _on_replica(
         _take(nodes, action)
     elif action.kind is ActionKind.DEMOTE and there.phase is Phase.ACTIVE:
         members[action.replica] = replace(there, phase=Phase.DRAINING, since_s=now_s, goal=PARKED)
+
+
+def _release(nodes: dict[str, NodeObservation], name: str, gpus: int) -> None:
+    """Let the GPUs of a start that was cancelled be on their way to free."""
+    node = nodes.get(name)
+    if node is not None:
+        nodes[name] = replace(node, reclaiming_gpus=node.reclaiming_gpus + gpus)
 
 
 def _take(nodes: dict[str, NodeObservation], action: Action) -> None:

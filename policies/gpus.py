@@ -29,6 +29,11 @@ class Node:
     bought: bool = False
     returned: bool = False
 
+    @property
+    def stays(self) -> bool:
+        """Return whether the node is part of the pool once the actions are in force."""
+        return self.bought if self.absent else not self.returned
+
     def near(self, spec: TargetSpec) -> bool:
         return spec.snapshot is not None and spec.snapshot in self.snapshots
 
@@ -36,9 +41,10 @@ class Node:
 class Gpus:
     """Mutable within one assignment: what is taken for one target is gone for the next."""
 
-    def __init__(self, nodes: tuple[NodeObservation, ...], warm_on: frozenset[str] = frozenset()) -> None:
-        """Begin from the observed `nodes`; those of `warm_on` hold warm replicas and are not given back."""
-        self.warm_on = warm_on
+    def __init__(self, nodes: tuple[NodeObservation, ...]) -> None:
+        """Begin from the observed `nodes`."""
+        self.warm_on: frozenset[str] = frozenset()
+        """Nodes of warm replicas that hold no GPU: they are not given back."""
         self.nodes = {
             n.name: Node(
                 n.name, n.gpus, n.free_gpus, n.lent_gpus, n.reclaiming_gpus, n.snapshots, n.absent, n.lent_gpus
@@ -63,8 +69,8 @@ class Gpus:
             self._with_free.discard(node)
         return True
 
-    def release_claim(self, node: str, gpus: int) -> None:
-        """Return the GPUs that a pending replica of `node` waited for: they are still on their way."""
+    def release(self, node: str, gpus: int) -> None:
+        """Return the GPUs of a replica of `node` that does not start after all: they are on their way for others."""
         if node in self.nodes:
             self.nodes[node].coming += gpus
 
