@@ -33,7 +33,7 @@ def column(*values: float) -> FloatArray:
 
 
 def test_work_adds_up_by_request_and_token_for_each_target_at_its_own_rate() -> None:
-    """10 requests of 100 prompt tokens in 2 s, 50 output tokens expected: (0.1 + 0.1 + 0.5) / 2; twice at half speed."""
+    """10 requests of 100 prompt tokens in 2 s, 50 output tokens each: (0.1 + 0.1 + 0.5) / 2; twice at half speed."""
     offered, prompt = np.array([[10.0], [10.0]]), np.array([[1000.0], [1000.0]])
 
     demand = demand_replicas(stacked([RATE, SLOWER]), 2.0, offered, prompt, column(0.0, 0.0), column(50.0, 50.0))
