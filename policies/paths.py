@@ -32,4 +32,5 @@ class DemandPaths:
             return self.paths
         index = {key: i for i, key in enumerate(self.keys)}
         empty = np.zeros(self.paths.shape[1:], self.paths.dtype)
-        return np.stack([self.paths[index[k]] if k in index else empty for k in keys])
+        rows = np.array([self.paths[index[k]] if k in index else empty for k in keys], self.paths.dtype)
+        return rows.reshape(len(keys), *empty.shape)
