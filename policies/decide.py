@@ -24,6 +24,7 @@ import numpy as np
 
 from policies.arrays import FloatArray
 from policies.budget import share_gpus
+from policies.contract import checked, target_gpus
 from policies.hold import held_units
 from policies.keys import SnapshotKey, TargetKey
 from policies.ladder import next_supply
@@ -274,7 +275,7 @@ def _within_budget(
 
 
 def _hold_everything(given: DecisionInput, memory: ForethawMemory) -> Plan:
-    """Keep every replica, warm or not, and every idle GPU as they are."""
+    """Keep every replica, warm or not, and every idle GPU as they are, within bounds and budget."""
 
     def held(target: TargetSpec) -> TargetPlan:
         seen = given.observed[target.key]
@@ -283,6 +284,10 @@ def _hold_everything(given: DecisionInput, memory: ForethawMemory) -> Plan:
         reasons = (for_count(seen.current, planned), because(ReasonCode.NO_FORECAST, planned=planned))
         return TargetPlan(planned, warm, reasons)
 
-    free = sum(n.free_gpus + n.reclaiming_gpus for n in given.nodes)
+    targets = {t.key: held(t) for t in given.targets}
+    idle = sum(n.free_gpus + n.reclaiming_gpus for n in given.nodes)
+    left = given.gpu_budget - sum(target_gpus(t, targets[t.key]) for t in given.targets)
+    free = max(min(idle, int(left)), 0)
     why = because(ReasonCode.SUPPLY_BALANCED, planned=free)
-    return Plan({t.key: held(t) for t in given.targets}, {FREE: free}, memory.placement, (why,))
+    plan, _ = checked(Plan(targets, {FREE: free}, memory.placement, (why,)), given)
+    return plan  # minimums that do not fit into the budget are cut as any plan's
