@@ -20,7 +20,8 @@ class ActionKind(StrEnum):
     """The verbs. Each says which fields of `Action` it uses."""
 
     STOP = "stop"
-    """`replica` shall be gone: drained if it serves, cancelled if it starts, ended if it is parked."""
+    """`replica` shall be gone: drained if it serves, cancelled if it starts, ended if it is parked. `gpus` is what a
+    start held or waited for, and gives back at once."""
     RETAIN = "retain"
     """`replica`, which drains, shall serve again."""
     PROMOTE = "promote"

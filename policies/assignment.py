@@ -4,16 +4,17 @@ A plan says how many; this module says which. It decides on which node a replica
 comes, which replica is stopped, retained, promoted or demoted, which GPUs are taken back from preemptible work,
 lent to it, bought or given back. It is pure, and whoever runs a cluster obeys its actions and decides nothing.
 
-The order, since steps share GPUs:
+The order, since steps share GPUs, and each step for all targets before the next begins, by key:
 
-1. per target, starts that hang are cancelled, then a surplus is stopped or a shortage filled: a draining replica
-   that serves again is the nearest of all, then a warm one promoted where its node has GPUs, then a start;
-2. warm replicas, on GPUs that are still free;
-3. GPUs of the supply ladder: short ones taken back or bought, surplus ones lent or given back;
-4. snapshots, which help only later wakes; an eviction precedes the fetch whose space it needs.
+1. starts that hang are cancelled and surpluses stopped or demoted, so that what they give up is there for others;
+2. replicas that wait move to GPUs that are free, and shortages are filled: a draining replica that serves again is
+   the nearest of all, then a warm one promoted where its node has GPUs, then a start;
+3. warm replicas, on GPUs that are still free;
+4. GPUs of the supply ladder: short ones taken back or bought, surplus ones lent or given back;
+5. snapshots, which help only later wakes; an eviction precedes the fetch whose space it needs.
 
 GPUs are counted in the shapes that replicas need: a replica of four GPUs needs four on one node.
-`replicas.py` chooses among replicas, `gpus.py` among GPUs.
+`victims.py` chooses among replicas, `gpus.py` among GPUs, `supply.py` among idle nodes.
 """
 
 from __future__ import annotations
@@ -52,20 +53,22 @@ def assign(
     `running` is requests in service by replica name; a replica without an entry counts as the busiest, so that
     an unknown load is never taken for none. Applying the actions and assigning again yields no action.
     """
-    warm_on = frozenset(r.node for members in replicas.values() for r in members if r.phase is Phase.PARKED)
-    gpus = Gpus(given.nodes, warm_on)
-    stops: list[Action] = []
-    starts: list[Action] = []
-    warm: list[Action] = []
-    for spec in given.targets:
-        planned = plan.targets.get(spec.key)
-        if planned is not None:
-            _Target(spec, planned, given, gpus, replicas.get(spec.key, ()), running.get(spec.key, {})).settle(
-                stops, starts, warm
-            )
+    gpus = Gpus(given.nodes)
+    targets = [
+        _Target(spec, plan.targets[spec.key], given, gpus, replicas.get(spec.key, ()), running.get(spec.key, {}))
+        for spec in sorted(given.targets, key=lambda s: s.key)
+        if spec.key in plan.targets
+    ]
+    for settle in (_Target.give_up, _Target.grow, _Target.keep_warm):
+        for target in targets:
+            settle(target)
+    _keep_nodes(gpus, replicas, targets)
     why = because(ReasonCode.SUPPLY_BALANCED, planned=plan.spare_gpus)
     supply = balance_supply(plan, given.pool.supply, gpus, why)
-    return (*stops, *starts, *supply, *warm, *_snapshots(plan, given.nodes))
+    stops = [action for target in targets for action in target.stops]
+    starts = [action for target in targets for action in target.starts]
+    warm = [action for target in targets for action in target.warm]
+    return (*stops, *starts, *supply, *warm, *_snapshots(plan, given.nodes, gpus))
 
 
 class _Target:
@@ -82,74 +85,80 @@ class _Target:
     ) -> None:
         self.spec, self.planned, self.given, self.gpus, self.running = spec, planned, given, gpus, running
         self.why = planned.reasons[0]
-        self.overdue = [r for r in replicas if is_overdue(spec, given.pool.supply, r, given.now_s)]
+        ordered = sorted(replicas, key=lambda r: r.name)
+        self.overdue = [r for r in ordered if is_overdue(spec, given.pool.supply, r, given.now_s)]
         late = {r.name for r in self.overdue}
-        self.alive = [r for r in replicas if r.name not in late]
+        self.alive = [r for r in ordered if r.name not in late]
+        self.missing = planned.active - sum(_counts_as_active(r) for r in self.alive)
+        self.parked = sum(_counts_as_parked(r) for r in self.alive)
         self.names = free_names(spec.key, replicas)
-
-    def settle(self, stops: list[Action], starts: list[Action], warm: list[Action]) -> None:
-        """Append this target's actions to the three lists."""
-        stops += [self._cancel(r) for r in self.overdue]
-        missing = self.planned.active - sum(_counts_as_active(r) for r in self.alive)
-        demoted = 0
-        if missing < 0:
-            demoted = self._shrink(-missing, stops, warm)
-        else:
-            self._rebind(stops, starts)
-            self._grow(missing, starts)
-        self._keep_warm(demoted, warm)
-
-    def _cancel(self, replica: ReplicaView) -> Action:
-        why = because(
-            ReasonCode.START_OVERDUE,
-            elapsed_s=self.given.now_s - replica.since_s,
-            deadline_s=allowance_s(self.spec, self.given.pool.supply, replica),
-        )
-        if replica.phase is Phase.PENDING:
-            self.gpus.release_claim(replica.node, self.spec.gpus_per_replica)
-        return Action(ActionKind.STOP, why, self.spec.key, replica.name)
+        self.stops: list[Action] = []
+        self.starts: list[Action] = []
+        self.warm: list[Action] = []
 
     # -- fewer ----------------------------------------------------------------------------------------------
 
-    def _shrink(self, surplus: int, stops: list[Action], warm: list[Action]) -> int:
-        """Stop `surplus` replicas, demoting where the plan wants more of them parked; return how many."""
-        chosen = victims([r for r in self.alive if _counts_as_active(r)], self.running)[:surplus]
-        want_parked = max(self.planned.warm.get(PARKED, 0) - self._parked(), 0)
-        serving = [r for r in chosen if r.phase is Phase.ACTIVE][:want_parked]
-        warm += [Action(ActionKind.DEMOTE, self.why, self.spec.key, r.name, goal=PARKED) for r in serving]
-        kept = {r.name for r in serving}
-        stops += [Action(ActionKind.STOP, self.why, self.spec.key, r.name) for r in chosen if r.name not in kept]
+    def give_up(self) -> None:
+        """Cancel the starts that hang; stop a surplus, or demote it where the plan wants more replicas parked."""
+        for replica in self.overdue:
+            self._stop(replica, self._hangs(replica))
+        chosen = victims([r for r in self.alive if _counts_as_active(r)], self.running)[: max(-self.missing, 0)]
+        going = {r.name for r in chosen}
+        self.alive = [r for r in self.alive if r.name not in going]
         for replica in chosen:
-            if replica.phase is Phase.PENDING:
-                self.gpus.release_claim(replica.node, self.spec.gpus_per_replica)
-        return len(serving)
+            if replica.phase is Phase.ACTIVE and self.parked < self.planned.warm.get(PARKED, 0):
+                self.warm.append(Action(ActionKind.DEMOTE, self.why, self.spec.key, replica.name, goal=PARKED))
+                self.parked += 1
+            else:
+                self._stop(replica, self.why)
+
+    def _hangs(self, replica: ReplicaView) -> Reason:
+        allowed_s = allowance_s(self.spec, self.given.pool.supply, replica)
+        return because(ReasonCode.START_OVERDUE, elapsed_s=self.given.now_s - replica.since_s, deadline_s=allowed_s)
+
+    def _stop(self, replica: ReplicaView, why: Reason) -> None:
+        """Stop a replica; what it holds or waits for without serving comes back at once."""
+        gpus = self.spec.gpus_per_replica if replica.phase in (Phase.PENDING, Phase.STARTING) else 0
+        self.gpus.release(replica.node, gpus)
+        self.stops.append(Action(ActionKind.STOP, why, self.spec.key, replica.name, gpus=gpus))
 
     # -- more -----------------------------------------------------------------------------------------------
 
-    def _rebind(self, stops: list[Action], starts: list[Action]) -> None:
-        """Move replicas that still wait for GPUs to nodes that have them free now: nothing has begun yet."""
-        for replica in [r for r in self.alive if r.phase is Phase.PENDING and r.goal == ACTIVE]:
-            node = self.gpus.free_node(self.spec)
-            if node is None:
-                return
-            stops.append(Action(ActionKind.STOP, self.why, self.spec.key, replica.name))
-            self.gpus.release_claim(replica.node, self.spec.gpus_per_replica)
-            starts.append(self._start_on(node, ACTIVE, self.why))
-
-    def _grow(self, missing: int, starts: list[Action]) -> None:
-        draining = [r for r in self.alive if r.phase is Phase.DRAINING][:missing]
-        starts += [Action(ActionKind.RETAIN, self.why, self.spec.key, r.name) for r in draining]
-        missing -= len(draining)
-        for replica in [r for r in self.alive if r.phase is Phase.PARKED]:
-            if missing > 0 and self.gpus.take_free(replica.node, self.spec.gpus_per_replica):
-                starts.append(self._promote(replica))
-                self.alive.remove(replica)
-                missing -= 1
-        for _ in range(missing):
+    def grow(self) -> None:
+        """Give waiting replicas free GPUs, and fill a shortage from what is nearest."""
+        self._rebind()
+        self._retain()
+        self._promote_parked()
+        for _ in range(max(self.missing, 0)):
             action = self._start()
             if action is None:
                 return
-            starts.append(action)
+            self.starts.append(action)
+
+    def _rebind(self) -> None:
+        """Move replicas that still wait for GPUs to nodes that have them free now: nothing has begun yet."""
+        for replica in [r for r in self.alive if r.phase is Phase.PENDING and r.waits_for and r.goal == ACTIVE]:
+            node = self.gpus.take_free_node(self.spec)
+            if node is None:
+                return
+            self._stop(replica, self.why)
+            self.starts.append(self._start_on(node, ACTIVE, self.why))
+
+    def _retain(self) -> None:
+        """Let draining replicas serve again, those that would be parked last."""
+        draining = sorted((r for r in self.alive if r.phase is Phase.DRAINING), key=_counts_as_parked)
+        for replica in draining[: max(self.missing, 0)]:
+            self.starts.append(Action(ActionKind.RETAIN, self.why, self.spec.key, replica.name))
+            self.parked -= _counts_as_parked(replica)
+            self.missing -= 1
+
+    def _promote_parked(self) -> None:
+        for replica in [r for r in self.alive if r.phase is Phase.PARKED]:
+            if self.missing > 0 and self.gpus.take_free(replica.node, self.spec.gpus_per_replica):
+                self.starts.append(self._promote(replica))
+                self.alive.remove(replica)
+                self.parked -= 1
+                self.missing -= 1
 
     def _promote(self, replica: ReplicaView) -> Action:
         deadline_s = self.given.now_s + start_allowance_s(self.spec, PARKED)
@@ -157,7 +166,7 @@ class _Target:
 
     def _start(self) -> Action | None:
         """Start on free GPUs, else on GPUs on their way, else on GPUs that are taken back or bought for it."""
-        node = self.gpus.free_node(self.spec)
+        node = self.gpus.take_free_node(self.spec)
         if node is not None:
             return self._start_on(node, ACTIVE, self.why)
         secured = self.gpus.secure(self.spec, self.given.pool.supply)
@@ -171,8 +180,7 @@ class _Target:
         return replace(start, waits_for=step)
 
     def _start_on(self, node: str, goal: str, why: Reason) -> Action:
-        taken = self.gpus.take_free(node, self.spec.gpus_per_replica)
-        assert taken, f"{node} was said to have free GPUs"
+        """Start on GPUs of `node` that have been taken for it."""
         origin = self.gpus.origin(self.spec, node)
         deadline_s = self.given.now_s + start_allowance_s(self.spec, origin)
         return self._bound(ActionKind.START, next(self.names), node, origin, goal, why, deadline_s)
@@ -186,31 +194,40 @@ class _Target:
 
     # -- warm -----------------------------------------------------------------------------------------------
 
-    def _parked(self) -> int:
-        return sum(r.phase is Phase.PARKED or r.goal == PARKED for r in self.alive)
-
-    def _keep_warm(self, demoted: int, warm: list[Action]) -> None:
+    def keep_warm(self) -> None:
         """Restore and park what is missing on free GPUs, release what is too many."""
-        have, wanted = self._parked() + demoted, self.planned.warm.get(PARKED, 0)
+        have, wanted = self.parked, self.planned.warm.get(PARKED, 0)
         why = because(ReasonCode.WARM_POOL, tier=PARKED, planned=wanted, current=have)
         for _ in range(wanted - have):
-            node = self.gpus.free_node(self.spec)
+            node = self.gpus.take_free_node(self.spec)
             if node is None:  # a parked replica is no reason to take GPUs back
                 return
-            warm.append(self._start_on(node, PARKED, why))
-        surplus = [r for r in self.alive if r.phase is Phase.PARKED][: max(have - wanted, 0)]
-        warm += [Action(ActionKind.STOP, why, self.spec.key, r.name) for r in surplus]
+            self.warm.append(self._start_on(node, PARKED, why))
+        for replica in [r for r in self.alive if r.phase is Phase.PARKED][: max(have - wanted, 0)]:
+            self.warm.append(Action(ActionKind.STOP, why, self.spec.key, replica.name))
+            self.alive.remove(replica)
+
+
+def _keep_nodes(gpus: Gpus, replicas: Replicas, targets: list[_Target]) -> None:
+    """Mark the nodes of parked replicas that stay: they hold no GPU, and their nodes are not given back."""
+    staying = {t.spec.key: t.alive for t in targets}
+    members = (r for key, before in replicas.items() for r in staying.get(key, before))
+    gpus.warm_on = frozenset(r.node for r in members if r.phase is Phase.PARKED)
 
 
 def _counts_as_active(replica: ReplicaView) -> bool:
     return replica.goal == ACTIVE and replica.phase in (Phase.PENDING, Phase.STARTING, Phase.ACTIVE)
 
 
-def _snapshots(plan: Plan, nodes: tuple[NodeObservation, ...]) -> list[Action]:
+def _counts_as_parked(replica: ReplicaView) -> bool:
+    return replica.phase is Phase.PARKED or replica.goal == PARKED
+
+
+def _snapshots(plan: Plan, nodes: tuple[NodeObservation, ...], gpus: Gpus) -> list[Action]:
     """Stage and evict on the nodes that the placement names: silence about a node means leave it alone."""
     actions = []
     for node in nodes:
-        if node.name not in plan.placement or node.absent:
+        if node.name not in plan.placement or not gpus.nodes[node.name].stays:
             continue
         wanted = plan.placement[node.name]
         have = node.snapshots | node.fetching

@@ -4,8 +4,8 @@ The GPUs are given out one unit at a time in one order that does not depend on t
 unit that does not fit. So a larger budget never takes anything away, and the same input is always cut the
 same way. The order:
 
-1. minimums of active replicas, turn by turn (the first of every target before the second of any);
-2. targets whose demand is unknown, up to what they want, which is what they hold: unknown is not zero;
+1. targets whose demand is unknown, up to what they want, which is what they hold: unknown is not zero;
+2. minimums of active replicas, turn by turn (the first of every target before the second of any);
 3. the others, where the next replica is worth most per GPU: the share of sample paths that need it times
    what a shortage costs. Of equals the target with the smaller part of what it wants comes first, so
    that equals go short in turn;
@@ -14,7 +14,8 @@ same way. The order:
 
 It stops at the first unit that does not fit rather than go on to a smaller one: filling the crumbs would
 let a larger budget, in which this unit fits, take the smaller one away again. At most one replica's GPUs
-are left over so, and this plan keeps none of them idle.
+are left over so, and this plan keeps none of them idle. A replica larger than the whole budget can never run
+and is passed over: it must not starve the other targets.
 """
 
 from __future__ import annotations
@@ -125,13 +126,14 @@ def _first_that_fit(
     is_warm = claim >= len(targets)
     minimum = ~is_warm & (nth < np.array([t.min_replicas for t in targets])[row])
     blind = np.array([t.key not in known for t in targets])[row]
-    phase = np.where(minimum, 0, np.where(blind, 1, 2) + 2 * is_warm)
+    phase = np.where(is_warm, np.where(blind, 3, 4), np.where(blind, 0, np.where(minimum, 1, 2)))
     short_cost = np.array([shortage_cost_per_s(t) for t in targets])[row]
     needed = _needed_share(required, claims, row, claims.first[claim] + nth)
     worth = np.where(minimum | blind, 0.0, needed * short_cost / np.maximum(cost, 1))
     part = np.where(minimum, nth, (nth + 1) / claims.count[claim])
     rank = np.argsort(np.argsort([str(t.key) for t in targets], kind="stable"), kind="stable")
     order = np.lexsort((claim, rank[row], cost, part, -worth, phase))
+    order = order[cost[order] <= gpu_budget * MICRO]
     fitting = int(np.searchsorted(np.cumsum(cost[order]), gpu_budget * MICRO, side="right"))
     return np.bincount(claim[order[:fitting]], minlength=len(claims.count))
 

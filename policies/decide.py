@@ -23,6 +23,7 @@ import numpy as np
 
 from policies.arrays import FloatArray
 from policies.budget import Allotment, allot
+from policies.contract import checked, target_gpus
 from policies.hold import held_counts
 from policies.keys import SnapshotKey, TargetKey
 from policies.paths import DemandPaths
@@ -142,7 +143,7 @@ class ForethawPolicy:
             max(needs.tiers[t.key].wake.lead_time.mean_s for t in targets),
             given.tick_s,
             have,
-            self.pooled,
+            pooled=self.pooled,
         )
 
     def _placed(self, given: DecisionInput, needs: _Needs, fits: Allotment, memory: ForethawMemory) -> ForethawMemory:
@@ -295,7 +296,7 @@ def _supply_reason(need: SupplyNeed, planned: int, given: DecisionInput) -> Reas
 
 
 def _hold_everything(given: DecisionInput, memory: ForethawMemory) -> Plan:
-    """Keep every replica, warm or not, and every idle GPU as they are."""
+    """Keep every replica, warm or not, and every idle GPU as they are, within bounds and budget."""
 
     def held(target: TargetSpec) -> TargetPlan:
         seen = given.observed[target.key]
@@ -304,6 +305,12 @@ def _hold_everything(given: DecisionInput, memory: ForethawMemory) -> Plan:
         reasons = (for_count(seen.current, planned), because(ReasonCode.NO_FORECAST, planned=planned))
         return TargetPlan(planned, warm, reasons)
 
-    idle = _idle(given)
+    targets = {t.key: held(t) for t in given.targets}
+    left = given.gpu_budget - sum(target_gpus(t, targets[t.key]) for t in given.targets)
+    idle = {}
+    for step, gpus in _idle(given).items():
+        idle[step] = max(min(gpus, int(left)), 0)
+        left -= idle[step]
     why = because(ReasonCode.SUPPLY_BALANCED, planned=idle[FREE])
-    return Plan({t.key: held(t) for t in given.targets}, idle, memory.placement, (why,))
+    plan, _ = checked(Plan(targets, idle, memory.placement, (why,)), given)
+    return plan  # minimums that do not fit into the budget are cut as any plan's

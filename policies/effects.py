@@ -25,22 +25,25 @@ def after(
     by_name = {n.name: n for n in nodes}
     for action in actions:
         if action.target is not None and action.replica:
-            _on_replica(action, by_target.setdefault(action.target, {}), by_name, now_s)
+            _on_replica(action, action.target, by_target.setdefault(action.target, {}), by_name, now_s)
         elif action.node in by_name:
             by_name[action.node] = _on_node(action, by_name[action.node])
     return {key: tuple(members.values()) for key, members in by_target.items()}, tuple(by_name.values())
 
 
 def _on_replica(
-    action: Action, members: dict[str, ReplicaView], nodes: dict[str, NodeObservation], now_s: float
+    action: Action,
+    target: TargetKey,
+    members: dict[str, ReplicaView],
+    nodes: dict[str, NodeObservation],
+    now_s: float,
 ) -> None:
     there = members.get(action.replica)
     if action.kind is ActionKind.START:
         if there is None:
-            assert action.target is not None
             members[action.replica] = ReplicaView(
                 action.replica,
-                action.target,
+                target,
                 Phase.PENDING,
                 action.node,
                 now_s,
@@ -57,6 +60,7 @@ def _on_replica(
             members[action.replica] = replace(there, phase=Phase.DRAINING, since_s=now_s, goal="")
         elif there.phase is not Phase.DRAINING:
             del members[action.replica]
+            _release(nodes, there.node, action.gpus)
     elif action.kind is ActionKind.RETAIN and there.phase is Phase.DRAINING:
         members[action.replica] = replace(there, phase=Phase.ACTIVE, since_s=now_s, goal=ACTIVE)
     elif action.kind is ActionKind.PROMOTE and there.phase is Phase.PARKED:
@@ -64,6 +68,13 @@ def _on_replica(
         _take(nodes, action)
     elif action.kind is ActionKind.DEMOTE and there.phase is Phase.ACTIVE:
         members[action.replica] = replace(there, phase=Phase.DRAINING, since_s=now_s, goal=PARKED)
+
+
+def _release(nodes: dict[str, NodeObservation], name: str, gpus: int) -> None:
+    """Let the GPUs of a start that was cancelled be on their way to free."""
+    node = nodes.get(name)
+    if node is not None:
+        nodes[name] = replace(node, reclaiming_gpus=node.reclaiming_gpus + gpus)
 
 
 def _take(nodes: dict[str, NodeObservation], action: Action) -> None:
@@ -79,7 +90,7 @@ def _take(nodes: dict[str, NodeObservation], action: Action) -> None:
     )
 
 
-def _on_node(action: Action, node: NodeObservation) -> NodeObservation:
+def _on_node(action: Action, node: NodeObservation) -> NodeObservation:  # noqa: PLR0911 - one for each kind
     if action.kind is ActionKind.SET_LENT:
         change = node.lent_gpus - action.gpus
         if change >= 0:

@@ -29,6 +29,11 @@ class Node:
     bought: bool = False
     returned: bool = False
 
+    @property
+    def stays(self) -> bool:
+        """Return whether the node is part of the pool once the actions are in force."""
+        return self.bought if self.absent else not self.returned
+
     def near(self, spec: TargetSpec) -> bool:
         return spec.snapshot is not None and spec.snapshot in self.snapshots
 
@@ -36,9 +41,10 @@ class Node:
 class Gpus:
     """Mutable within one assignment: what is taken for one target is gone for the next."""
 
-    def __init__(self, nodes: tuple[NodeObservation, ...], warm_on: frozenset[str] = frozenset()) -> None:
-        """Begin from the observed `nodes`; those of `warm_on` hold warm replicas and are not given back."""
-        self.warm_on = warm_on
+    def __init__(self, nodes: tuple[NodeObservation, ...]) -> None:
+        """Begin from the observed `nodes`."""
+        self.warm_on: frozenset[str] = frozenset()
+        """Nodes of warm replicas that hold no GPU: they are not given back."""
         self.nodes = {
             n.name: Node(
                 n.name, n.gpus, n.free_gpus, n.lent_gpus, n.reclaiming_gpus, n.snapshots, n.absent, n.lent_gpus
@@ -47,11 +53,14 @@ class Gpus:
         }
         self._with_free = {name for name, n in self.nodes.items() if n.free > 0}
 
-    def free_node(self, spec: TargetSpec) -> str | None:
-        """Return the node whose free GPUs fit one replica of `spec` best; None if there is none."""
+    def take_free_node(self, spec: TargetSpec) -> str | None:
+        """Take free GPUs for one replica of `spec` on the node that they fit best; None if there is none."""
         fitting = [n for name in self._with_free if (n := self.nodes[name]).free >= spec.gpus_per_replica]
         best = min(fitting, key=lambda n: (not n.near(spec), n.free, n.name), default=None)
-        return best.name if best else None
+        if best is None:
+            return None
+        self.take_free(best.name, spec.gpus_per_replica)
+        return best.name
 
     def take_free(self, node: str, gpus: int) -> bool:
         """Take `gpus` free GPUs of `node`; False, and nothing taken, if it has fewer."""
@@ -63,8 +72,8 @@ class Gpus:
             self._with_free.discard(node)
         return True
 
-    def release_claim(self, node: str, gpus: int) -> None:
-        """Return the GPUs that a pending replica of `node` waited for: they are still on their way."""
+    def release(self, node: str, gpus: int) -> None:
+        """Return the GPUs of a replica of `node` that does not start after all: they are on their way for others."""
         if node in self.nodes:
             self.nodes[node].coming += gpus
 

@@ -46,6 +46,9 @@ class ReasonCode(StrEnum):
     PLAN_REJECTED = "PlanRejected"
 
 
+HOLDING = frozenset({ReasonCode.METRICS_UNKNOWN, ReasonCode.NO_FORECAST, ReasonCode.PLAN_REJECTED})
+"""Reasons whose text names the replicas held: their parameter `planned` is the plan's count as well."""
+
 _TEXTS: dict[ReasonCode, str] = {
     ReasonCode.SCALED_UP: "{current} to {planned} replicas",
     ReasonCode.SCALED_DOWN: "{current} to {planned} replicas",

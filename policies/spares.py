@@ -84,6 +84,7 @@ def supply_needs(
     wake_mean_s: float,
     tick_s: float,
     have: Mapping[str, int],
+    *,
     pooled: bool = True,
 ) -> tuple[SupplyNeed, ...]:
     """Return one need for each supply step but the last, nearest first.

@@ -23,12 +23,13 @@ def balance_supply(plan: Plan, supply: tuple[SupplyStep, ...], gpus: Gpus, why: 
     buys = any(s.whole_nodes for s in supply[1:])
     free_wanted = plan.spare_gpus
     lent_wanted = sum(n for step, n in plan.supply.items() if step != FREE)
+    if buys:
+        _give_back(gpus, free_wanted + lent_wanted)
     _fill_free(gpus, free_wanted)
     if lends:
         _lend_surplus(gpus, free_wanted)
     if buys:
         _buy_short(gpus, free_wanted + lent_wanted)
-        _give_back(gpus, free_wanted, lent_wanted)
     return _actions(gpus, why)
 
 
@@ -44,8 +45,11 @@ def _fill_free(gpus: Gpus, wanted: int) -> None:
 
 
 def _lend_surplus(gpus: Gpus, wanted: int) -> None:
-    """Lend free GPUs beyond `wanted`, from the nodes with the fewest, so that whole groups stay free."""
-    over = min(gpus.free() + gpus.coming() - wanted, gpus.free())
+    """Lend free GPUs beyond `wanted`, from the nodes with the fewest, so that whole groups stay free.
+
+    GPUs on their way replace no free one: they may be minutes away.
+    """
+    over = gpus.free() - wanted
     for node in sorted(gpus.nodes.values(), key=lambda n: (n.free, n.name)):
         lent = min(node.free, max(over, 0))
         if lent:
@@ -62,13 +66,16 @@ def _buy_short(gpus: Gpus, wanted: int) -> None:
             short -= node.gpus
 
 
-def _give_back(gpus: Gpus, free_wanted: int, lent_wanted: int) -> None:
-    """Give back nodes that stand wholly idle while what remains still covers the plan."""
+def _give_back(gpus: Gpus, wanted: int) -> None:
+    """Give back nodes that stand wholly idle while the GPUs that are idle now, not on their way, still cover `wanted`.
+
+    It comes before the others, so that what is free is filled up from the nodes that stay.
+    """
     idle = gpus.free() + gpus.lent()
     last_first = sorted(gpus.nodes.values(), key=lambda n: n.name, reverse=True)
     for node in sorted(last_first, key=lambda n: len(n.snapshots)):
         whole = not node.absent and node.free + node.lent == node.gpus and node.name not in gpus.warm_on
-        if whole and idle + gpus.coming() - node.gpus >= free_wanted + lent_wanted:
+        if whole and idle - node.gpus >= wanted:
             idle -= node.gpus
             gpus.give_back(node)
 

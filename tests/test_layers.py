@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 IMPURE = {"time", "datetime", "random", "os", "io", "logging", "socket", "subprocess", "sys", "pathlib", "asyncio"}
-POLICIES = sorted((ROOT / "policies").glob("*.py"))
+POLICIES = sorted((ROOT / "policies").rglob("*.py"))
 
 
 def test_the_import_contracts_hold() -> None:
@@ -27,7 +27,11 @@ def test_the_import_contracts_hold() -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("path", POLICIES, ids=lambda p: p.name)
+def test_the_purity_of_baselines_is_checked_too() -> None:
+    assert {p.parent.name for p in POLICIES} == {"policies", "baselines"}
+
+
+@pytest.mark.parametrize("path", POLICIES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_policy_module_imports_nothing_impure_and_opens_nothing(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -38,7 +42,7 @@ def test_a_policy_module_imports_nothing_impure_and_opens_nothing(path: Path) ->
             assert node.func.id not in ("open", "print", "input")
 
 
-@pytest.mark.parametrize("path", POLICIES, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", POLICIES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_policy_module_stands_on_the_standard_library_and_numpy_alone(path: Path) -> None:
     """An allow-list: a vendor client that nobody thought of forbidding is refused, too."""
     roots = set()

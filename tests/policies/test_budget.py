@@ -113,6 +113,18 @@ def test_a_target_of_unknown_demand_keeps_what_it_holds_while_others_are_cut_to_
     assert active(cut(targets, [6, 10], budget=9, required=[0.0, 10.0], known={"b"})) == {"a": 6, "b": 3}
 
 
+def test_a_replica_larger_than_the_whole_budget_starves_no_other_target() -> None:
+    targets = (spec("a", gpus=8, least=1, miss_cost=100.0), spec("b"))
+
+    assert active(cut(targets, [2, 5], budget=4)) == {"a": 0, "b": 4}
+
+
+def test_unknown_targets_keep_what_they_hold_before_the_minimums_of_others() -> None:
+    targets = (spec("a"), spec("b", least=4))
+
+    assert active(cut(targets, [3, 4], budget=5, required=[0.0, 4.0], known={"b"})) == {"a": 3, "b": 2}
+
+
 def test_a_replica_that_does_not_fit_is_not_replaced_by_a_smaller_one() -> None:
     """With one GPU more the replica of 4 fits, and what the smaller target had got would be taken away."""
     targets = (spec("a", gpus=4, miss_cost=100.0), spec("b"))
@@ -168,7 +180,9 @@ def parts(got: Allotment) -> list[int]:
 def test_the_budget_is_kept_exactly_and_a_larger_one_takes_nothing_from_anything(
     fleet: list[tuple[int, int, int, int, bool, float]], budget: int, more: int
 ) -> None:
+    """From the budget on in which the largest replica fits."""
     order = list(range(len(fleet)))
+    budget = max(budget, *(f[0] for f in fleet))
 
     got, wider = ask(fleet, budget, order), ask(fleet, budget + more, order)
 
@@ -183,7 +197,7 @@ def test_the_budget_is_kept_exactly_and_a_larger_one_takes_nothing_from_anything
 def test_the_order_of_cuts_holds_for_any_fleet(
     fleet: list[tuple[int, int, int, int, bool, float]], budget: int
 ) -> None:
-    got = ask(fleet, budget, list(range(len(fleet))))
+    got = ask(fleet, max(budget, *(f[0] for f in fleet)), list(range(len(fleet))))
     rows = [(f, got.active[key(f"t{i}")], got.warm[key(f"t{i}")][PARKED]) for i, f in enumerate(fleet)]
     all_active = all(n == f[1] + f[2] for f, n, _ in rows)
     all_warm = all(w == f[3] for f, _, w in rows)
@@ -192,10 +206,11 @@ def test_the_order_of_cuts_holds_for_any_fleet(
     assert all_active or not any(w for _, _, w in rows)
     assert (all_active and all_warm) or not any(got.supply.values())
     assert got.supply["free"] == 5 or got.supply["lent"] == 0
-    if any(n < f[1] for f, n, _ in rows):
-        assert all(n <= f[1] for f, n, _ in rows)
-    if any(n < f[1] + f[2] for f, n, _ in rows if not f[4]):
-        assert all(n <= f[1] for f, n, _ in rows if f[4])
+    known, unknown = [r for r in rows if r[0][4]], [r for r in rows if not r[0][4]]
+    if any(n < f[1] for f, n, _ in known):
+        assert all(n <= f[1] for f, n, _ in known)
+    if any(n < f[1] + f[2] for f, n, _ in unknown):
+        assert all(n == 0 for _, n, _ in known)
 
 
 @given(fleets, st.integers(0, 90))

@@ -18,7 +18,7 @@ def test_rows_come_in_the_order_asked_for_with_what_is_known_of_them() -> None:
 
     turned = paths.rows((B, A))
 
-    assert (turned.keys, turned.known, turned.model) == ((B, A), {B}, "some")
+    assert (turned.keys, turned.known, turned.model) == ((B, A), frozenset({B}), "some")
     assert np.array_equal(turned.paths, PATHS[::-1])
     assert paths.rows((A,)).known == frozenset()
     assert paths.rows((A, B)) is paths

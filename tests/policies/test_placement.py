@@ -159,7 +159,7 @@ def test_noise_on_what_wakes_are_worth_moves_no_snapshot_where_caches_are_scarce
 def test_a_lasting_change_of_worth_does_move_a_snapshot() -> None:
     """b becomes worth ten times as much as a: with needs averaged over 5 min it has come within those 5 min."""
     nodes = pool(1, lying=("a",))
-    needs = (need("a", 4, 10.0, 70 * GB), need("b", 4, 10.0, 70 * GB))
+    needs: tuple[WakeNeed, ...] = (need("a", 4, 10.0, 70 * GB), need("b", 4, 10.0, 70 * GB))
     now = (needs[0], need("b", 4, 100.0, 70 * GB))
     at = []
     for _ in range(10):
@@ -174,7 +174,7 @@ def test_needs_settle_by_key_and_forget_exponentially() -> None:
     before = kept((need("gone", 1, 1), need("a", 1.0, 1.0)))
     (a, new) = settled((need("a", 9.0, 3.0), need("b", 5.0, 5.0)), before, STANDS_S)
 
-    assert (a.gpus, a.worth) == (pytest.approx(9.0 - 8.0 / np.e), pytest.approx(3.0 - 2.0 / np.e))
+    assert [a.gpus, a.worth] == pytest.approx([9.0 - 8.0 / np.e, 3.0 - 2.0 / np.e])
     assert new == need("b", 5.0, 5.0)
 
 
@@ -196,7 +196,7 @@ def test_a_need_is_never_nothing_since_what_no_path_shows_may_still_come() -> No
 
     (got,) = wake_needs((spec("a", gpus=2), without), np.zeros((2, 99)), np.zeros(2))
 
-    assert (got.gpus, got.worth) == (2.0, pytest.approx(20.0 / 100))
+    assert [got.gpus, got.worth] == pytest.approx([2.0, 20.0 / 100])
 
 
 fleets = st.lists(
@@ -247,6 +247,7 @@ def test_placements_come_to_rest_while_needs_stay(
     needs = tuple(need(f"t{i}", gpus, worth, size * GB, shape) for i, (gpus, worth, size, shape) in enumerate(wants))
     nodes = drawn_nodes(drawn)
     caches = {n.name: cache * GB for n in nodes}
+    before: Placed = {}
     placed: Placed = {}
     for _ in range(8):
         before, placed = placed, place_snapshots(needs, nodes, caches, placed)

@@ -36,7 +36,7 @@ def needs(
 ) -> tuple[SupplyNeed, ...]:
     """Ask with no replica active, wakes of 1 s and decisions 2 s apart: lent GPUs serve within 11 s."""
     return supply_needs(
-        targets, np.array(required), np.zeros(len(targets)), STEP_ENDS_S, supply, 1.0, 2.0, have or {}, pooled
+        targets, np.array(required), np.zeros(len(targets)), STEP_ENDS_S, supply, 1.0, 2.0, have or {}, pooled=pooled
     )
 
 
@@ -75,7 +75,7 @@ def test_a_step_is_as_sure_as_keeping_a_gpu_there_instead_of_at_the_next_is_chea
     """20 GPU-seconds a second short against 1.0 - 0.2 for free over lent, and 0.2 for lent over a node."""
     free, lent = needs((spec(),), surge(10.0), supply=(SPARE, DEAR_LENT, NODE))
 
-    assert (free.ratio, lent.ratio) == (pytest.approx(20 / 20.8), pytest.approx(20 / 20.2))
+    assert [free.ratio, lent.ratio] == pytest.approx([20 / 20.8, 20 / 20.2])
 
 
 def test_a_step_that_costs_nothing_to_hold_gets_what_any_path_may_need_and_no_more() -> None:
@@ -177,7 +177,7 @@ def test_what_is_held_covers_the_need_up_to_every_step_and_is_never_more_than_th
     targets = (spec("a"), spec("b", gpus=2))
 
     found = supply_needs(
-        targets, required, np.zeros(2), STEP_ENDS_S, supply, 1.0, 2.0, {"free": free, "lent": lent}, pooled
+        targets, required, np.zeros(2), STEP_ENDS_S, supply, 1.0, 2.0, {"free": free, "lent": lent}, pooled=pooled
     )
 
     gpus = list(accumulate(n.gpus for n in found))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from policies.arrays import FloatArray
 from policies.paths import DemandPaths
-from policies.types import ACTIVE, DecisionInput, Policy, TargetObservation, TargetPlan, TargetSpec
-from tests.policies.worlds import target
+from policies.reasons import ReasonCode
+from policies.types import ACTIVE, DecisionInput, Policy, PoolSpec, TargetObservation, TargetPlan, TargetSpec
+from tests.policies.worlds import FREE_STEP, key, target
 
 SAMPLES = 300
+A = key("a")
 
 
 def constant(level: float) -> FloatArray:
@@ -50,30 +52,44 @@ def moment(
         demand_known=known,
         backlog_replica_s=0.0,
     )
-    return DecisionInput(now_s, 1.0, (spec or target(),), (seen,), (), (), 10_000, paths, 1.0)
+    spec = spec or target()
+    pool = PoolSpec("pool", "", (FREE_STEP,))
+    return DecisionInput(now_s, 1.0, 1.0, pool, 10_000, (spec,), {spec.key: seen}, (), paths)
+
+
+def observing(asked: DecisionInput, **changes: FloatArray) -> DecisionInput:
+    """Return `asked` with series of its one target replaced."""
+    (spec,) = asked.targets
+    return replace(asked, observed={spec.key: replace(asked.observed[spec.key], **changes)})  # type: ignore[arg-type]
 
 
 @dataclass
 class Timeline:
     """Asks `policy` moment by moment."""
 
-    policy: Policy
+    policy: Policy[Any]
     memory: Any = None
 
     def ask(self, given: DecisionInput) -> TargetPlan:
+        """Return the plan of the one target, after what must hold of any baseline's plan was checked."""
         if self.memory is None:
-            self.memory = self.policy.initial(given.targets)
+            self.memory = self.policy.initial()
         decision = self.policy.decide(given, self.memory)
         self.memory = decision.memory
-        assert (decision.plan.spare_gpus, dict(decision.plan.placement)) == (0, {})
-        (plan,) = decision.plan.targets
+        assert (dict(decision.plan.supply), dict(decision.plan.placement)) == ({}, {})
+        ((planned_key, plan),) = decision.plan.targets.items()
+        assert planned_key == given.targets[0].key
         assert dict(plan.warm) == {}
-        assert plan.reasons and all(r.code and r.text for r in plan.reasons)
+        assert all(r.text for r in plan.reasons)
+        current = given.observed[planned_key].current
+        assert dict(plan.reasons[0].params) == {"current": current, "planned": plan.active}
         return plan
 
     def active(self, given: DecisionInput) -> int:
+        """Return the replicas planned."""
         return self.ask(given).active
 
 
-def codes(plan: TargetPlan) -> tuple[str, ...]:
+def codes(plan: TargetPlan) -> tuple[ReasonCode, ...]:
+    """Return the codes of the plan's reasons, the change first."""
     return tuple(r.code for r in plan.reasons)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from policies.baselines.hpa import Behavior, HpaMemory, HpaPolicy, ScalingRule
-from tests.policies.timelines import Timeline, codes, constant, ending, moment
+from tests.policies.timelines import A, Timeline, codes, constant, ending, moment, observing
 from tests.policies.worlds import target
 
 
@@ -34,7 +32,7 @@ def test_what_the_period_has_already_added_is_used_up() -> None:
 
     assert hpa.active(moment(0.0, 1, demand=constant(35.0))) == 5
     limited = hpa.ask(moment(5.0, 5, demand=constant(35.0)))
-    assert (limited.active, codes(limited)) == (5, ("no-change", "limit"))
+    assert (limited.active, codes(limited)) == (5, ("Unchanged", "DemandMeasured", "RateLimited"))
     assert hpa.active(moment(15.0, 5, demand=constant(35.0))) == 10
 
 
@@ -80,7 +78,7 @@ def test_shrinking_waits_until_the_last_high_recommendation_is_exactly_300_s_old
         if plan.active != current:
             changes.append((now_s, plan.active))
         if 45.0 <= now_s <= 315.0:
-            assert codes(plan) == ("no-change", "stabilization")
+            assert codes(plan) == ("Unchanged", "DemandMeasured", "Stabilized")
         current = plan.active
 
     assert changes == [(330.0, 2)]
@@ -151,15 +149,15 @@ def test_a_missing_metric_holds_and_leaves_no_recommendation_behind() -> None:
 
     held = hpa.ask(moment(15.0, 10, starting=2, known=False, demand=constant(0.0)))
 
-    assert (held.active, codes(held)) == (12, ("metrics-missing",))
-    assert hpa.memory == before == (HpaMemory(((0.0, 10), (0.0, 10))),)
+    assert (held.active, codes(held)) == (12, ("Unchanged", "MetricsUnknown"))
+    assert hpa.memory == before == {A: HpaMemory(((0.0, 10), (0.0, 10)))}
 
 
 def test_pods_that_start_count_and_pods_that_drain_do_not() -> None:
     """7.0 / 0.70 = 10: six ready and four on their way are enough, however many drain."""
     plan = Timeline(HpaPolicy()).ask(moment(0.0, 6, starting=4, draining=5, demand=constant(7.0)))
 
-    assert (plan.active, codes(plan)) == (10, ("no-change",))
+    assert (plan.active, codes(plan)) == (10, ("Unchanged", "DemandMeasured"))
 
 
 def test_a_count_out_of_bounds_goes_to_the_bound_without_a_look_at_metrics() -> None:
@@ -168,8 +166,8 @@ def test_a_count_out_of_bounds_goes_to_the_bound_without_a_look_at_metrics() -> 
     above = Timeline(HpaPolicy()).ask(moment(0.0, 12, known=False, spec=spec))
     below = Timeline(HpaPolicy()).ask(moment(0.0, 1, demand=constant(35.0), spec=spec))
 
-    assert (above.active, codes(above)) == (9, ("bounds",))
-    assert (below.active, codes(below)) == (3, ("bounds",))
+    assert (above.active, codes(above)) == (9, ("ScaledDown", "Bounds"))
+    assert (below.active, codes(below)) == (3, ("ScaledUp", "Bounds"))
 
 
 def test_a_target_of_less_than_a_thousandth_is_refused() -> None:
@@ -189,19 +187,19 @@ MEMORIES = st.builds(HpaMemory, recommendations=TIMED, added=TIMED, removed=TIME
     st.floats(0.0, 40.0),
     st.booleans(),
 )
-def test_whatever_the_past(
+def test_bounds_monotony_and_no_blind_cuts_hold_for_any_history(
     memory: HpaMemory, ready: int, starting: int, demand: float, more: float, known: bool
 ) -> None:
     """Within bounds; more demand never plans fewer; no data never shrinks; same question, same answer."""
     policy, spec = HpaPolicy(), target(least=2, most=50)
     asked = moment(1000.0, ready, starting=starting, demand=constant(demand), known=known, spec=spec)
-    asked_for_more = replace(asked, observed=(replace(asked.observed[0], demand_replicas=constant(demand + more)),))
+    asked_for_more = observing(asked, demand_replicas=constant(demand + more))
 
-    decision = policy.decide(asked, (memory,))
-    planned = decision.plan.targets[0].active
+    decision = policy.decide(asked, {A: memory})
+    planned = decision.plan.targets[A].active
 
     assert 2 <= planned <= 50
-    assert policy.decide(asked_for_more, (memory,)).plan.targets[0].active >= planned
+    assert policy.decide(asked_for_more, {A: memory}).plan.targets[A].active >= planned
     if not known:
         assert planned >= min(ready + starting, 50)
-    assert policy.decide(asked, (memory,)) == decision
+    assert policy.decide(asked, {A: memory}) == decision

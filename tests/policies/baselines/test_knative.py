@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from policies.baselines.knative import KnativeMemory, KnativePolicy
-from tests.policies.timelines import Timeline, codes, constant, ending, moment
+from tests.policies.timelines import A, Timeline, codes, constant, ending, moment, observing
 from tests.policies.worlds import target
 
-CALM = (KnativeMemory(begun=True),)
+CALM = {A: KnativeMemory(begun=True)}
 
 
 def calm(policy: KnativePolicy | None = None) -> Timeline:
@@ -28,7 +26,7 @@ def test_calm_load_is_followed_by_the_stable_window() -> None:
     """
     plan = calm().ask(moment(0.0, 10, concurrency=ending(700.0, 6, 840.0)))
 
-    assert (plan.active, codes(plan)) == (11, ("scale-up",))
+    assert (plan.active, codes(plan)) == (11, ("ScaledUp", "DemandMeasured"))
 
 
 def test_panic_begins_when_six_seconds_alone_want_twice_what_is_ready() -> None:
@@ -36,8 +34,8 @@ def test_panic_begins_when_six_seconds_alone_want_twice_what_is_ready() -> None:
     below = calm().ask(moment(0.0, 5, concurrency=ending(350.0, 6, 630.0)))
     at = calm().ask(moment(0.0, 5, concurrency=ending(350.0, 6, 631.0)))
 
-    assert (below.active, codes(below)) == (6, ("scale-up",))  # (54 x 350 + 6 x 630) / 60 = 378: 5.4
-    assert (at.active, codes(at)) == (10, ("scale-up", "panic"))
+    assert (below.active, codes(below)) == (6, ("ScaledUp", "DemandMeasured"))  # (54 x 350 + 6 x 630) / 60 = 378: 5.4
+    assert (at.active, codes(at)) == (10, ("ScaledUp", "DemandMeasured", "Panic"))
 
 
 def test_in_panic_the_count_only_rises_and_a_whole_stable_window_below_the_threshold_ends_it() -> None:
@@ -49,7 +47,7 @@ def test_in_panic_the_count_only_rises_and_a_whole_stable_window_below_the_thres
     for tick in range(1, 36):
         now_s = 2.0 * tick
         plan = kpa.ask(moment(now_s, ready, concurrency=constant(70.0)))
-        assert ("panic" in codes(plan)) == (now_s <= 60.0)
+        assert ("Panic" in codes(plan)) == (now_s <= 60.0)
         followed[now_s] = ready = plan.active
 
     assert [followed[t] for t in (2.0, 58.0, 60.0)] == [20, 20, 20]
@@ -71,7 +69,7 @@ def test_in_panic_the_larger_window_counts() -> None:
     """Ready is down to 2 and the surge is fading: stable (54 x 1400 + 6 x 700) / 60 = 1330 wants 19."""
     plan = calm().ask(moment(0.0, 2, concurrency=ending(1400.0, 6, 700.0)))
 
-    assert (plan.active, codes(plan)) == (19, ("scale-up", "panic"))
+    assert (plan.active, codes(plan)) == (19, ("ScaledUp", "DemandMeasured", "Panic"))
 
 
 def test_growth_is_bounded_by_the_scale_up_rate_but_is_one_replica_at_least() -> None:
@@ -83,7 +81,7 @@ def test_only_ready_replicas_carry_rates_and_the_threshold() -> None:
     """One ready and nine starting: 700 wants 10, ten times the ready: panic, and ten is what there is."""
     plan = calm().ask(moment(0.0, 1, starting=9, concurrency=constant(700.0)))
 
-    assert (plan.active, codes(plan)) == (10, ("no-change", "panic"))
+    assert (plan.active, codes(plan)) == (10, ("Unchanged", "DemandMeasured", "Panic"))
 
 
 def test_without_a_ready_replica_one_is_assumed() -> None:
@@ -103,7 +101,7 @@ def test_a_kpa_that_starts_beside_running_replicas_starts_in_panic() -> None:
 def test_a_kpa_that_starts_beside_one_replica_does_not() -> None:
     plan = Timeline(KnativePolicy()).ask(moment(100.0, 1, concurrency=constant(70.0)))
 
-    assert (plan.active, codes(plan)) == (1, ("no-change",))
+    assert (plan.active, codes(plan)) == (1, ("Unchanged", "DemandMeasured"))
 
 
 def test_scale_down_delay_waits_for_a_window_of_lower_counts() -> None:
@@ -114,7 +112,7 @@ def test_scale_down_delay_waits_for_a_window_of_lower_counts() -> None:
     followed = [kpa.ask(moment(2.0 * k, 10, concurrency=constant(350.0))) for k in range(1, 6)]
 
     assert [p.active for p in followed] == [10, 10, 10, 10, 5]
-    assert [codes(p)[1:] for p in followed] == [("scale-down-delay",)] * 4 + [()]
+    assert [codes(p)[2:] for p in followed] == [("ScaleDownDelayed",)] * 4 + [()]
 
 
 def test_missing_samples_are_left_out_of_the_mean() -> None:
@@ -131,7 +129,7 @@ def test_no_concurrency_holds_and_changes_no_memory(known: bool) -> None:
 
     held = kpa.ask(moment(0.0, 7, starting=2, known=known, concurrency=None if known else constant(0.0)))
 
-    assert (held.active, codes(held)) == (9, ("metrics-missing",))
+    assert (held.active, codes(held)) == (9, ("Unchanged", "MetricsUnknown"))
     assert kpa.memory == CALM
 
 
@@ -139,13 +137,13 @@ def test_an_empty_panic_window_is_no_ground_to_panic() -> None:
     """Five ready, 1400 in flight until 6 s ago and nothing known since: 20 by the stable window, no panic."""
     plan = calm().ask(moment(0.0, 5, concurrency=ending(1400.0, 6, np.nan)))
 
-    assert (plan.active, codes(plan)) == (20, ("scale-up",))
+    assert (plan.active, codes(plan)) == (20, ("ScaledUp", "DemandMeasured"))
 
 
 def test_bounds_come_last_and_are_named() -> None:
     plan = calm().ask(moment(0.0, 10, concurrency=constant(1400.0), spec=target(least=2, most=12)))
 
-    assert (plan.active, codes(plan)) == (12, ("scale-up", "panic", "bounds"))
+    assert (plan.active, codes(plan)) == (12, ("ScaledUp", "DemandMeasured", "Panic", "Bounds"))
 
 
 def test_rates_that_could_never_change_a_count_are_refused() -> None:
@@ -172,7 +170,7 @@ MEMORIES = st.builds(
     st.booleans(),
     st.sampled_from([0.0, 10.0]),
 )
-def test_whatever_the_past(
+def test_bounds_monotony_and_no_blind_cuts_hold_for_any_history(
     memory: KnativeMemory,
     ready: int,
     starting: int,
@@ -186,16 +184,16 @@ def test_whatever_the_past(
     policy, spec = KnativePolicy(scale_down_delay_s=delay_s), target(least=2, most=50)
     load = ending(before, 6, lately)
     asked = moment(1000.0, ready, starting=starting, concurrency=load, known=known, spec=spec)
-    asked_for_more = replace(asked, observed=(replace(asked.observed[0], concurrency=load + more),))
+    asked_for_more = observing(asked, concurrency=load + more)
 
-    decision = policy.decide(asked, (memory,))
-    planned = decision.plan.targets[0].active
+    decision = policy.decide(asked, {A: memory})
+    planned = decision.plan.targets[A].active
 
     assert 2 <= planned <= 50
-    assert policy.decide(asked_for_more, (memory,)).plan.targets[0].active >= planned
+    assert policy.decide(asked_for_more, {A: memory}).plan.targets[A].active >= planned
     if not known:
         assert planned >= min(ready + starting, 50)
-    assert policy.decide(asked, (memory,)) == decision
+    assert policy.decide(asked, {A: memory}) == decision
 
 
 def test_the_rps_metric_follows_demand_in_replicas() -> None:
@@ -204,4 +202,4 @@ def test_the_rps_metric_follows_demand_in_replicas() -> None:
 
     assert kpa.active(moment(0.0, 10, demand=constant(7.0))) == 10
     plan = kpa.ask(moment(2.0, 10, demand=ending(7.0, 6, 14.0)))
-    assert (plan.active, codes(plan)) == (20, ("scale-up", "panic"))
+    assert (plan.active, codes(plan)) == (20, ("ScaledUp", "DemandMeasured", "Panic"))
