@@ -158,8 +158,12 @@ class Fleet:
         return np.array(self._state.slots["running"])
 
     def serving(self) -> NDArray[np.bool_]:
-        """Which slots take new requests, (slots,)."""
+        """Return which slots take new requests, (slots,)."""
         return np.array(self._state.slots["mode"] == SERVING)
+
+    def draining(self) -> NDArray[np.bool_]:
+        """Return which slots finish their last requests, (slots,)."""
+        return np.array(self._state.slots["mode"] == DRAINING)
 
     @property
     def arrived(self) -> int:

@@ -188,6 +188,12 @@ class SimulatedCluster:
         replica.enter(phase, self.now_s, goal)
         self.replica_changed(replica.target)
 
+    def retarget(self, replica: Replica, goal: str) -> None:
+        """Let a replica go on in its phase towards another goal."""
+        if replica.goal != goal:
+            replica.goal, replica.view = goal, None
+            self.replica_changed(replica.target)
+
     def remove(self, replica: Replica) -> None:
         """Forget a replica that is gone."""
         del self.replicas[replica.target][replica.name]
@@ -261,13 +267,21 @@ class SimulatedCluster:
         self._slots[key].give_back(slot)
         replica.slot = -1
         if replica.goal == PARKED:
-            self.after(self.config.park_s, lambda at_s: self.parked(replica, "draining"))
+            self.after(self.config.park_s, lambda at_s: self._parked_or_stopped(replica))
             return
         gpus = self.specs[key].gpus_per_replica
         draining, spare = self.ledger.slot(key, "draining"), self.ledger.slot(key, "spare")
         self.ledger.correct(gpus * (self.now_s - empty_s), draining, spare, empty_s)
         self.free_gpus(replica, "draining")
         self.remove(replica)
+
+    def _parked_or_stopped(self, replica: Replica) -> None:
+        """Park a drained replica, unless it was stopped while it was being parked."""
+        if replica.goal == PARKED:
+            self.parked(replica, "draining")
+        else:
+            self.free_gpus(replica, "draining")
+            self.remove(replica)
 
     def parked(self, replica: Replica, state: str) -> None:
         """Park a replica: its GPUs are free, its process stays."""

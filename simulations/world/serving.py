@@ -34,8 +34,12 @@ class Serving:
     def drain(self, slot: int) -> None:
         self.fleet.drain(slot, self.fleet.now_s)
 
-    def undrain(self, slot: int) -> None:
+    def undrain(self, slot: int) -> bool:
+        """Let a draining slot serve again; False, and nothing changed, if it is empty and off by now."""
+        if not self.fleet.draining()[slot]:
+            return False
         self.fleet.undrain(slot, self.fleet.now_s)
+        return True
 
     def running(self) -> FloatArray:
         """Requests running per slot."""
