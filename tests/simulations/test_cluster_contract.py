@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from autoscaler.rating.service import load_service
 from policies.actions import ActionKind
 from policies.keys import SnapshotKey, TargetKey
 from policies.leadtime import LeadTime
 from policies.types import ACTIVE, COLD, FREE, PARKED, STAGED, SupplyStep, TargetSpec, TierSpec
 from simulations.engine import Fleet
-from simulations.traces import ArrivalStream, TraceInfo
-from simulations.traces.stream import Chunk, TrueRate
 from simulations.world.cluster import SimulatedCluster, WorldConfig
 from simulations.world.ledger import Ledger
 from simulations.world.serving import Serving
 from tests.contracts.cluster_contract import LONG_S, NODE_GPUS, ClusterContract, ClusterWorld, on_node
+from tests.simulations.stand_in_arrivals import DURATION_S, stream
 
 SUPPLY = (
     SupplyStep(FREE, LeadTime((0.0,)), 1.0),
@@ -24,33 +21,7 @@ SUPPLY = (
 )
 SERVICE = load_service("llama-3.1-8b-h100")
 SLOTS = 3 * NODE_GPUS
-DURATION_S = 1e6
 TICK_S = 5.0
-INFO = TraceInfo("made", "arrivals", "none", "none", DURATION_S, 0, "Made by hand.")
-
-
-class Arrivals:
-    """A `ChunkSource`: a request every `every_s` seconds, none if it is 0."""
-
-    def __init__(self, every_s: float) -> None:
-        self._times_s = np.arange(0.5, DURATION_S, every_s) if every_s else np.zeros(0)
-
-    @property
-    def duration_s(self) -> float:
-        return DURATION_S
-
-    def next_chunk(self) -> Chunk:
-        tokens = np.full(self._times_s.size, 300_000, np.int32)
-        return Chunk(self._times_s, np.full(self._times_s.size, 10, np.int32), tokens, DURATION_S)
-
-    def gaps_s(self) -> list[tuple[float, float]]:
-        return []
-
-    def true_rate(self) -> TrueRate:
-        raise NotImplementedError("a cluster never asks for the true rate")
-
-    def mean_tokens(self) -> tuple[float, float]:
-        raise NotImplementedError("a cluster never asks for mean tokens")
 
 
 def spec(name: str, gpus: int) -> TargetSpec:
@@ -85,7 +56,7 @@ class SimulatedWorld:
         keys = (self.busy.key, self.idle.key)
         serving = {
             key: Serving(
-                Fleet(SERVICE, SLOTS, 2.0, DURATION_S, DURATION_S), ArrivalStream(Arrivals(every), INFO), SLOTS
+                Fleet(SERVICE, SLOTS, 2.0, DURATION_S, DURATION_S), stream(every, output_tokens=300_000), SLOTS
             )
             for key, every in zip(keys, (60.0, 0.0), strict=True)
         }
