@@ -16,7 +16,7 @@ from autoscaler.rating.service import Rated, ServiceModel, load_service
 from policies.arrays import FloatArray
 from policies.capacity import WorkRate
 from policies.keys import SnapshotKey, TargetKey
-from policies.types import TargetSpec, TierSpec
+from policies.types import SupplyStep, TargetSpec, TierSpec
 from simulations.scenario.options import COMMAND_LINE, SimulateOptions, TargetRequest
 from simulations.scenario.scenario import Scenario, TargetScenario
 from simulations.traces import TrueRate, open_trace
@@ -52,7 +52,7 @@ def build_scenario(options: SimulateOptions) -> Scenario:
         raise InputError(COMMAND_LINE, None, "--gpus", options.gpus, problem, f"give {largest} or more")
     return Scenario(
         targets=targets,
-        supply=lead_times.supply(options.supply),
+        supply=_supply(options, lead_times),
         lead_times=lead_times,
         pool_gpus=options.gpus or _pool_gpus(targets),
         gpus_per_node=NODE_GPUS,
@@ -120,6 +120,13 @@ def _wanted(
         artifact_bytes=service.weights_bytes + SNAPSHOT_IMAGE_BYTES,
         snapshot=SnapshotKey(key, service.name),
     )
+
+
+def _supply(options: SimulateOptions, lead_times: LeadTimeFile) -> tuple[SupplyStep, ...]:
+    try:
+        return lead_times.supply(options.supply)
+    except InputError as error:
+        raise InputError(COMMAND_LINE, None, "--supply", options.supply, error.problem, error.hint) from error
 
 
 def _service(request: TargetRequest) -> ServiceModel:
