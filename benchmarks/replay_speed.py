@@ -78,7 +78,9 @@ def run_fleet(service: ServiceModel, trace: Trace, replicas: int) -> Outcome:
     fleet.advance(end_s, trace.times_s, trace.prompts, trace.outputs)
     fleet.finish()
     cpu_s = time.process_time() - begin
-    return Outcome(cpu_s, fleet.completed, fleet.wait_sum_s / fleet.dispatched, fleet.ttft_sum_s / fleet.dispatched)
+    totals = fleet.totals
+    served = totals.dispatched
+    return Outcome(cpu_s, totals.completed, totals.wait_sum_s / served, totals.ttft_sum_s / served)
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from multiprocessing.sharedctypes import Synchronized
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from simulations.bounds.clairvoyant_row import clairvoyant_row
+from simulations.bounds.clairvoyant import clairvoyant_row
 from simulations.replay import replay
 from simulations.results import Comparison, PoolingGain, RunResult
 from simulations.scenario.build import build_scenario

@@ -18,7 +18,7 @@ from policies.baselines.planner import PlannerPolicy
 from policies.baselines.static import StaticPolicy
 from policies.decide import ForethawPolicy
 from policies.types import Policy
-from simulations.bounds.informed_row import informed_forecaster
+from simulations.bounds.informed import informed_forecaster
 from simulations.planner_forecasts import ArimaPoint, KalmanPoint, NoForecast
 from simulations.scenario.scenario import Scenario
 

@@ -11,13 +11,12 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.arrays import FloatArray
+from simulations.traces.arrays import IntArray
 from simulations.traces.tables import Block
 
 MOST_TOKENS = 2**31 - 1
 UTC_SHAPE = re.compile(r"(19[789]\d|20\d\d)-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d{1,9})?)?")
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 
 def numbers(block: Block, field: str) -> FloatArray:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.arrays import FloatArray
+from simulations.traces.arrays import IntArray
 from simulations.traces.records import NS
-from simulations.traces.stream import FloatArray, TrueRate
+from simulations.traces.stream import TrueRate
 
-IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 Seeds = NDArray[np.uint64]
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from simulations.traces.columns import FloatArray, IntArray
+from policies.arrays import FloatArray
+from simulations.traces.arrays import IntArray
 from simulations.traces.copies import CHUNK_REQUESTS, LONGEST_CHUNK_NS, Draw, rate_from_sums, thinned_dispersion
 from simulations.traces.kernels import gather_copies, tokens_by_row
 from simulations.traces.records import NS, ArrivalRecord

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from simulations.traces.columns import IntArray
+from simulations.traces.arrays import IntArray
 from simulations.traces.copies import (
     CHUNK_REQUESTS,
     LONGEST_CHUNK_NS,

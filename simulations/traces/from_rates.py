@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from simulations.traces.columns import FloatArray
+from policies.arrays import FloatArray
 from simulations.traces.copies import (
     CHUNK_REQUESTS,
     LONGEST_CHUNK_NS,

@@ -30,10 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from policies.arrays import FloatArray
+from simulations.traces.arrays import IntArray
 from simulations.traces.kernels import GAMMA, HYPEREXPONENTIAL
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 FAMILIES = ("auto", "gamma", "hyperexponential")
 GAMMA_LIMIT = 20.0

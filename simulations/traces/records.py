@@ -13,14 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from simulations.traces.columns import (
-    FloatArray,
-    IntArray,
-    not_negative,
-    refuse_where,
-    utc_ns,
-    whole_numbers,
-)
+from policies.arrays import FloatArray
+from simulations.traces.arrays import IntArray
+from simulations.traces.columns import not_negative, refuse_where, utc_ns, whole_numbers
 from simulations.traces.tables import Block, TraceFile, read_table
 
 NS = 1_000_000_000

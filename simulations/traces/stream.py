@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
-TokenArray = NDArray[np.int32]
+from policies.arrays import FloatArray
+from simulations.traces.arrays import TokenArray
+
 Taken = tuple[FloatArray, TokenArray, TokenArray]
 
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoscaler.input_error import InputError
-from simulations.traces.columns import MOST_TOKENS, FloatArray
+from policies.arrays import FloatArray
+from simulations.traces.columns import MOST_TOKENS
 from simulations.traces.records import RateRecord
 from simulations.traces.tables import TraceFile, read_json
 

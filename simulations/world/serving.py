@@ -10,6 +10,7 @@ import numpy as np
 
 from policies.arrays import FloatArray
 from simulations.engine import Fleet
+from simulations.engine.layout import DRAINING
 from simulations.traces import ArrivalStream
 
 
@@ -36,7 +37,7 @@ class Serving:
 
     def undrain(self, slot: int) -> bool:
         """Let a draining slot serve again; False, and nothing changed, if it is empty and off by now."""
-        if not self.fleet.draining()[slot]:
+        if self.fleet.modes()[slot] != DRAINING:
             return False
         self.fleet.undrain(slot, self.fleet.now_s)
         return True

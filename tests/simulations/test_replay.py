@@ -8,7 +8,7 @@ import pytest
 
 from autoscaler.ports import PassRecord
 from policies.keys import TargetKey
-from simulations.bounds.clairvoyant_row import clairvoyant_row
+from simulations.bounds.clairvoyant import clairvoyant_row
 from simulations.compare import run_row, run_simulate
 from simulations.replay import Run, replay
 from simulations.report import to_json
@@ -61,8 +61,8 @@ def test_every_request_is_counted_once_and_every_gpu_second_is_booked_once(name:
 
     def balanced(record: PassRecord) -> None:
         for key, serving in run.cluster.serving.items():
-            fleet = serving.fleet
-            assert fleet.arrived == fleet.completed + fleet.running + fleet.queued, (key, record.now_s)
+            now = serving.fleet.totals
+            assert now.arrived == now.completed + now.running + now.queued, (key, record.now_s)
 
     run = Run(scenario, ROWS[name](scenario), keep=balanced)
     run.to_end()
@@ -74,9 +74,9 @@ def test_every_request_is_counted_once_and_every_gpu_second_is_booked_once(name:
         stream = target.open_stream()
         before = len(stream.take_until(scenario.warmup_s)[0])
         arrived = len(stream.take_until(scenario.duration_s)[0])
-        fleet = run.cluster.serving[target.key].fleet
-        assert (fleet.arrived, fleet.running, fleet.queued) == (before + arrived, 0, 0)
-        assert fleet.completed == before + arrived
+        totals = run.cluster.serving[target.key].fleet.totals
+        assert (totals.arrived, totals.running, totals.queued) == (before + arrived, 0, 0)
+        assert totals.completed == before + arrived
         assert scored.requests == arrived
         assert scored.misses <= arrived
         # Completions of the scored time: requests of the warm-up that end in it come on top.
