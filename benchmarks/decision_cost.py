@@ -35,6 +35,7 @@ HORIZON_S = 30.0
 
 
 def main() -> None:
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()

@@ -62,6 +62,8 @@ class BoundInput:
 
 @dataclass(frozen=True, slots=True)
 class ClairvoyantBound:
+    """The least cost of one target; seconds and costs in GPU-seconds, `misses` in requests (fractional)."""
+
     held_gpu_s: float
     misses: float
     cost_gpu_s: float

@@ -80,7 +80,7 @@ class Totals:
 class Fleet:
     """A central queue before `slots` replica slots, all off at first."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what the compiled state is allocated from
         self,
         service: ServiceModel,
         slots: int,
@@ -182,7 +182,7 @@ class Fleet:
         return samples
 
     def running_per_slot(self) -> NDArray[np.int64]:
-        """Requests that each slot holds now (prefill included), (slots,)."""
+        """Return requests that each slot holds now (prefill included), (slots,)."""
         return np.array(self._state.slots["running"])
 
     def modes(self) -> NDArray[np.int64]:
@@ -267,12 +267,13 @@ class Fleet:
         if not (times[0] >= self._now_s and times[-1] < until_s and bool(np.all(times[1:] >= times[:-1]))):
             raise ValueError(f"arrivals must be sorted and lie in [{self._now_s}, {until_s})")
 
-    def _run(
+    def _run(  # noqa: PLR0913 - a piece and what to do at its end
         self,
         times: FloatArray,
         prompts: NDArray[np.generic],
         outputs: NDArray[np.generic],
         until_s: float,
+        *,
         more: bool,
         sampling: bool = True,
     ) -> None:

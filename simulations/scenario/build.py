@@ -33,7 +33,7 @@ POOL_PER_PEAK = 1.5
 
 
 def build_scenario(options: SimulateOptions) -> Scenario:
-    """The scenario of a command line; raises InputError for anything in it that cannot be used."""
+    """Return the scenario of a command line; raises InputError for anything in it that cannot be used."""
     lead_times = load_lead_times(options.leadtimes)
     targets = tuple(_target(options, lead_times, request, i) for i, request in enumerate(options.targets))
     duration_s = min(t.trace.span_s for t in targets)
@@ -138,7 +138,7 @@ def _service(request: TargetRequest) -> ServiceModel:
 
 
 def _piece_s(options: SimulateOptions, request: TargetRequest) -> float | None:
-    """The asked duration, cut to what the trace has from the start on."""
+    """Return the asked duration, cut to what the trace has from the start on."""
     if options.duration_s is None:
         return None
     rest_s = open_trace(request.trace, seed=1, start_s=options.start_s).duration_s

@@ -56,7 +56,7 @@ def row_moments(prompts: NDArray[np.int32], outputs: NDArray[np.int32]) -> Float
 
 
 def read_quantiles(file: TraceFile, record: RateRecord) -> QuantileTables:
-    """The tables of the record's clients, in its order.
+    """Return the tables of the record's clients, in its order.
 
     The prompt is `input_tokens`, or where there is none the sum of the text, image, audio and video
     parts, quantile by quantile (the mean of a sum is the sum of the means; that the parts rise

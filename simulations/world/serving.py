@@ -30,9 +30,11 @@ class Serving:
         self.fleet.advance(until_s, *self.stream.take_until(until_s))
 
     def activate_now(self, slot: int) -> None:
+        """Let a slot serve from the present moment on."""
         self.fleet.activate(slot, self.fleet.now_s)
 
     def drain(self, slot: int) -> None:
+        """Let a slot take nothing new from the present moment on."""
         self.fleet.drain(slot, self.fleet.now_s)
 
     def undrain(self, slot: int) -> bool:
@@ -43,8 +45,9 @@ class Serving:
         return True
 
     def running(self) -> FloatArray:
-        """Requests running per slot."""
+        """Return requests running per slot."""
         return np.asarray(self.fleet.running_per_slot())
 
     def take_drained(self) -> list[tuple[int, float]]:
+        """Return the slots that became empty since the last call, and when, in seconds."""
         return self.fleet.take_drained()
