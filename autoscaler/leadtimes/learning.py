@@ -6,9 +6,15 @@ from dataclasses import dataclass, field, replace
 
 from autoscaler.config import ReconcileConfig
 from autoscaler.leadtimes.book import LeadTimeBook
+from autoscaler.leadtimes.observation import StartObservation
 from autoscaler.leadtimes.watch import Scope, Size, Watch
 from autoscaler.ports import ClusterView
+from policies.keys import TargetKey
 from policies.types import PoolSpec, TargetSpec
+
+LEARN_EVERY_S = 15.0
+"""Outcomes enter the book a few times a minute: each changes the ladders of all targets of its GPU model, which costs a
+tenth of a second for a thousand of them, and lead times do not change faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +23,9 @@ class Learning:
 
     book: LeadTimeBook | None
     watch: Watch = field(default_factory=Watch)
+    waiting: tuple[StartObservation, ...] = ()
+    """Observed, and not in the book yet."""
+    learnt_at_s: float = 0.0
 
     def after_view(self, config: ReconcileConfig, view: ClusterView, now_s: float) -> Learning:
         """Return what is known after `view`, seen at `now_s`."""
@@ -27,7 +36,13 @@ class Learning:
         pool = config.pool
         scope = Scope(specs, sizes, pool.supply, pool.gpu_model)
         watch, observed = self.watch.next(view.replicas, scope, now_s)
-        return Learning(self.book.retain(specs.keys()).observe_all(observed), watch)
+        learning = Learning(self.book, watch, (*self.waiting, *observed), self.learnt_at_s)
+        return learning.learnt(frozenset(specs), now_s) if now_s - self.learnt_at_s >= LEARN_EVERY_S else learning
+
+    def learnt(self, targets: frozenset[TargetKey], now_s: float) -> Learning:
+        """Return what is known once the book has taken in what waits, and forgotten targets that left."""
+        book = None if self.book is None else self.book.retain(targets).observe_all(self.waiting)
+        return Learning(book, self.watch, (), now_s)
 
     def specs(self, config: ReconcileConfig) -> tuple[TargetSpec, ...]:
         """Return the targets' specs with the ladders that are known now."""

@@ -23,12 +23,15 @@ def cut(
     required: list[float] | None = None,
     known: set[str] | None = None,
 ) -> Allotment:
-    """Allot with every path requiring what is wanted, and every target known, unless said otherwise."""
+    """Allot with every path requiring what is wanted, and every target known, unless said otherwise.
+
+    What an unknown target wants, it holds.
+    """
     warm = {t.key: {PARKED: n} for t, n in zip(targets, parked or [], strict=False)}
     paths = np.repeat(np.array(required if required is not None else wanted, np.float32)[:, None], 50, axis=1)
-    keys = frozenset(t.key for t in targets if known is None or t.key.name in known)
     wants = {t.key: n for t, n in zip(targets, wanted, strict=True)}
-    return allot(targets, wants, warm, supply or {}, paths, keys, budget)
+    blind = {key: n for key, n in wants.items() if known is not None and key.name not in known}
+    return allot(targets, wants, warm, supply or {}, paths, blind, budget)
 
 
 def active(allotment: Allotment) -> dict[str, int]:
@@ -123,6 +126,17 @@ def test_unknown_targets_keep_what_they_hold_before_the_minimums_of_others() -> 
     targets = (spec("a"), spec("b", least=4))
 
     assert active(cut(targets, [3, 4], budget=5, required=[0.0, 4.0], known={"b"})) == {"a": 3, "b": 2}
+
+
+def test_unknown_targets_grow_to_their_minimum_only_after_others_kept_what_they_hold() -> None:
+    """b holds its 1 replica; a, which holds none, would like its minimum of 1 on the same 2 GPUs."""
+    targets, wants = (spec("a", gpus=2, least=1), spec("b")), [1, 1]
+    blind = {targets[0].key: 0, targets[1].key: 1}
+    paths = np.zeros((2, 50), np.float32)
+
+    got = allot(targets, dict(zip((t.key for t in targets), wants, strict=True)), {}, {}, paths, blind, 2)
+
+    assert active(got) == {"a": 0, "b": 1}
 
 
 def test_a_replica_that_does_not_fit_is_not_replaced_by_a_smaller_one() -> None:
