@@ -30,7 +30,6 @@ from policies.paths import DemandPaths
 from policies.placement import Settled, place_snapshots, settled, wake_needs
 from policies.reasons import Reason, ReasonCode, because, for_count
 from policies.required import SUSTAINED_SLOS, required_by_step, required_until
-from policies.shapes import fitting
 from policies.spares import PoolExcess, SupplyNeed, supply_needs
 from policies.tiers import TierNeed, tier_needs
 from policies.types import (
@@ -211,14 +210,14 @@ class _Needs:
 
 def _with_snapshot_near(given: DecisionInput) -> frozenset[TargetKey]:
     """Return the targets whose wake could find its artifact where a GPU is or soon could be."""
-    nodes: dict[SnapshotKey, list[int]] = {}
-    for i, node in enumerate(given.nodes):
+    most_idle: dict[SnapshotKey, int] = {}
+    for node in given.nodes:
+        idle = node.idle_gpus
         for snapshot in node.snapshots:
-            nodes.setdefault(snapshot, []).append(i)
+            if idle > most_idle.get(snapshot, 0):
+                most_idle[snapshot] = idle
     return frozenset(
-        t.key
-        for t in given.targets
-        if t.snapshot in nodes and fitting((given.nodes[i] for i in nodes[t.snapshot]), t.gpus_per_replica) > 0
+        t.key for t in given.targets if t.snapshot is not None and most_idle.get(t.snapshot, 0) >= t.gpus_per_replica
     )
 
 
