@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 import os
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -30,6 +29,7 @@ from restore_driver.cuda.states import Action, CudaState
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.process import kill_group
+from restore_driver.host.spawn import Child, spawn
 
 START_S = 30.0
 """For a helper to be up: cuInit takes tenths of a second with persistence mode, and seconds a card without."""
@@ -210,11 +210,10 @@ class _Helper:
                     answer = self._waiting.pop(message["id"], None)
                 if answer is not None:
                     answer.set_result(message)
-        kill_group(child.pid)
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        child.await_end()
         with self._guard:
             self.ended = True
-        exit_code = child.wait()  # only now may the PID belong to somebody else
+        exit_code = child.reap()  # only now may another process have the PID
         self._end(_death(f"it ended with {exit_code}"))
 
     def _end(self, error: DriverError) -> None:
@@ -226,18 +225,11 @@ class _Helper:
         for answer in left:
             answer.set_exception(error)
 
-    def _start(self) -> subprocess.Popen[bytes] | None:
+    def _start(self) -> Child | None:
         self._up_by_s = time.monotonic() + START_S
         command = [sys.executable, "-P", "-m", "restore_driver.cuda.helper", str(self._theirs.fileno())]
         try:
-            child = subprocess.Popen(
-                [*command, str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=self._environment,
-                pass_fds=(self._theirs.fileno(),),
-                process_group=0,
-            )
+            child = spawn([*command, str(os.getpid())], self._environment, (self._theirs.fileno(),))
         except OSError as error:
             self._end(_death(f"it can't be started: {error}"))
             return None

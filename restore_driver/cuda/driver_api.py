@@ -6,7 +6,6 @@ module. It runs within the helper only: a call may hang, and `cuInit` opens devi
 
 from __future__ import annotations
 
-import ctypes
 from importlib import import_module
 from typing import Any
 
@@ -15,6 +14,7 @@ from restore_driver.cuda.ports import DeviceMap, NotCuda
 from restore_driver.cuda.states import Action, CudaState, Order
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
+from restore_driver.host.buffers import copy_to_address
 
 _NOT_CUDA = ("CUDA_ERROR_INVALID_VALUE", "CUDA_ERROR_NOT_INITIALIZED", "CUDA_ERROR_NOT_FOUND")
 """What the driver answers of a process without CUDA. `not initialized` is that process's state and not ours: an
@@ -122,7 +122,7 @@ class Api:
     def _pair(self, old: str, new: str) -> Any:
         """Two UUIDs of 16 bytes, one after the other; the bindings' own UUID can't be written."""
         pair = self._driver.CUcheckpointGpuPair()
-        ctypes.memmove(pair.getPtr(), uuid_to_bytes(old) + uuid_to_bytes(new), 32)
+        copy_to_address(pair.getPtr(), uuid_to_bytes(old) + uuid_to_bytes(new))
         return pair
 
     def _call(self, name: str, *arguments: Any) -> Any:

@@ -8,9 +8,7 @@ thread makes no CUDA call, so that it always sees the end of file when the paren
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import socket
 import sys
 import threading
@@ -21,8 +19,8 @@ from restore_driver.cuda.driver_api import Api
 from restore_driver.cuda.readings import MemoryReading
 from restore_driver.cuda.states import Action, Order, carry_out
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.process import die_with_parent
 
-_PR_SET_PDEATHSIG = 1
 _SMI_DEADLINE_S = 5.0
 
 
@@ -87,7 +85,7 @@ def _open_nvml() -> nvml.Nvml | None:
 
 def main(fd: int, parent_pid: int) -> None:
     """Ends when `parent_pid` does, whatever a call may be waiting for."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     if os.getppid() != parent_pid:
         return  # it died before the line above
     Helper(socket.socket(fileno=fd)).serve()

@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass
 
 from restore_driver.host import proc
+from restore_driver.host.libc import last_error, libc
 from restore_driver.host.process import die_with_parent
 
 CAP_SYS_RESOURCE = 24
@@ -22,7 +23,6 @@ _PR_SET_DUMPABLE = 4
 _SYS_CAPGET, _SYS_CAPSET = {"x86_64": 125, "aarch64": 90}, {"x86_64": 126, "aarch64": 91}
 _HIGHEST = 64
 _SET_NAMES = ("eff", "prm", "inh")
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _Header(ctypes.Structure):
@@ -77,7 +77,7 @@ class Rights:
         _prctl(_PR_SET_DUMPABLE, 0)
         _prctl(_PR_SET_KEEPCAPS, 1)
         for number in range(_HIGHEST):
-            if not self.bounding >> number & 1 and _libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1:
+            if not self.bounding >> number & 1 and libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1:
                 _prctl(_PR_CAPBSET_DROP, number)
         os.setgroups(self.groups)
         os.setresgid(*self.group_ids)
@@ -88,8 +88,17 @@ class Rights:
         _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
         for number in _numbers(self.ambient & inheritable):
             _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number)
-        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        forbid_new_privileges()
         die_with_parent()
+
+
+def forbid_new_privileges() -> None:
+    """Set `no_new_privs`: no exec from here on adds rights (prctl(2)).
+
+    Raises:
+        OSError: any error of prctl(2).
+    """
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def effective() -> frozenset[int]:
@@ -111,7 +120,7 @@ def become_with_capabilities(user_id: int) -> None:
     os.setresuid(user_id, user_id, user_id)
     _capset(held, held, held)
     for number in _numbers(held):
-        _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, 0, 0)
+        libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, 0, 0)
     die_with_parent()
 
 
@@ -123,8 +132,8 @@ def _capget() -> tuple[int, int, int]:
     """Effective, permitted and inheritable; asked of the kernel, since a container's /proc need not be there."""
     sets = _Sets()
     number = _SYS_CAPGET[os.uname().machine]
-    if _libc.syscall(number, ctypes.byref(_Header(_VERSION_3, 0)), ctypes.byref(sets)) != 0:
-        raise OSError(ctypes.get_errno(), "capget")
+    if libc.syscall(number, ctypes.byref(_Header(_VERSION_3, 0)), ctypes.byref(sets)) != 0:
+        raise last_error(what="capget")
     eff, prm, inh = (int(getattr(sets, f"{name}_0") | getattr(sets, f"{name}_1") << 32) for name in _SET_NAMES)
     return eff, prm, inh
 
@@ -133,11 +142,10 @@ def _capset(effective: int, permitted: int, inheritable: int) -> None:
     masks = (effective, permitted, inheritable)
     sets = _Sets(*(mask & 0xFFFFFFFF for mask in masks), *(mask >> 32 for mask in masks))
     number = _SYS_CAPSET[os.uname().machine]
-    if _libc.syscall(number, ctypes.byref(_Header(_VERSION_3, 0)), ctypes.byref(sets)) != 0:
-        raise OSError(ctypes.get_errno(), "capset")
+    if libc.syscall(number, ctypes.byref(_Header(_VERSION_3, 0)), ctypes.byref(sets)) != 0:
+        raise last_error(what="capset")
 
 
 def _prctl(option: int, *arguments: int) -> None:
-    if _libc.prctl(option, *arguments, *(0,) * (4 - len(arguments))) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"prctl {option}: {os.strerror(number)}")
+    if libc.prctl(option, *arguments, *(0,) * (4 - len(arguments))) != 0:
+        raise last_error(what=f"prctl {option}")

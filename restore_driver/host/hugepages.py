@@ -7,7 +7,6 @@ the restored code's help), so the system's is set, counted among several restore
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
+from restore_driver.host.flock import lock
 from restore_driver.host.mounts import MS_NODEV, MS_NOSUID, mount, mount_point
 
 SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -128,7 +128,7 @@ def _record(directory: Path) -> Iterator[tuple[_Users, str, _Write]]:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     fd = os.open(directory / _RECORD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        lock(fd)
         text = os.pread(fd, 1 << 20, 0)
         content: dict[str, Any] = json.loads(text) if text else {"users": [], "was": ""}
 

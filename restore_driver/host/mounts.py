@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 from pathlib import Path
 
+from restore_driver.host.libc import last_error, libc
+
 _PROC_SUPER_MAGIC = 0x9FA0
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE, MS_BIND = 1, 2, 4, 8, 0x4000, 1 << 18, 4096
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def mount(source: str, target: Path, fstype: str = "", flags: int = 0, options: str = "") -> None:
@@ -20,9 +22,8 @@ def mount(source: str, target: Path, fstype: str = "", flags: int = 0, options: 
         OSError: as the kernel says, naming the target.
     """
     arguments = (source.encode(), os.fsencode(target), fstype.encode(), ctypes.c_ulong(flags), options.encode())
-    if _libc.mount(*arguments) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(target))
+    if libc.mount(*arguments) != 0:
+        raise last_error(str(target))
 
 
 def unmount(target: Path, *, lazy: bool = True) -> None:
@@ -32,10 +33,10 @@ def unmount(target: Path, *, lazy: bool = True) -> None:
         OSError: as the kernel says, naming the target.
     """
     flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
-    if _libc.umount2(os.fsencode(target), flags) != 0:
-        number = ctypes.get_errno()
-        if number not in (2, 22):  # ENOENT, EINVAL: not a mount point
-            raise OSError(number, os.strerror(number), str(target))
+    if libc.umount2(os.fsencode(target), flags) != 0:
+        error = last_error(str(target))
+        if error.errno not in (errno.ENOENT, errno.EINVAL):  # EINVAL: not a mount point
+            raise error
 
 
 def require_procfs() -> None:
@@ -45,8 +46,8 @@ def require_procfs() -> None:
         OSError: naming it.
     """
     status = (ctypes.c_long * 32)()  # struct statfs: f_type first, 15 longs in all
-    if _libc.statfs(b"/proc", ctypes.byref(status)) != 0 or status[0] != _PROC_SUPER_MAGIC:
-        raise OSError(22, "/proc is not the kernel's", "/proc")
+    if libc.statfs(b"/proc", ctypes.byref(status)) != 0 or status[0] != _PROC_SUPER_MAGIC:
+        raise OSError(errno.EINVAL, "/proc is not the kernel's", "/proc")
 
 
 def mount_points(pid: int | str = "self") -> tuple[Path, ...]:

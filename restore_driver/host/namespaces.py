@@ -7,7 +7,6 @@ a child born after setns(2) is a member of the pid namespace. Both die with the 
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.libc import last_error, libc
 from restore_driver.host.process import close_all_but, die_with_parent
 
 KINDS = {"uts": 0x04000000, "ipc": 0x08000000, "net": 0x40000000, "pid": 0x20000000, "mnt": 0x00020000}
@@ -25,7 +25,6 @@ placeholder's cgroups by name instead) and not user (restoring needs the privile
 _LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
 _NO_CONTROLLERS = ("rw", "ro", "xattr", "clone_children", "release_agent")
 """Mount options of a v1 hierarchy that stand among its controllers."""
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def setns(fd: int, kind: int) -> None:
@@ -34,8 +33,8 @@ def setns(fd: int, kind: int) -> None:
     Raises:
         OSError: as the kernel says.
     """
-    if _libc.setns(fd, kind) != 0:
-        raise OSError(ctypes.get_errno(), f"setns: {os.strerror(ctypes.get_errno())}")
+    if libc.setns(fd, kind) != 0:
+        raise last_error(what="setns")
 
 
 def unshare(flags: int) -> None:
@@ -44,8 +43,8 @@ def unshare(flags: int) -> None:
     Raises:
         OSError: as the kernel says.
     """
-    if _libc.unshare(flags) != 0:
-        raise OSError(ctypes.get_errno(), f"unshare: {os.strerror(ctypes.get_errno())}")
+    if libc.unshare(flags) != 0:
+        raise last_error(what="unshare")
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,7 @@ import math
 import os
 import select
 import signal
-import subprocess
-import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -27,6 +24,8 @@ from typing import Any, NoReturn
 
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
+from restore_driver.host.fork import fork
+from restore_driver.host.libc import libc
 
 _PR_SET_PDEATHSIG = 1
 _SYS_CLOSE_RANGE = 436
@@ -36,7 +35,6 @@ _SHOWN_BYTES = 1 << 20
 _AFTER_KILL_S = 5.0
 """A killed process is gone within milliseconds, with much memory a second; what is frozen or stuck in the kernel stays,
 and nobody waits for it."""
-_libc = ctypes.CDLL(None, use_errno=True)
 _left_behind: set[int] = set()
 
 
@@ -50,7 +48,7 @@ class Completed:
     took_s: float
 
 
-class NotStarted(subprocess.SubprocessError):
+class NotStarted(Exception):
     """What was to be done in the child before the program (`enter`) failed there; the text says how."""
 
 
@@ -82,7 +80,7 @@ def run(
             stack.callback(os.close, fd)
         environment = dict(os.environ if env is None else env)
         parent = os.getpid()
-        child = _fork()
+        child = fork()
         if not child:
             _become((null_fd, output_fd, output_fd), argv, environment, pass_fds, enter, tell_fd, parent)
         os.close(tell_fd)
@@ -114,12 +112,12 @@ def kill_group(group_id: int) -> None:
 def die_with_parent() -> None:
     """The kernel kills this process when the thread that forked it ends. A change of user or of capabilities clears
     that again (prctl(2)): whoever makes one asks anew."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def outlive_parent() -> None:
     """Takes `die_with_parent` back."""
-    _libc.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+    libc.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
 
 
 def close_all_but(fds: Sequence[int]) -> None:
@@ -127,17 +125,8 @@ def close_all_but(fds: Sequence[int]) -> None:
     first = 3
     for fd in (*sorted({fd for fd in fds if fd >= first}), 2**32):
         if fd > first:
-            _libc.syscall(_SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(fd - 1), 0)
+            libc.syscall(_SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(fd - 1), 0)
         first = fd + 1
-
-
-def _fork() -> int:
-    """fork(2). Python 3.12 warns of it where there are threads; the child here only makes system calls."""
-    if sys.version_info < (3, 12):
-        return os.fork()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
 
 
 def _become(

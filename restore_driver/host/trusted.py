@@ -7,20 +7,15 @@ artifact is opened by openat2(2) with RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS: nei
 
 from __future__ import annotations
 
-import ctypes
+import errno
 import os
 import stat
 from pathlib import Path, PurePosixPath
 
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.openat2 import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
 
-_SYS_OPENAT2 = 437
-_RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x02, 0x04, 0x08
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+_BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 
 
 def require_trusted(path: Path, *, owner: int = 0) -> None:
@@ -64,14 +59,14 @@ def open_beneath(directory_fd: int, relative: str, flags: int = os.O_RDONLY) -> 
         OSError: when the file cannot be opened for another reason.
     """
     refuse_escaping(relative)
-    how = _OpenHow(flags | os.O_CLOEXEC, 0, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS)
-    fd = _libc.syscall(_SYS_OPENAT2, directory_fd, os.fsencode(relative), ctypes.byref(how), ctypes.sizeof(how))
-    if fd >= 0:
-        return int(fd)
-    number = ctypes.get_errno()
-    if number in (18, 40):  # EXDEV: left the directory; ELOOP: a symbolic link
-        raise DriverError(Reason.NOT_TRUSTED, f"{relative} leaves the artifact or is a symbolic link", "make it anew")
-    raise OSError(number, os.strerror(number), relative)
+    try:
+        return openat2(directory_fd, relative, flags, _BENEATH)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.ELOOP):
+            raise
+        raise DriverError(
+            Reason.NOT_TRUSTED, f"{relative} leaves the artifact or is a symbolic link", "make it anew"
+        ) from error
 
 
 def refuse_escaping(relative: str) -> None:

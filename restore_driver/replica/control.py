@@ -16,7 +16,6 @@ given up by then, and nobody else would wake the replica.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
@@ -28,6 +27,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from restore_driver.host.buffers import trim_heap
 from restore_driver.host.unix_sockets import accept_one, is_root_or_us, listen
 from restore_driver.replica.ranges import ScratchRange, WeightsRange
 from restore_driver.replica.stacks import Stacks
@@ -345,7 +345,7 @@ def _empty_caches() -> None:
         if empty is not None:
             empty()
             break
-    ctypes.CDLL(None).malloc_trim(0)
+    trim_heap()
 
 
 def end_compile_workers() -> None:

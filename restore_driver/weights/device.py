@@ -6,7 +6,6 @@ it, and hands memory over by descriptor just so; the same contract test runs aga
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import threading
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.buffers import address_of
 
 CONTEXT_MARGIN_BYTES = 512 << 20
 """Left free on a card beside the weights: a restored replica's own context."""
@@ -192,7 +192,7 @@ class CudaDevice:
     def pin(self, buffer: mmap.mmap) -> Callable[[], None]:
         """`cuMemHostRegister`: quick on memory that is there already, in huge pages."""
         self._enter()
-        address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+        address = address_of(buffer)
         portable = self._cuda.CU_MEMHOSTREGISTER_PORTABLE
         self._call("cuMemHostRegister", address, len(buffer), portable)
 
@@ -233,7 +233,7 @@ class _CudaMemory:
         self._device._enter()
         stream = call("cuStreamCreate", self._device._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)
         try:
-            address, target = ctypes.addressof(ctypes.c_char.from_buffer(source)), int(self._address)
+            address, target = address_of(source), int(self._address)
             for at in range(0, len(source), _COPY_BYTES):
                 size = min(_COPY_BYTES, len(source) - at)
                 call("cuMemcpyHtoDAsync", target + at, address + at, size, stream)
