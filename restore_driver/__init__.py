@@ -1,6 +1,7 @@
-"""The restore driver's room: checkpoint, restore, park and unpark of real replicas.
+"""The restore driver: checkpoint, restore, park and unpark of real replicas.
 
-`phases.py` holds the sequences as one table, `driver.py` is the door for a library, `agent/` for a resident process,
-`cli.py` for a person. The room stands alone: it imports neither policies nor autoscaler, and runs on a node without
-the simulator (`python -m restore_driver`).
+`wire/` is what clients send and receive, `attempt/phases.py` holds the sequences as data, `steps/` carries them out.
+`driver.py` is the API of the library, `agent/` the resident process, `commands/` the command line. The package stands
+alone: it imports neither policies nor autoscaler, and runs on a node without the simulator as
+`python -m restore_driver`.
 """

@@ -66,8 +66,8 @@ def push(
 
         forethaw push /var/lib/forethaw/llama /mnt/snapshots --bandwidth 200M
     """
+    from restore_driver.commands.transfer_bar import Bar
     from restore_driver.store.address import open_store
-    from restore_driver.store.progress import Bar
     from restore_driver.store.push import Push
 
     with _ending(as_json) as begun, Bar("push", quiet=as_json) as bar:
@@ -111,9 +111,9 @@ def stage(
 
         forethaw stage /mnt/snapshots/llama/0f3a52c1d2e4b687 /run/forethaw/staged/llama --in-memory
     """
+    from restore_driver.commands.transfer_bar import Bar
     from restore_driver.host.meminfo import available_memory_bytes
     from restore_driver.store.address import open_store, split_snapshot
-    from restore_driver.store.progress import Bar
     from restore_driver.store.stage import Stage
 
     with _ending(as_json) as begun, Bar("stage", quiet=as_json) as bar:
@@ -202,11 +202,11 @@ def prune(
         forethaw prune /var/lib/forethaw --quota 200G --dry-run
     """
     from restore_driver.store import prune as pruning
-    from restore_driver.store.retention import Policy
+    from restore_driver.store.retention import RetentionPolicy
     from restore_driver.store.units import parse_bytes, parse_duration_s
 
     with _ending(as_json):
-        policy = Policy(
+        policy = RetentionPolicy(
             keep_last=keep_last,
             max_age_s=None if max_age is None else parse_duration_s(max_age, "--max-age"),
             quota_bytes=None if quota is None else parse_bytes(quota, "--quota"),

@@ -30,7 +30,7 @@ from restore_driver.criu.images import (
     IN_PARENT,
     PAGE_BYTES,
     Pagemap,
-    Run,
+    PageRun,
     private_anonymous_ranges,
     read_pagemap,
     write_pagemap,
@@ -100,7 +100,7 @@ def compact(
     )
 
 
-def split(run: Run, ranges: Ranges, zero: np.ndarray) -> Iterator[tuple[Run, bool]]:
+def split(run: PageRun, ranges: Ranges, zero: np.ndarray) -> Iterator[tuple[PageRun, bool]]:
     """Cuts a stored run into runs to keep and runs to drop.
 
     Args:
@@ -115,7 +115,7 @@ def split(run: Run, ranges: Ranges, zero: np.ndarray) -> Iterator[tuple[Run, boo
     edges = np.flatnonzero(np.diff(droppable)) + 1
     begins = [0, *edges.tolist()]
     for begin, end in zip(begins, [*begins[1:], run.pages], strict=True):
-        yield Run(run.address + begin * PAGE_BYTES, end - begin, run.flags), bool(droppable[begin])
+        yield PageRun(run.address + begin * PAGE_BYTES, end - begin, run.flags), bool(droppable[begin])
 
 
 def _compact_task(
@@ -214,12 +214,12 @@ def _as_pagemap(pagemap: Pagemap, pieces: list[Piece]) -> bytes:
     return write_pagemap(Pagemap(pagemap.pages_id, pagemap.head, tuple(piece.run for piece in pieces)))
 
 
-def _parts(run: Run) -> Iterator[Run]:
+def _parts(run: PageRun) -> Iterator[PageRun]:
     for begin in range(0, run.pages, _CHUNK_PAGES):
-        yield Run(run.address + begin * PAGE_BYTES, min(_CHUNK_PAGES, run.pages - begin), run.flags)
+        yield PageRun(run.address + begin * PAGE_BYTES, min(_CHUNK_PAGES, run.pages - begin), run.flags)
 
 
-def _within(run: Run, ranges: Ranges) -> np.ndarray:
+def _within(run: PageRun, ranges: Ranges) -> np.ndarray:
     """Shape (run.pages,): true for pages in one of the ranges."""
     inside = np.zeros(run.pages, dtype=bool)
     at = max(bisect_right(ranges, (run.address, 1 << 64)) - 1, 0)

@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from restore_driver.criu.images import PAGE_BYTES, Run, read_pagemap
+from restore_driver.criu.images import PAGE_BYTES, PageRun, read_pagemap
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
@@ -106,7 +106,7 @@ def _plan(pagemap: Path, task: tuple[int, int], stack: ExitStack) -> Iterator[_W
         yield _Write(*task, tuple(pieces))
 
 
-def _blocks(runs: tuple[Run, ...]) -> Iterator[tuple[int, int, int]]:
+def _blocks(runs: tuple[PageRun, ...]) -> Iterator[tuple[int, int, int]]:
     """Runs cut at multiples of a block: address, place in the pages file, bytes."""
     at = 0
     for run in runs:

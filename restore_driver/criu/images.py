@@ -27,7 +27,7 @@ _LONGEST_VARINT_BITS = 70
 
 
 @dataclass(frozen=True)
-class Run:
+class PageRun:
     """One entry of a pagemap: pages of one kind that follow one another."""
 
     address: int
@@ -51,7 +51,7 @@ class Pagemap:
 
     pages_id: int
     head: bytes
-    runs: tuple[Run, ...]
+    runs: tuple[PageRun, ...]
 
 
 def read_messages(path: Path, magic: int) -> tuple[bytes, ...]:
@@ -101,7 +101,7 @@ def read_pagemap(path: Path) -> Pagemap:
     for message in messages[1:]:
         fields = dict(_numbers(message, path))
         flags = fields.get(4, IN_PARENT if fields.get(3) else PRESENT)
-        runs.append(Run(fields.get(1, 0), fields.get(5) or fields.get(2, 0), flags))
+        runs.append(PageRun(fields.get(1, 0), fields.get(5) or fields.get(2, 0), flags))
     return Pagemap(head.get(1, 0), messages[0], tuple(runs))
 
 

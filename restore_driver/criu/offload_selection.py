@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from restore_driver.criu.images import PAGE_BYTES, Run, private_anonymous_areas, read_core
+from restore_driver.criu.images import PAGE_BYTES, PageRun, private_anonymous_areas, read_core
 
 LEAST_PAGES = 16
 """Shorter runs stay: of an engine's memory they are 4%, and nine of ten runs."""
@@ -37,7 +37,7 @@ Ranges = tuple[tuple[int, int], ...]
 class Piece:
     """A run, and where its pages begin in the pages file, in bytes."""
 
-    run: Run
+    run: PageRun
     at: int
 
 
@@ -76,7 +76,7 @@ def append(pieces: list[Piece], piece: Piece) -> None:
     """Joins a piece to the last one where they touch; what touches in memory does so in the file."""
     if pieces and pieces[-1].run.flags == piece.run.flags and pieces[-1].run.end == piece.run.address:
         last = pieces[-1]
-        pieces[-1] = Piece(Run(last.run.address, last.run.pages + piece.run.pages, last.run.flags), last.at)
+        pieces[-1] = Piece(PageRun(last.run.address, last.run.pages + piece.run.pages, last.run.flags), last.at)
     else:
         pieces.append(piece)
 
@@ -86,7 +86,7 @@ def _cut(piece: Piece, ranges: Ranges) -> Iterator[tuple[Piece, bool]]:
     run, at = piece.run, piece.run.address
 
     def part(end: int) -> Piece:
-        return Piece(Run(at, (end - at) // PAGE_BYTES, run.flags), piece.at + at - run.address)
+        return Piece(PageRun(at, (end - at) // PAGE_BYTES, run.flags), piece.at + at - run.address)
 
     for start, end in ranges[max(bisect_right(ranges, (at, at)) - 1, 0) :]:
         if end <= at:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from restore_driver.cuda.backend_selection import open_cuda
 from restore_driver.cuda.cli import Cli
 from restore_driver.cuda.client import HelperClient
-from restore_driver.cuda.gpu_map import device_map
+from restore_driver.cuda.gpu_map import DeviceMap, device_map
 from restore_driver.cuda.memory import MemoryProof
-from restore_driver.cuda.ports import CudaProcesses, DeviceMap, NotCuda
+from restore_driver.cuda.ports import CudaProcesses, NotCuda
 from restore_driver.cuda.readings import CardMemory, MemoryReading
 from restore_driver.cuda.smi import gpu_uuids
 from restore_driver.cuda.states import CudaState

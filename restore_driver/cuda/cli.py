@@ -11,10 +11,10 @@ import time
 from dataclasses import dataclass
 
 from restore_driver.cuda import smi
-from restore_driver.cuda.gpu_map import uuid_to_bytes
-from restore_driver.cuda.ports import STATE_DEADLINE_S, DeviceMap, NotCuda
+from restore_driver.cuda.gpu_map import DeviceMap, uuid_to_bytes
+from restore_driver.cuda.ports import STATE_DEADLINE_S, NotCuda
 from restore_driver.cuda.readings import MemoryReading
-from restore_driver.cuda.states import Action, CudaState, Order, carry_out
+from restore_driver.cuda.states import CudaAction, CudaState, Order, carry_out
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc, process
@@ -39,19 +39,19 @@ class Cli:
 
     def lock(self, pid: int, timeout_s: float) -> float:
         """Running -> locked."""
-        return self._act(Order(Action.LOCK, pid, timeout_s=timeout_s * _LOCK_SHARE), timeout_s)
+        return self._act(Order(CudaAction.LOCK, pid, timeout_s=timeout_s * _LOCK_SHARE), timeout_s)
 
     def checkpoint(self, pid: int, deadline_s: float) -> float:
         """Locked -> checkpointed."""
-        return self._act(Order(Action.CHECKPOINT, pid), deadline_s)
+        return self._act(Order(CudaAction.CHECKPOINT, pid), deadline_s)
 
     def restore(self, pid: int, device_map: DeviceMap | None, deadline_s: float) -> float:
         """Checkpointed -> locked."""
-        return self._act(Order(Action.RESTORE, pid, device_map=device_map), deadline_s)
+        return self._act(Order(CudaAction.RESTORE, pid, device_map=device_map), deadline_s)
 
     def unlock(self, pid: int, deadline_s: float) -> float:
         """Locked -> running."""
-        return self._act(Order(Action.UNLOCK, pid), deadline_s)
+        return self._act(Order(CudaAction.UNLOCK, pid), deadline_s)
 
     def memory(self, deadline_s: float) -> MemoryReading:
         """Cards and processes by nvidia-smi."""

@@ -23,9 +23,10 @@ from pathlib import Path
 
 import restore_driver
 from restore_driver.cuda import wire
-from restore_driver.cuda.ports import STATE_DEADLINE_S, DeviceMap
+from restore_driver.cuda.gpu_map import DeviceMap
+from restore_driver.cuda.ports import STATE_DEADLINE_S
 from restore_driver.cuda.readings import MemoryReading
-from restore_driver.cuda.states import Action, CudaState
+from restore_driver.cuda.states import CudaAction, CudaState
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.process import kill_group
@@ -74,20 +75,20 @@ class HelperClient:
 
     def lock(self, pid: int, timeout_s: float) -> float:
         """Running -> locked."""
-        return self._act({"do": Action.LOCK.value, "pid": pid, "timeout_s": timeout_s * _LOCK_SHARE}, timeout_s)
+        return self._act({"do": CudaAction.LOCK.value, "pid": pid, "timeout_s": timeout_s * _LOCK_SHARE}, timeout_s)
 
     def checkpoint(self, pid: int, deadline_s: float) -> float:
         """Locked -> checkpointed."""
-        return self._act({"do": Action.CHECKPOINT.value, "pid": pid}, deadline_s)
+        return self._act({"do": CudaAction.CHECKPOINT.value, "pid": pid}, deadline_s)
 
     def restore(self, pid: int, device_map: DeviceMap | None, deadline_s: float) -> float:
         """Checkpointed -> locked."""
         pairs = None if device_map is None else dict(device_map)
-        return self._act({"do": Action.RESTORE.value, "pid": pid, "device_map": pairs}, deadline_s)
+        return self._act({"do": CudaAction.RESTORE.value, "pid": pid, "device_map": pairs}, deadline_s)
 
     def unlock(self, pid: int, deadline_s: float) -> float:
         """Locked -> running."""
-        return self._act({"do": Action.UNLOCK.value, "pid": pid}, deadline_s)
+        return self._act({"do": CudaAction.UNLOCK.value, "pid": pid}, deadline_s)
 
     def memory(self, deadline_s: float) -> MemoryReading:
         """Cards and processes by NVML."""

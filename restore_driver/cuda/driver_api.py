@@ -9,9 +9,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from restore_driver.cuda.gpu_map import uuid_to_bytes
-from restore_driver.cuda.ports import DeviceMap, NotCuda
-from restore_driver.cuda.states import Action, CudaState, Order
+from restore_driver.cuda.gpu_map import DeviceMap, uuid_to_bytes
+from restore_driver.cuda.ports import NotCuda
+from restore_driver.cuda.states import CudaAction, CudaState, Order
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
 from restore_driver.host.buffers import copy_to_address
@@ -88,13 +88,13 @@ class Api:
             DriverError: CUDA_FAILED naming call, process and code; DEADLINE_EXCEEDED for a lock's timeout.
         """
         match order.action:
-            case Action.LOCK:
+            case CudaAction.LOCK:
                 self._call("cuCheckpointProcessLock", order.pid, self._lock_args(order.timeout_s))
-            case Action.CHECKPOINT:
+            case CudaAction.CHECKPOINT:
                 self._call("cuCheckpointProcessCheckpoint", order.pid, None)
-            case Action.RESTORE:
+            case CudaAction.RESTORE:
                 self._call("cuCheckpointProcessRestore", order.pid, self._restore_args(order.device_map))
-            case Action.UNLOCK:
+            case CudaAction.UNLOCK:
                 self._call("cuCheckpointProcessUnlock", order.pid, None)
 
     def _lock_args(self, timeout_s: float | None) -> Any:

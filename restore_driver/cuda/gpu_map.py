@@ -8,9 +8,12 @@ its short way.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from restore_driver.errors import DriverError, Reason
+
+DeviceMap = Mapping[str, str]
+"""UUID of each GPU at the checkpoint -> UUID of the GPU that it is restored to."""
 
 _FORM = re.compile(r"GPU-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 

@@ -17,7 +17,7 @@ import time
 from restore_driver.cuda import nvml, smi, wire
 from restore_driver.cuda.driver_api import Api
 from restore_driver.cuda.readings import MemoryReading
-from restore_driver.cuda.states import Action, Order, carry_out
+from restore_driver.cuda.states import CudaAction, Order, carry_out
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.process import die_with_parent
 
@@ -64,7 +64,7 @@ class Helper:
             return {"memory": wire.pack_memory(self._memory())}
         if request["do"] == "state":
             return {"state": self._api.state(request["pid"]).value}
-        order = Order(Action(request["do"]), request["pid"], request.get("timeout_s"), request.get("device_map"))
+        order = Order(CudaAction(request["do"]), request["pid"], request.get("timeout_s"), request.get("device_map"))
         return {"state": carry_out(self._api, order).value}
 
     def _memory(self) -> MemoryReading:

@@ -1,22 +1,17 @@
-"""The room's door: what the rest of the driver may ask of CUDA processes, whoever answers.
+"""The port of CUDA processes: what the rest of the driver may request of them.
 
-Two adapters answer: `HelperClient` (a resident process with the driver's API) and `Cli` (the cuda-checkpoint
+Two adapters implement it: `HelperClient` (a resident process with the driver's API) and `Cli` (the cuda-checkpoint
 program); `open_cuda` chooses. PIDs are those of the host's pid namespace.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from restore_driver.cuda.gpu_map import DeviceMap
+from restore_driver.cuda.readings import MemoryReading
+from restore_driver.cuda.states import CudaState
 from restore_driver.errors import DriverError
-
-if TYPE_CHECKING:
-    from restore_driver.cuda.readings import MemoryReading
-    from restore_driver.cuda.states import CudaState
-
-DeviceMap = Mapping[str, str]
-"""UUID of each GPU at the checkpoint -> UUID of the GPU it shall be restored to."""
 
 STATE_DEADLINE_S = 5.0
 """A state is a message to the process and back, milliseconds; a process that is stopped never answers."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from restore_driver.cuda.ports import DeviceMap
+from restore_driver.cuda.gpu_map import DeviceMap
 from restore_driver.errors import DriverError, Reason
 
 
@@ -31,7 +31,7 @@ class CudaState(StrEnum):
     FAILED = "failed"
 
 
-class Action(StrEnum):
+class CudaAction(StrEnum):
     """The four calls, named as cuda-checkpoint names them."""
 
     LOCK = "lock"
@@ -40,20 +40,20 @@ class Action(StrEnum):
     UNLOCK = "unlock"
 
 
-NEXT: dict[CudaState, dict[Action, CudaState]] = {
+NEXT: dict[CudaState, dict[CudaAction, CudaState]] = {
     CudaState.RUNNING: {
-        Action.LOCK: CudaState.LOCKED,
-        Action.UNLOCK: CudaState.RUNNING,
+        CudaAction.LOCK: CudaState.LOCKED,
+        CudaAction.UNLOCK: CudaState.RUNNING,
     },
     CudaState.LOCKED: {
-        Action.LOCK: CudaState.LOCKED,
-        Action.CHECKPOINT: CudaState.CHECKPOINTED,
-        Action.RESTORE: CudaState.LOCKED,
-        Action.UNLOCK: CudaState.RUNNING,
+        CudaAction.LOCK: CudaState.LOCKED,
+        CudaAction.CHECKPOINT: CudaState.CHECKPOINTED,
+        CudaAction.RESTORE: CudaState.LOCKED,
+        CudaAction.UNLOCK: CudaState.RUNNING,
     },
     CudaState.CHECKPOINTED: {
-        Action.CHECKPOINT: CudaState.CHECKPOINTED,
-        Action.RESTORE: CudaState.LOCKED,
+        CudaAction.CHECKPOINT: CudaState.CHECKPOINTED,
+        CudaAction.RESTORE: CudaState.LOCKED,
     },
     CudaState.FAILED: {},
 }
@@ -71,7 +71,7 @@ _MENDS = {
 class Order:
     """One action on one process; `timeout_s` is the lock's, `device_map` the restore's."""
 
-    action: Action
+    action: CudaAction
     pid: int
     timeout_s: float | None = None
     device_map: DeviceMap | None = None
@@ -85,7 +85,7 @@ class Actor(Protocol):
     def act(self, order: Order) -> None: ...
 
 
-def next_state(state: CudaState, action: Action, pid: int) -> CudaState:
+def next_state(state: CudaState, action: CudaAction, pid: int) -> CudaState:
     """Where `action` leads.
 
     Raises:

@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from restore_driver.cuda.ports import CudaProcesses, DeviceMap, NotCuda
+from restore_driver.cuda.gpu_map import DeviceMap
+from restore_driver.cuda.ports import CudaProcesses, NotCuda
 from restore_driver.cuda.states import CudaState
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from restore_driver.files.in_root import open_in_root
-from restore_driver.files.nodes import Node, node
+from restore_driver.files.nodes import FileNode, node
 
 NAME = "files.tar"
 DELETED, OPAQUE, ATTRIBUTE = "FORETHAW.deleted", "FORETHAW.opaque", "SCHILY.xattr."
@@ -176,7 +176,7 @@ class _Layer:
         finally:
             os.close(directory_fd)
 
-    def _add_entry(self, entry: Node, path: str) -> None:
+    def _add_entry(self, entry: FileNode, path: str) -> None:
         kind, headers = stat.S_IFMT(entry.status.st_mode), {}
         if stat.S_ISSOCK(kind) or (stat.S_ISCHR(kind) and entry.status.st_rdev == 0):
             # CRIU binds a socket anew. Its place travels as a deletion: so what CRIU made there is taken back, too.
@@ -196,7 +196,7 @@ def _carried(path: str) -> bool:
     return not any(path == name or path.startswith(name + "/") for name in _NOT_STATE)
 
 
-def _add(tar: tarfile.TarFile, entry: Node, path: str, headers: dict[str, str]) -> None:
+def _add(tar: tarfile.TarFile, entry: FileNode, path: str, headers: dict[str, str]) -> None:
     """One member. Each name of a file that has several is carried as a file of its own."""
     status = entry.status
     member = tarfile.TarInfo(path)
@@ -218,14 +218,14 @@ def _add(tar: tarfile.TarFile, entry: Node, path: str, headers: dict[str, str]) 
 
 
 @contextmanager
-def _opened(fd: int) -> Iterator[Node]:
+def _opened(fd: int) -> Iterator[FileNode]:
     try:
-        yield Node(fd, os.fstat(fd))
+        yield FileNode(fd, os.fstat(fd))
     finally:
         os.close(fd)
 
 
-def _is_opaque(directory: Node) -> bool:
+def _is_opaque(directory: FileNode) -> bool:
     for name in _OPAQUE_XATTRS:
         with suppress(OSError):
             if os.getxattr(directory.path, name) == b"y":

@@ -25,7 +25,7 @@ _ACCESS_LISTS = ("system.posix_acl_",)
 
 
 @dataclass(frozen=True)
-class Node:
+class FileNode:
     """An open name and what it was when it was opened."""
 
     fd: int
@@ -74,7 +74,7 @@ class Node:
 
 
 @contextmanager
-def node(parent_fd: int, name: str) -> Iterator[Node]:
+def node(parent_fd: int, name: str) -> Iterator[FileNode]:
     """Opens a name in a directory as what it is.
 
     Raises:
@@ -82,7 +82,7 @@ def node(parent_fd: int, name: str) -> Iterator[Node]:
     """
     fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
     try:
-        yield Node(fd, os.fstat(fd))
+        yield FileNode(fd, os.fstat(fd))
     finally:
         os.close(fd)
 
@@ -102,29 +102,29 @@ def directory(parent_fd: int, name: str) -> Iterator[int]:
 
 
 @contextmanager
-def new_file(parent_fd: int, name: str) -> Iterator[Node]:
+def new_file(parent_fd: int, name: str) -> Iterator[FileNode]:
     """A new regular file, open for writing, nobody's but root's until it is settled."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(name, flags, 0o600, dir_fd=parent_fd)
     try:
-        yield Node(fd, os.fstat(fd))
+        yield FileNode(fd, os.fstat(fd))
     finally:
         os.close(fd)
 
 
 @contextmanager
-def new_directory(parent_fd: int, name: str) -> Iterator[Node]:
+def new_directory(parent_fd: int, name: str) -> Iterator[FileNode]:
     """A new, empty directory, nobody's but root's until it is settled."""
     os.mkdir(name, 0o700, dir_fd=parent_fd)
     with directory(parent_fd, name) as fd:
-        made = Node(fd, os.fstat(fd))
+        made = FileNode(fd, os.fstat(fd))
         if os.listdir(fd) or made.status.st_uid != os.geteuid():
             raise OSError(errno.EEXIST, "swapped for another while it was made", name)
         yield made
 
 
 @contextmanager
-def new_other(parent_fd: int, name: str, kind: int, device: int = 0, target: str = "") -> Iterator[Node]:
+def new_other(parent_fd: int, name: str, kind: int, device: int = 0, target: str = "") -> Iterator[FileNode]:
     """A new symbolic link (to `target`), FIFO, socket or device: `kind` is the file type of its mode."""
     if stat.S_ISLNK(kind):
         os.symlink(target, name, dir_fd=parent_fd)
@@ -178,7 +178,7 @@ def copy(parent_fd: int, name: str, copy_name: str) -> None:
         _copy(source, parent_fd, copy_name)
 
 
-def _copy(source: Node, target_fd: int, name: str) -> None:
+def _copy(source: FileNode, target_fd: int, name: str) -> None:
     kind = stat.S_IFMT(source.status.st_mode)
     if stat.S_ISDIR(kind):
         with new_directory(target_fd, name) as made:
@@ -198,7 +198,7 @@ def _copy(source: Node, target_fd: int, name: str) -> None:
             _settle_like(made, source)
 
 
-def _copy_entries(source: Node, made: Node) -> None:
+def _copy_entries(source: FileNode, made: FileNode) -> None:
     fd = source.read()
     try:
         for name in os.listdir(fd):
@@ -208,6 +208,6 @@ def _copy_entries(source: Node, made: Node) -> None:
         os.close(fd)
 
 
-def _settle_like(made: Node, source: Node) -> None:
+def _settle_like(made: FileNode, source: FileNode) -> None:
     status, attributes = source.status, source.attributes(_ACCESS_LISTS)
     made.settle(status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode), status.st_mtime_ns, attributes)

@@ -21,7 +21,7 @@ from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
 from restore_driver.files.capture import DELETED, OPAQUE, attributes, modified_ns
 from restore_driver.files.in_root import open_parent
-from restore_driver.files.nodes import Node, copy, is_directory, new_directory, new_file, new_other, remove
+from restore_driver.files.nodes import FileNode, copy, is_directory, new_directory, new_file, new_other, remove
 from restore_driver.host.trusted import refuse_escaping
 
 
@@ -132,7 +132,7 @@ def _create(tar: tarfile.TarFile, member: tarfile.TarInfo, parent_fd: int, name:
         raise DriverError(Reason.MANIFEST_INVALID, f"{member.name} in files.tar is of no kind that may be restored")
 
 
-def _settle(made: Node, member: tarfile.TarInfo) -> None:
+def _settle(made: FileNode, member: tarfile.TarInfo) -> None:
     made.settle(member.uid, member.gid, member.mode, modified_ns(member), attributes(member))
 
 

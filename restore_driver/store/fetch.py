@@ -14,7 +14,7 @@ from restore_driver.store import chunk_index as travel
 from restore_driver.store.backend import Backend
 from restore_driver.store.bandwidth import Limiter
 from restore_driver.store.chunk_index import TravellingFile
-from restore_driver.store.progress import Bar
+from restore_driver.store.progress import TransferProgress
 from restore_driver.store.staging import Staging
 from restore_driver.store.task_group import Crew
 
@@ -56,7 +56,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Run:
+class PieceRun:
     """Neighbouring pieces of one file, from `first` to before `end`."""
 
     file: int
@@ -87,7 +87,7 @@ class Fetch:
         """All files as they lie in the store."""
         return sum(starts[-1] for starts in self._starts)
 
-    def missing(self, done: Mapping[int, set[int]]) -> list[Run]:
+    def missing(self, done: Mapping[int, set[int]]) -> list[PieceRun]:
         """What is to be fetched, cut into runs; those of the longest file first."""
         runs = []
         longest_run = max(1, _RUN_BYTES // self.piece_bytes)
@@ -104,7 +104,7 @@ class Fetch:
                 first = end
         return runs
 
-    def bring(self, run: Run, staging: Staging, line: Line, crew: Crew, bar: Bar) -> None:
+    def bring(self, run: PieceRun, staging: Staging, line: Line, crew: Crew, bar: TransferProgress) -> None:
         """Brings a run into its file. A broken line is taken up at the next piece, a bad piece is fetched once more.
 
         Raises:
@@ -154,9 +154,9 @@ class Fetch:
         staging.write(self.entries[file].path, piece * self.piece_bytes, content)
         staging.note(file, piece)
 
-    def _run(self, file: int, first: int, end: int) -> Run:
+    def _run(self, file: int, first: int, end: int) -> PieceRun:
         starts = self._starts[file]
-        return Run(file, first, end, starts[end] - starts[first], sum(self._sizes[file][first:end]))
+        return PieceRun(file, first, end, starts[end] - starts[first], sum(self._sizes[file][first:end]))
 
 
 class _BadPiece(DriverError):

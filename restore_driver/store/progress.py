@@ -1,55 +1,17 @@
-"""How far a transfer has come, on a terminal's standard error; silent elsewhere."""
+"""The port of transfer progress, implemented by the command line's bar; calls may come from any thread."""
 
 from __future__ import annotations
 
-from types import TracebackType
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from typing import Protocol
 
 
-class Bar:
-    """A bar of bytes, told by any thread."""
-
-    def __init__(self, what: str, *, quiet: bool) -> None:
-        console = Console(stderr=True)
-        self._bar: Progress | None = None
-        if console.is_terminal and not quiet:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                DownloadColumn(),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(),
-                console=console,
-                transient=True,
-            )
-            self._task = self._bar.add_task(what, total=None)
-
-    def __enter__(self) -> Bar:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+class TransferProgress(Protocol):
+    """Receives the progress of one push or stage, in bytes; must not raise."""
 
     def expect(self, total_bytes: int) -> None:
-        """How many bytes there will be."""
-        if self._bar is not None:
-            self._bar.update(self._task, total=total_bytes)
+        """Note how many bytes there will be in all."""
+        ...
 
     def add(self, number_bytes: int) -> None:
-        """That many more are done, or already were."""
-        if self._bar is not None:
-            self._bar.advance(self._task, number_bytes)
+        """Note that so many more bytes are done, or were there already."""
+        ...

@@ -21,7 +21,7 @@ from restore_driver.errors import DriverError, Reason
 from restore_driver.store.backend import Backend
 from restore_driver.store.catalog import digest_of, read_catalog
 from restore_driver.store.removal import GONE, put_away, sweep_away
-from restore_driver.store.retention import Kept, Policy, decide
+from restore_driver.store.retention import Kept, RetentionPolicy, decide
 from restore_driver.store.staging import PREFIX as STAGING
 
 GRACE_S = 24 * 3600.0
@@ -146,7 +146,12 @@ class Pruned:
 
 
 def prune(
-    shelves: Sequence[Shelf], policy: Policy, now_unix_s: float, grace_s: float = GRACE_S, *, dry_run: bool = False
+    shelves: Sequence[Shelf],
+    policy: RetentionPolicy,
+    now_unix_s: float,
+    grace_s: float = GRACE_S,
+    *,
+    dry_run: bool = False,
 ) -> Pruned:
     """Decides over all shelves together, removes, sweeps.
 

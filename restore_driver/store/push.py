@@ -32,7 +32,7 @@ from restore_driver.store.backend import Backend, manifest_of, place_of
 from restore_driver.store.bandwidth import Limiter
 from restore_driver.store.catalog import digest_of, read_small
 from restore_driver.store.chunk_index import PIECE_BYTES, Travel, TravellingFile
-from restore_driver.store.progress import Bar
+from restore_driver.store.progress import TransferProgress
 from restore_driver.store.task_group import Crew
 
 FILES_AT_ONCE = 4
@@ -63,7 +63,7 @@ class Pushed:
 class Push:
     """One push; `begun` tells whether the store was written to."""
 
-    def __init__(self, artifact: Path, backend: Backend, limiter: Limiter, bar: Bar) -> None:
+    def __init__(self, artifact: Path, backend: Backend, limiter: Limiter, bar: TransferProgress) -> None:
         self.artifact, self.backend, self.limiter, self.bar = artifact.absolute(), backend, limiter, bar
         self.begun = False
         self._crew, self._lock = Crew(), threading.Lock()

@@ -32,7 +32,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Policy:
+class RetentionPolicy:
     """What is to be kept; None is no rule."""
 
     keep_last: int | None = None
@@ -59,7 +59,7 @@ class Retention:
     """How much too much stays because nothing more may go."""
 
 
-def decide(snapshots: Iterable[Kept], policy: Policy, now_unix_s: float) -> Retention:
+def decide(snapshots: Iterable[Kept], policy: RetentionPolicy, now_unix_s: float) -> Retention:
     """What goes and what stays."""
     oldest_first = sorted(snapshots, key=lambda each: (each.created_unix_s, each.digest, each.place))
     names: dict[str, list[Kept]] = {}

@@ -34,9 +34,9 @@ from restore_driver.store import chunk_index as travel
 from restore_driver.store.backend import Backend
 from restore_driver.store.bandwidth import Limiter
 from restore_driver.store.catalog import digest_of, find, load_manifest, read_small
-from restore_driver.store.fetch import Fetch, Line, Run
+from restore_driver.store.fetch import Fetch, Line, PieceRun
 from restore_driver.store.free_space import huge_bytes, make_memory, require_disk
-from restore_driver.store.progress import Bar
+from restore_driver.store.progress import TransferProgress
 from restore_driver.store.staging import Staging
 from restore_driver.store.task_group import Crew
 
@@ -69,7 +69,9 @@ class Staged:
 class Stage:
     """One stage; `begun` tells whether something was written."""
 
-    def __init__(self, backend: Backend, target: Path, limiter: Limiter, bar: Bar, patience_s: float) -> None:
+    def __init__(
+        self, backend: Backend, target: Path, limiter: Limiter, bar: TransferProgress, patience_s: float
+    ) -> None:
         self.backend, self.target, self.bar = backend, target.absolute(), bar
         self.begun = False
         self._crew = Crew()
@@ -154,7 +156,7 @@ class Stage:
             raise DriverError(Reason.DIGEST_MISMATCH, f"{where} is not what was dumped", "forethaw push --again")
         return resumed_bytes
 
-    def _round(self, files: Iterable[int], missing: list[Run], fetch: Fetch, staging: Staging) -> list[int]:
+    def _round(self, files: Iterable[int], missing: list[PieceRun], fetch: Fetch, staging: Staging) -> list[int]:
         """Fetches runs and looks at each file when its last one came; returns the numbers of those that are wrong."""
         left = Counter(run.file for run in missing)
         whole = [number for number in files if not left[number]]
@@ -168,7 +170,7 @@ class Stage:
             if not _is_as_dumped(staging.artifact, entry):
                 wrong.append(number)
 
-        def bring(run: Run) -> None:
+        def bring(run: PieceRun) -> None:
             fetch.bring(run, staging, self._line, self._crew, self.bar)
             with lock:
                 left[run.file] -= 1

@@ -19,7 +19,7 @@ from typing import Any
 
 from restore_driver.errors import DriverError, Reason
 from restore_driver.weights.device import CONTEXT_MARGIN_BYTES, Device, DeviceMemory
-from restore_driver.weights.store import Model, Store
+from restore_driver.weights.store import HeldModel, Store
 
 _COPY_PATIENCE_S = 10.0
 """A copy takes tenths of a second."""
@@ -34,7 +34,7 @@ class Lease:
     """One copy of a model on the card, still ours."""
 
     token: str
-    model: Model
+    model: HeldModel
     size_bytes: int
     memory: DeviceMemory | None = None
     allocated: threading.Event = field(default_factory=threading.Event)
@@ -159,7 +159,7 @@ class Leases:
         if lease.copied.wait(patience_s):
             lease.free()
 
-    def _promise(self, model: Model) -> Lease:
+    def _promise(self, model: HeldModel) -> Lease:
         granularity = self.device.granularity_bytes()
         size = -(-model.layout.total_bytes // granularity) * granularity
         free = self.device.free_bytes() - self._promised_bytes

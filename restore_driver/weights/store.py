@@ -21,7 +21,7 @@ _HUGE_PAGE_BYTES = 2 << 20
 
 
 @dataclass
-class Model:
+class HeldModel:
     """One model in host memory."""
 
     name: str
@@ -43,14 +43,14 @@ class Store:
     device: Device
     budget_bytes: int
     huge_pages: bool = True
-    models: dict[str, Model] = field(default_factory=dict)
+    models: dict[str, HeldModel] = field(default_factory=dict)
     _promised_bytes: int = 0
     _uses: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _readers: dict[str, threading.Lock] = field(default_factory=dict)
     """One for each name that was ever preloaded."""
 
-    def preload(self, name: str, files: tuple[Path, ...], layout: Layout, available_bytes: int) -> Model:
+    def preload(self, name: str, files: tuple[Path, ...], layout: Layout, available_bytes: int) -> HeldModel:
         """Reads a model into page-locked memory; one that is there with the same layout stays.
 
         Raises:
@@ -59,7 +59,7 @@ class Store:
         with self._reading(name):  # two at once of one model would read it twice, and lose one that is pinned
             return self._preload(name, files, layout, available_bytes)
 
-    def _preload(self, name: str, files: tuple[Path, ...], layout: Layout, available_bytes: int) -> Model:
+    def _preload(self, name: str, files: tuple[Path, ...], layout: Layout, available_bytes: int) -> HeldModel:
         tensors = index(files)
         check(layout, tensors)
         size = _rounded(layout.total_bytes, max(_HUGE_PAGE_BYTES, self.device.granularity_bytes()))
@@ -84,7 +84,7 @@ class Store:
         with self._lock:
             return self._readers.setdefault(name, threading.Lock())
 
-    def borrow(self, name: str) -> Model:
+    def borrow(self, name: str) -> HeldModel:
         """A model that is not evicted until `give_back`.
 
         Raises:
@@ -99,7 +99,7 @@ class Store:
             model.users += 1
             return model
 
-    def give_back(self, model: Model) -> None:
+    def give_back(self, model: HeldModel) -> None:
         """The copy is done."""
         with self._lock:
             model.users -= 1
@@ -116,7 +116,7 @@ class Store:
         with self._lock:
             return self._held_bytes()
 
-    def held(self) -> tuple[Model, ...]:
+    def held(self) -> tuple[HeldModel, ...]:
         """The models that are there now, by name."""
         with self._lock:
             return tuple(model for _, model in sorted(self.models.items()))
@@ -143,7 +143,7 @@ class Store:
             available_bytes += len(evicted.buffer)
             self._evict(evicted)
 
-    def _evict(self, model: Model) -> None:
+    def _evict(self, model: HeldModel) -> None:
         if model.users:
             raise DriverError(Reason.BUSY, f"model {model.name} is on its way to a card", "try again")
         del self.models[model.name]
@@ -151,7 +151,9 @@ class Store:
         with suppress(BufferError):  # a view that is still about: freed with it
             model.buffer.close()
 
-    def _read(self, name: str, files: tuple[Path, ...], layout: Layout, tensors: dict[str, Stored], size: int) -> Model:
+    def _read(
+        self, name: str, files: tuple[Path, ...], layout: Layout, tensors: dict[str, Stored], size: int
+    ) -> HeldModel:
         began_s = time.monotonic()
         buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if self.huge_pages:
@@ -167,7 +169,7 @@ class Store:
         unpin = self.device.pin(buffer)
         self._uses += 1
         pin_s = time.monotonic() - began_s - read_s
-        return Model(name, files, layout, buffer, unpin, read_s, pin_s, self._uses)
+        return HeldModel(name, files, layout, buffer, unpin, read_s, pin_s, self._uses)
 
 
 def _read_chunk(view: memoryview, stored: Stored, done: int, offset: int) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from restore_driver.criu import compact as compacting
 from restore_driver.criu import offload_selection as setting_apart
 from restore_driver.criu.compact import Compaction, compact, split
-from restore_driver.criu.images import IN_PARENT, LAZY, PAGE_BYTES, PRESENT, Run, read_pagemap
+from restore_driver.criu.images import IN_PARENT, LAZY, PAGE_BYTES, PRESENT, PageRun, read_pagemap
 from restore_driver.errors import DriverError, Reason
 from tests.restore_driver.criu.wire import core, mm, pagemap
 
@@ -53,14 +53,14 @@ class Task:
             flags = PRESENT | (LAZY if self.lazy and area.kind in ("private", "stack") else 0)
             stored += [(at + n * PAGE_BYTES, what, flags) for n, what in enumerate(area.pages) if what != "."]
             at = end + gap * PAGE_BYTES
-        runs: list[Run] = []
+        runs: list[PageRun] = []
         for number, (address, _, flags) in enumerate(stored):
-            last = runs[-1] if runs else Run(0, 0, 0)
+            last = runs[-1] if runs else PageRun(0, 0, 0)
             touches = (last.address + last.pages * PAGE_BYTES, last.flags) == (address, flags)
             if touches and number not in self.cuts:
-                runs[-1] = Run(last.address, last.pages + 1, flags)
+                runs[-1] = PageRun(last.address, last.pages + 1, flags)
             else:
-                runs.append(Run(address, 1, flags))
+                runs.append(PageRun(address, 1, flags))
         (images / f"pagemap-{pid}.img").write_bytes(pagemap(pid + 100, runs, (30, b"a field of tomorrow's")))
         (images / f"pages-{pid + 100}.img").write_bytes(b"".join(CONTENTS[what] for _, what, _ in stored))
         (images / f"mm-{pid}.img").write_bytes(mm(vmas))
@@ -155,7 +155,7 @@ def test_restored_memory_is_the_same_and_only_zeros_are_gone(
 def test_a_run_is_cut_into_pieces_that_are_it(pages: int, zeros: set[int], ranges: list[tuple[int, int]]) -> None:
     """End to end they are the run; dropped is each page that is zero and within a range, and no other; none is cut in
     vain."""
-    run, disjoint, end = Run(BASE, pages, PRESENT), [], -10
+    run, disjoint, end = PageRun(BASE, pages, PRESENT), [], -10
     for begin, size in sorted(ranges):
         if begin > end:
             disjoint.append((BASE + begin * PAGE_BYTES, BASE + (begin + size) * PAGE_BYTES))
@@ -182,7 +182,9 @@ def images(tmp_path: Path) -> Path:
 
 def test_an_incremental_dump_is_left_as_it_is(images: Path) -> None:
     """There an absent page is the parent's, not zero."""
-    (images / "pagemap-1.img").write_bytes(pagemap(101, [Run(BASE, 6, PRESENT), Run(BASE + 1 << 20, 1, IN_PARENT)]))
+    (images / "pagemap-1.img").write_bytes(
+        pagemap(101, [PageRun(BASE, 6, PRESENT), PageRun(BASE + (1 << 20), 1, IN_PARENT)])
+    )
     before = everything(images)
 
     assert compact(images).zero_pages == 0
@@ -210,8 +212,7 @@ def test_a_torn_image_is_refused_by_name_and_nothing_is_touched(name: str, lost_
     with pytest.raises(DriverError) as caught:
         compact(images)
 
-    named = "pages-101.img" if name == "pages-101.img" else name
-    assert (caught.value.reason, named in caught.value.detail) == (Reason.MANIFEST_INVALID, True), caught.value
+    assert (caught.value.reason, name in caught.value.detail) == (Reason.MANIFEST_INVALID, True), caught.value
     assert everything(images) == before
 
 
@@ -254,7 +255,9 @@ def test_a_dump_without_tasks_is_no_dump_and_costs_nothing(tmp_path: Path) -> No
 def test_zeros_of_shared_memory_go_too(tmp_path: Path) -> None:
     """It has a pagemap of its own, in places and not in addresses, and comes back in a file that is new and empty."""
     content = CONTENTS["z"] + CONTENTS["d"] + CONTENTS["z"]
-    (tmp_path / "pagemap-shmem-77.img").write_bytes(pagemap(5, [Run(0, 2, PRESENT), Run(5 * PAGE_BYTES, 1, PRESENT)]))
+    (tmp_path / "pagemap-shmem-77.img").write_bytes(
+        pagemap(5, [PageRun(0, 2, PRESENT), PageRun(5 * PAGE_BYTES, 1, PRESENT)])
+    )
     (tmp_path / "pages-5.img").write_bytes(content)
     done = compact(tmp_path, tmp_path / "apart")
 

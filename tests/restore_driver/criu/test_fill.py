@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from restore_driver.criu import fill as filling
 from restore_driver.criu.fill import fill
-from restore_driver.criu.images import PAGE_BYTES, PRESENT, Run
+from restore_driver.criu.images import PAGE_BYTES, PRESENT, PageRun
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
@@ -79,7 +79,7 @@ def write(directory: Path, base: int, runs: list[tuple[int, int]]) -> bytes:
         content = b"".join(hashlib.sha256(b"%d" % page).digest() * 128 for page in range(first, first + count))
         expected[first * PAGE_BYTES : (first + count) * PAGE_BYTES] = content
         pages.append(content)
-        found.append(Run(base + first * PAGE_BYTES, count, PRESENT))
+        found.append(PageRun(base + first * PAGE_BYTES, count, PRESENT))
     directory.mkdir(exist_ok=True)
     (directory / f"pagemap-{TASK}.img").write_bytes(pagemap(3, found))
     (directory / "pages-3.img").write_bytes(b"".join(pages))
@@ -132,7 +132,7 @@ def test_a_piece_that_fits_in_part_is_told(target: Target, tmp_path: Path) -> No
     """Its end lies where nothing is mapped, or where nobody may write."""
     hole = 1 << 46
     write(tmp_path / "memory", target.base, [(0, 2)])
-    found = [Run(target.base, 1, PRESENT), Run(hole, 1, PRESENT)]
+    found = [PageRun(target.base, 1, PRESENT), PageRun(hole, 1, PRESENT)]
     (tmp_path / "memory" / f"pagemap-{TASK}.img").write_bytes(pagemap(3, found))
 
     assert refusal(tmp_path / "memory", target.identity).detail.endswith("4,096 of 8,192 bytes were taken")

@@ -15,7 +15,7 @@ from restore_driver.criu.images import (
     PAGEMAP_MAGIC,
     PRESENT,
     Pagemap,
-    Run,
+    PageRun,
     fields_of,
     private_anonymous_ranges,
     read_messages,
@@ -32,7 +32,7 @@ UNKNOWN: st.SearchStrategy[Field] = st.tuples(
 )
 RUNS = st.lists(
     st.builds(
-        Run,
+        PageRun,
         address=st.integers(0, (1 << 47) // PAGE_BYTES).map(lambda page: page * PAGE_BYTES),
         pages=st.integers(1, 1 << 40),
         flags=st.integers(0, 7),
@@ -56,7 +56,7 @@ def refusal(path: Path, content: bytes) -> str:
 
 @given(pages_id=st.integers(0, 2**32 - 1), runs=RUNS, unknown=st.lists(UNKNOWN, max_size=3))
 def test_a_pagemap_is_written_as_it_was_read_its_head_byte_for_byte(
-    pages_id: int, runs: list[Run], unknown: list[Field], path: Path
+    pages_id: int, runs: list[PageRun], unknown: list[Field], path: Path
 ) -> None:
     content = pagemap(pages_id, runs, *unknown)
     path.write_bytes(content)
@@ -86,7 +86,11 @@ def test_the_count_of_an_older_criu_and_its_mark_of_a_parent_are_understood(path
         )
     )
 
-    assert read_pagemap(path).runs == (Run(4096, 7, PRESENT), Run(40960, 2, PRESENT), Run(81920, 1, IN_PARENT))
+    assert read_pagemap(path).runs == (
+        PageRun(4096, 7, PRESENT),
+        PageRun(40960, 2, PRESENT),
+        PageRun(81920, 1, IN_PARENT),
+    )
 
 
 @given(messages=st.lists(st.binary(max_size=30), max_size=5), data=st.data())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restore_driver.criu.images import PAGE_BYTES, PRESENT, Run
+from restore_driver.criu.images import PAGE_BYTES, PRESENT, PageRun
 from restore_driver.criu.offload_selection import LEAST_BYTES, LEAST_PAGES, Piece, plain_memory, set_apart
 from restore_driver.errors import DriverError, Reason
 from tests.restore_driver.criu.wire import core, mm
@@ -31,7 +31,7 @@ def test_both_halves_together_are_the_pieces(drawn: list[tuple[int, int]], gaps:
     """Page for page and place for place, in order; apart are long runs within the ranges, and enough of them."""
     pieces, page, place = [], 0, 0
     for gap, pages in drawn:
-        pieces.append(Piece(Run(at(page + gap), pages, PRESENT), place * PAGE_BYTES))
+        pieces.append(Piece(PageRun(at(page + gap), pages, PRESENT), place * PAGE_BYTES))
         page, place = page + gap + pages, place + pages
     ranges, page = [], 0
     for gap, pages in gaps:

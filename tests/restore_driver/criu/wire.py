@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from restore_driver.criu.images import CORE_MAGIC, IMG_COMMON, MM_MAGIC, PAGEMAP_MAGIC, Run
+from restore_driver.criu.images import CORE_MAGIC, IMG_COMMON, MM_MAGIC, PAGEMAP_MAGIC, PageRun
 
 Field = tuple[int, int | bytes | float]
 """Number and value: an integer is a varint, a float a fixed64, bytes are length-delimited."""
@@ -35,7 +35,7 @@ def image(magic: int, *messages: bytes) -> bytes:
     return struct.pack("<II", IMG_COMMON, magic) + b"".join(struct.pack("<I", len(each)) + each for each in messages)
 
 
-def pagemap(pages_id: int, runs: list[Run], *more: Field) -> bytes:
+def pagemap(pages_id: int, runs: list[PageRun], *more: Field) -> bytes:
     """A pagemap as CRIU writes it; `more` are fields of its head that we do not know."""
     entries = [message((1, run.address), (2, 0), (4, run.flags), (5, run.pages)) for run in runs]
     return image(PAGEMAP_MAGIC, message((1, pages_id), *more), *entries)

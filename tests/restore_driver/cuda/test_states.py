@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from restore_driver.cuda.states import NEXT, Action, CudaState, Order, carry_out
+from restore_driver.cuda.states import NEXT, CudaAction, CudaState, Order, carry_out
 from restore_driver.errors import DriverError, Reason
 
 PID = 7
@@ -20,7 +20,7 @@ class Process:
     now: CudaState
     fails: DriverError | None = None
     after_failure: CudaState | None = None
-    called: list[Action] = field(default_factory=list)
+    called: list[CudaAction] = field(default_factory=list)
 
     def state(self, pid: int) -> CudaState:
         assert pid == PID
@@ -37,14 +37,14 @@ class Process:
 @pytest.mark.parametrize(
     ("before", "action", "after", "called"),
     [
-        (CudaState.RUNNING, Action.LOCK, CudaState.LOCKED, [Action.LOCK]),
-        (CudaState.RUNNING, Action.UNLOCK, CudaState.RUNNING, []),
-        (CudaState.LOCKED, Action.LOCK, CudaState.LOCKED, []),
-        (CudaState.LOCKED, Action.CHECKPOINT, CudaState.CHECKPOINTED, [Action.CHECKPOINT]),
-        (CudaState.LOCKED, Action.RESTORE, CudaState.LOCKED, []),
-        (CudaState.LOCKED, Action.UNLOCK, CudaState.RUNNING, [Action.UNLOCK]),
-        (CudaState.CHECKPOINTED, Action.CHECKPOINT, CudaState.CHECKPOINTED, []),
-        (CudaState.CHECKPOINTED, Action.RESTORE, CudaState.LOCKED, [Action.RESTORE]),
+        (CudaState.RUNNING, CudaAction.LOCK, CudaState.LOCKED, [CudaAction.LOCK]),
+        (CudaState.RUNNING, CudaAction.UNLOCK, CudaState.RUNNING, []),
+        (CudaState.LOCKED, CudaAction.LOCK, CudaState.LOCKED, []),
+        (CudaState.LOCKED, CudaAction.CHECKPOINT, CudaState.CHECKPOINTED, [CudaAction.CHECKPOINT]),
+        (CudaState.LOCKED, CudaAction.RESTORE, CudaState.LOCKED, []),
+        (CudaState.LOCKED, CudaAction.UNLOCK, CudaState.RUNNING, [CudaAction.UNLOCK]),
+        (CudaState.CHECKPOINTED, CudaAction.CHECKPOINT, CudaState.CHECKPOINTED, []),
+        (CudaState.CHECKPOINTED, CudaAction.RESTORE, CudaState.LOCKED, [CudaAction.RESTORE]),
     ],
 )
 def test_allowed(before, action, after, called):
@@ -58,11 +58,11 @@ def test_allowed(before, action, after, called):
 @pytest.mark.parametrize(
     ("before", "action"),
     [
-        (CudaState.RUNNING, Action.CHECKPOINT),
-        (CudaState.RUNNING, Action.RESTORE),
-        (CudaState.CHECKPOINTED, Action.LOCK),
-        (CudaState.CHECKPOINTED, Action.UNLOCK),
-        *((CudaState.FAILED, action) for action in Action),
+        (CudaState.RUNNING, CudaAction.CHECKPOINT),
+        (CudaState.RUNNING, CudaAction.RESTORE),
+        (CudaState.CHECKPOINTED, CudaAction.LOCK),
+        (CudaState.CHECKPOINTED, CudaAction.UNLOCK),
+        *((CudaState.FAILED, action) for action in CudaAction),
     ],
 )
 def test_refused(before, action):
@@ -83,7 +83,7 @@ def test_failed_call_that_reached_its_end_is_done():
     """An unlock that fails while the process runs: somebody else unlocked it first."""
     process = Process(CudaState.LOCKED, fails=NOT_MOVED, after_failure=CudaState.RUNNING)
 
-    assert carry_out(process, Order(Action.UNLOCK, PID)) is CudaState.RUNNING
+    assert carry_out(process, Order(CudaAction.UNLOCK, PID)) is CudaState.RUNNING
 
 
 @pytest.mark.parametrize("after", [CudaState.LOCKED, CudaState.FAILED])
@@ -91,7 +91,7 @@ def test_failed_call_keeps_its_own_error(after):
     """The look after it changes nothing about what is reported."""
     process = Process(CudaState.LOCKED, fails=NOT_MOVED, after_failure=after)
     with pytest.raises(DriverError) as failed:
-        carry_out(process, Order(Action.UNLOCK, PID))
+        carry_out(process, Order(CudaAction.UNLOCK, PID))
 
     assert failed.value is NOT_MOVED
 
@@ -101,6 +101,6 @@ def test_missed_deadline_is_never_success():
     missed = DriverError(Reason.DEADLINE_EXCEEDED, "too late")
     process = Process(CudaState.RUNNING, fails=missed, after_failure=CudaState.LOCKED)
     with pytest.raises(DriverError) as failed:
-        carry_out(process, Order(Action.LOCK, PID))
+        carry_out(process, Order(CudaAction.LOCK, PID))
 
     assert failed.value is missed

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from restore_driver.artifact.seal import check_seal
+from restore_driver.commands.transfer_bar import Bar
 from restore_driver.errors import DriverError
 from restore_driver.host.mounts import mount, unmount
 from restore_driver.store import stage as staging_module
 from restore_driver.store.backend import Backend
 from restore_driver.store.bandwidth import Limiter
 from restore_driver.store.chunk_index import PIECE_BYTES
-from restore_driver.store.progress import Bar
 from restore_driver.store.stage import Stage
 from tests.restore_driver.store.conftest import (
     ROOT,

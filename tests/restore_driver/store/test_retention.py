@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restore_driver.store.retention import Kept, Policy, Retention, decide
+from restore_driver.store.retention import Kept, Retention, RetentionPolicy, decide
 
 NOW_S = 1_000_000.0
 DAY_S = 86400.0
@@ -35,7 +35,7 @@ snapshots = st.lists(
     unique_by=lambda each: each.place,
 )
 policies = st.builds(
-    Policy,
+    RetentionPolicy,
     keep_last=st.none() | st.integers(1, 4),
     max_age_s=st.none() | st.sampled_from([0.5, 1000.0, 600_000.0]),
     quota_bytes=st.none() | st.integers(1, 400),
@@ -50,7 +50,7 @@ def newest(all_of_them: list[Kept]) -> set[str]:
 
 
 @given(snapshots, policies)
-def test_each_goes_or_stays_and_what_goes_has_one_reason(given_: list[Kept], policy: Policy) -> None:
+def test_each_goes_or_stays_and_what_goes_has_one_reason(given_: list[Kept], policy: RetentionPolicy) -> None:
     plan = decide(given_, policy, NOW_S)
 
     assert Counter([*places(plan), *(each.place for each in plan.stays)]) == Counter(each.place for each in given_)
@@ -58,7 +58,7 @@ def test_each_goes_or_stays_and_what_goes_has_one_reason(given_: list[Kept], pol
 
 
 @given(snapshots, policies)
-def test_what_is_held_and_the_newest_of_each_name_stay(given_: list[Kept], policy: Policy) -> None:
+def test_what_is_held_and_the_newest_of_each_name_stay(given_: list[Kept], policy: RetentionPolicy) -> None:
     gone = set(places(decide(given_, policy, NOW_S)))
 
     assert not gone & {each.place for each in given_ if each.held}
@@ -66,7 +66,7 @@ def test_what_is_held_and_the_newest_of_each_name_stay(given_: list[Kept], polic
 
 
 @given(snapshots, policies)
-def test_what_stays_keeps_the_rules_unless_it_may_not_go(given_: list[Kept], policy: Policy) -> None:
+def test_what_stays_keeps_the_rules_unless_it_may_not_go(given_: list[Kept], policy: RetentionPolicy) -> None:
     plan = decide(given_, policy, NOW_S)
     may_go = [each for each in plan.stays if not each.held and each.place not in newest(given_)]
 
@@ -82,7 +82,7 @@ def test_what_stays_keeps_the_rules_unless_it_may_not_go(given_: list[Kept], pol
 
 
 @given(snapshots, policies, st.randoms(use_true_random=False))
-def test_the_order_of_the_listing_does_not_matter(given_: list[Kept], policy: Policy, random: object) -> None:
+def test_the_order_of_the_listing_does_not_matter(given_: list[Kept], policy: RetentionPolicy, random: object) -> None:
     shuffled = list(given_)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
 
@@ -90,25 +90,25 @@ def test_the_order_of_the_listing_does_not_matter(given_: list[Kept], policy: Po
 
 
 @given(snapshots, policies)
-def test_a_second_prune_finds_nothing_more(given_: list[Kept], policy: Policy) -> None:
+def test_a_second_prune_finds_nothing_more(given_: list[Kept], policy: RetentionPolicy) -> None:
     assert decide(decide(given_, policy, NOW_S).stays, policy, NOW_S).removals == ()
 
 
 @given(snapshots)
 def test_without_rules_all_stay(given_: list[Kept]) -> None:
-    assert decide(given_, Policy(), NOW_S).removals == ()
+    assert decide(given_, RetentionPolicy(), NOW_S).removals == ()
 
 
 def test_keep_last_counts_by_name() -> None:
     given_ = [kept("a1", "a", 3), kept("a2", "a", 2), kept("a3", "a", 1), kept("b1", "b", 9)]
-    plan = decide(given_, Policy(keep_last=2), NOW_S)
+    plan = decide(given_, RetentionPolicy(keep_last=2), NOW_S)
 
     assert [(r.snapshot.place, r.reason) for r in plan.removals] == [("a1", "not among the 2 newest of a")]
 
 
 def test_what_is_too_old_goes_but_for_the_newest() -> None:
     given_ = [kept("a1", "a", 30), kept("a2", "a", 20), kept("b1", "b", 30), kept("a3", "a", 6)]
-    plan = decide(given_, Policy(max_age_s=7 * DAY_S), NOW_S)
+    plan = decide(given_, RetentionPolicy(max_age_s=7 * DAY_S), NOW_S)
 
     assert places(plan) == ["a1", "a2"]
     assert plan.removals[0].reason == "30.0 days old, 7.0 are allowed"
@@ -116,7 +116,7 @@ def test_what_is_too_old_goes_but_for_the_newest() -> None:
 
 def test_over_the_quota_the_oldest_go_whatever_their_name() -> None:
     given_ = [kept("a1", "a", 5), kept("b1", "b", 4), kept("a2", "a", 3), kept("b2", "b", 2), kept("a3", "a", 1)]
-    plan = decide(given_, Policy(quota_bytes=30), NOW_S)
+    plan = decide(given_, RetentionPolicy(quota_bytes=30), NOW_S)
 
     assert [(r.snapshot.place, r.reason) for r in plan.removals] == [
         ("a1", "the oldest while 20 bytes over the quota"),
@@ -126,6 +126,6 @@ def test_over_the_quota_the_oldest_go_whatever_their_name() -> None:
 
 
 def test_a_quota_that_cannot_be_kept_is_told() -> None:
-    plan = decide([kept("a1", days_old=9, held=True), kept("a2", size=25)], Policy(quota_bytes=20), NOW_S)
+    plan = decide([kept("a1", days_old=9, held=True), kept("a2", size=25)], RetentionPolicy(quota_bytes=20), NOW_S)
 
     assert (plan.removals, plan.over_quota_bytes) == ((), 15)
