@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from restore_driver.logs import ENVIRONMENT, LogFormat
+
 ATTEMPT, MACHINE, OUTPUT = "The attempt", "This machine", "Output"
 
 Deadlines = Annotated[
@@ -43,5 +45,9 @@ Gpus = Annotated[
     typer.Option(
         "--gpu", metavar="UUID", help="A GPU of the replica; repeat it, in its order.", rich_help_panel=MACHINE
     ),
+]
+LogFormatOption = Annotated[
+    LogFormat,
+    typer.Option("--log-format", envvar=ENVIRONMENT, help="Form of the log on standard error.", rich_help_panel=OUTPUT),
 ]
 STATE = Path("/run/forethaw")

@@ -12,17 +12,17 @@ from restore_driver.cuda.client import HelperClient
 from restore_driver.cuda.gpu_map import DeviceMap, device_map
 from restore_driver.cuda.memory import MemoryProof
 from restore_driver.cuda.ports import CudaProcesses, NotCuda
-from restore_driver.cuda.readings import CardMemory, MemoryReading
+from restore_driver.cuda.readings import GpuMemory, MemoryReading
 from restore_driver.cuda.smi import gpu_uuids
 from restore_driver.cuda.states import CudaState
 from restore_driver.cuda.tree import bring_back, cuda_pids, maps_cuda, tree_checkpoint, tree_lock, tree_restore
 
 __all__ = [
-    "CardMemory",
     "Cli",
     "CudaProcesses",
     "CudaState",
     "DeviceMap",
+    "GpuMemory",
     "HelperClient",
     "MemoryProof",
     "MemoryReading",

@@ -20,7 +20,7 @@ _NOT_CUDA = ("CUDA_ERROR_INVALID_VALUE", "CUDA_ERROR_NOT_INITIALIZED", "CUDA_ERR
 """What the driver answers of a process without CUDA. `not initialized` is that process's state and not ours: an
 `Api` exists only once our own cuInit has succeeded."""
 
-_MENDS = {
+_HINTS = {
     "CUDA_ERROR_NOT_SUPPORTED": "driver 570 or newer, x86-64 or arm64; no MIG, no MPS, no managed (UVM) memory",
     "CUDA_ERROR_OUT_OF_MEMORY": "a restore that ran out of device memory is final: end the process and replace it",
     "CUDA_ERROR_ILLEGAL_STATE": "look at the process's state; another program may have moved it",
@@ -147,4 +147,4 @@ def _failed(call: str, code: str, pid: int | None) -> DriverError:
         return DriverError(
             Reason.DEADLINE_EXCEEDED, f"{what}: its GPU work did not end in time", "bring the engine to rest first"
         )
-    return DriverError(Reason.CUDA_FAILED, f"{what}: {code}", _MENDS.get(code, ""))
+    return DriverError(Reason.CUDA_FAILED, f"{what}: {code}", _HINTS.get(code, ""))

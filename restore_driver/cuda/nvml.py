@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 
-from restore_driver.cuda.readings import CardMemory, MemoryReading
+from restore_driver.cuda.readings import GpuMemory, MemoryReading
 from restore_driver.errors import DriverError, Reason
 
 _NOT_TOLD = (1 << 64) - 1
@@ -44,7 +44,7 @@ class Nvml:
         Raises:
             DriverError: CUDA_FAILED naming the call and its code.
         """
-        cards: list[CardMemory] = []
+        cards: list[GpuMemory] = []
         processes: dict[int, int | None] = {}
         count = ctypes.c_uint()
         self._call("nvmlDeviceGetCount_v2", ctypes.byref(count))
@@ -57,12 +57,12 @@ class Nvml:
                 processes[pid] = None if used_bytes is None or others is None else others + used_bytes
         return MemoryReading(tuple(cards), processes)
 
-    def _card(self, device: ctypes.c_void_p) -> CardMemory:
+    def _card(self, device: ctypes.c_void_p) -> GpuMemory:
         uuid = ctypes.create_string_buffer(96)
         memory = _Memory()
         self._call("nvmlDeviceGetUUID", device, uuid, ctypes.c_uint(len(uuid)))
         self._call("nvmlDeviceGetMemoryInfo", device, ctypes.byref(memory))
-        return CardMemory(uuid.value.decode(), memory.total, memory.free)
+        return GpuMemory(uuid.value.decode(), memory.total, memory.free)
 
     def _processes(self, device: ctypes.c_void_p) -> list[tuple[int, int | None]]:
         room = 64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from restore_driver.cuda.readings import CardMemory, MemoryReading
+from restore_driver.cuda.readings import GpuMemory, MemoryReading
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import process
@@ -31,13 +31,13 @@ def read_memory(deadline_s: float, program: str = "nvidia-smi") -> MemoryReading
     deadline = Deadline.after(program, deadline_s)
     cards = _ask((program, "--query-gpu=uuid,memory.total,memory.free", form), deadline.left_s())
     processes = _ask((program, "--query-compute-apps=pid,used_memory", form), deadline.left_s())
-    return MemoryReading(parse_cards(cards), parse_processes(processes))
+    return MemoryReading(parse_gpus(cards), parse_processes(processes))
 
 
-def parse_cards(text: str) -> tuple[CardMemory, ...]:
+def parse_gpus(text: str) -> tuple[GpuMemory, ...]:
     """`uuid, total, free` in MiB, one card a line."""
     rows = [[word.strip() for word in line.split(",")] for line in text.splitlines() if line.startswith("GPU-")]
-    return tuple(CardMemory(uuid, int(total) * _MIB, int(free) * _MIB) for uuid, total, free in rows)
+    return tuple(GpuMemory(uuid, int(total) * _MIB, int(free) * _MIB) for uuid, total, free in rows)
 
 
 def parse_processes(text: str) -> dict[int, int | None]:

@@ -59,7 +59,7 @@ NEXT: dict[CudaState, dict[CudaAction, CudaState]] = {
 }
 """State -> action -> next state; a next state equal to the state means there is nothing to call."""
 
-_MENDS = {
+_HINTS = {
     CudaState.RUNNING: "lock it first",
     CudaState.LOCKED: "checkpoint or unlock it first",
     CudaState.CHECKPOINTED: "restore it first",
@@ -93,7 +93,7 @@ def next_state(state: CudaState, action: CudaAction, pid: int) -> CudaState:
     """
     found = NEXT[state].get(action)
     if found is None:
-        raise DriverError(Reason.CUDA_FAILED, f"{action.value} of process {pid}: it is {state.value}", _MENDS[state])
+        raise DriverError(Reason.CUDA_FAILED, f"{action.value} of process {pid}: it is {state.value}", _HINTS[state])
     return found
 
 

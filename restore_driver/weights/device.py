@@ -20,7 +20,7 @@ from restore_driver.host.buffers import address_of
 
 CONTEXT_MARGIN_BYTES = 512 << 20
 """Left free on a card beside the weights: a restored replica's own context."""
-NO_CARD = "host"
+NO_GPU = "host"
 """In place of a card's UUID, of memory that takes a card's place."""
 
 
@@ -44,7 +44,7 @@ class Device(Protocol):
         """Free device memory."""
 
     def uuid(self) -> str | None:
-        """As NVIDIA names it; `NO_CARD` where there is none, None where it does not tell."""
+        """As NVIDIA names it; `NO_GPU` where there is none, None where it does not tell."""
 
     def granularity_bytes(self) -> int:
         """Sizes are multiples of this."""
@@ -77,7 +77,7 @@ class HostDevice:
 
     def uuid(self) -> str | None:
         """It is no card."""
-        return NO_CARD
+        return NO_GPU
 
     def granularity_bytes(self) -> int:
         """A page."""
