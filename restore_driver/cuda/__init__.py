@@ -1,7 +1,8 @@
 """CUDA state of processes: lock, checkpoint, restore, unlock; through one resident helper, else NVIDIA's program.
 
-`ports.py` is the door, `states.py` the table, `choose.py` finds who answers, `tree.py` moves several processes as one.
-`client.py` and `helper.py` are the two ends of the helper, `cli.py` is the fallback, `memory.py` proves a card free.
+`ports.py` is the port, `states.py` the transition table, `backend_selection.py` selects the backend, `tree.py` moves
+several processes as one. `client.py`, `wire.py` and `helper.py` are the resident helper, `cli.py` is the fallback,
+`memory.py` proves that a parked process holds no GPU memory.
 """
 
 from __future__ import annotations

@@ -78,20 +78,20 @@ class HelperClient:
         return CudaState(self._request({"do": "state", "pid": pid}, deadline_s)["state"])
 
     def lock(self, pid: int, timeout_s: float) -> float:
-        """Running -> locked."""
+        """Lock: running -> locked. Returns the seconds in the driver."""
         return self._act({"do": CudaAction.LOCK.value, "pid": pid, "timeout_s": timeout_s * _LOCK_SHARE}, timeout_s)
 
     def checkpoint(self, pid: int, deadline_s: float) -> float:
-        """Locked -> checkpointed."""
+        """Checkpoint: locked -> checkpointed. Returns the seconds in the driver."""
         return self._act({"do": CudaAction.CHECKPOINT.value, "pid": pid}, deadline_s)
 
     def restore(self, pid: int, device_map: DeviceMap | None, deadline_s: float) -> float:
-        """Checkpointed -> locked."""
+        """Restore: checkpointed -> locked. Returns the seconds in the driver."""
         pairs = None if device_map is None else dict(device_map)
         return self._act({"do": CudaAction.RESTORE.value, "pid": pid, "device_map": pairs}, deadline_s)
 
     def unlock(self, pid: int, deadline_s: float) -> float:
-        """Locked -> running."""
+        """Unlock: locked -> running. Returns the seconds in the driver."""
         return self._act({"do": CudaAction.UNLOCK.value, "pid": pid}, deadline_s)
 
     def memory(self, deadline_s: float) -> MemoryReading:

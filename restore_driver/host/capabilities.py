@@ -1,8 +1,8 @@
-"""Becoming another user, with all capabilities kept or with another process's rights and no more.
+"""Change the user of a forked child, keeping all capabilities or with another process's rights and no more.
 
-All are kept for dumps of non-root replicas: CRIU in its `--unprivileged` mode dumps the processes of its own user and
-needs a few capabilities for it, not CAP_SYS_RESOURCE, which root itself lacks on some hosts (nested containers,
-hardened nodes). Another process's rights are for programs that a replica could have started itself.
+All capabilities are kept for dumps of non-root replicas: CRIU in its `--unprivileged` mode dumps the processes of its
+own user and needs a few capabilities for it, without CAP_SYS_RESOURCE, which root itself lacks on some hosts (nested
+containers, hardened nodes). Another process's rights are for programs that a replica could have started itself.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Sets(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Rights:
-    """What a process may do: its users and groups, and its five sets of capabilities, as masks."""
+    """A process's users and groups, and its five sets of capabilities as masks."""
 
     user_ids: tuple[int, int, int]
     """Real, effective and saved."""
@@ -49,7 +49,7 @@ class Rights:
 
     @classmethod
     def of(cls, pid: int) -> Rights:
-        """Those of a process now. One in another user namespace has capabilities there, and none here.
+        """Return the rights of a process; one in another user namespace has its capabilities there, and none here.
 
         Raises:
             DriverError: REPLICA_LOST.
@@ -65,14 +65,14 @@ class Rights:
         )
 
     def take_on(self) -> None:
-        """Runs in a forked child of root, which gives up what the other has not got; never to climb back.
+        """Take on these rights within a forked child of root, irrevocably.
 
-        What the driver itself lacks it can't give. `no_new_privs` is set whether or not the other has it: with it an
-        exec adds nothing, neither by a set-user-id bit nor to root for being root. Nobody may trace this process, which
-        has the driver's memory, between here and its exec.
+        Capabilities that the driver lacks are not gained. `no_new_privs` is set whether or not the other process has
+        it: with it an exec adds no rights, neither by a set-user-id bit nor to user 0. This process has the driver's
+        memory, so it may not be traced between here and its exec.
 
         Raises:
-            OSError: as the kernel says.
+            OSError: any error of the calls that change users, groups and capabilities.
         """
         _prctl(_PR_SET_DUMPABLE, 0)
         _prctl(_PR_SET_KEEPCAPS, 1)
@@ -102,17 +102,15 @@ def forbid_new_privileges() -> None:
 
 
 def effective() -> frozenset[int]:
-    """Numbers of this process's effective capabilities."""
+    """Return the numbers of this process's effective capabilities."""
     return frozenset(_numbers(_capget()[0]))
 
 
 def become_with_capabilities(user_id: int) -> None:
-    """Takes on a user id and keeps all capabilities, ambient too, so that they survive execve(2).
-
-    Runs in a forked child.
+    """Change the user and group id of a forked child and keep all capabilities, ambient ones included, over execve(2).
 
     Raises:
-        OSError: as the kernel says.
+        OSError: any error of the calls that change users and capabilities.
     """
     held = _capget()[0]
     _prctl(_PR_SET_KEEPCAPS, 1)
@@ -129,7 +127,7 @@ def _numbers(mask: int) -> tuple[int, ...]:
 
 
 def _capget() -> tuple[int, int, int]:
-    """Effective, permitted and inheritable; asked of the kernel, since a container's /proc need not be there."""
+    """Return the effective, permitted and inheritable masks by capget(2), since a container may have no /proc."""
     sets = _Sets()
     number = _SYS_CAPGET[os.uname().machine]
     if libc.syscall(number, ctypes.byref(_Header(_VERSION_3, 0)), ctypes.byref(sets)) != 0:

@@ -1,8 +1,8 @@
-"""What root may act on: paths that only root can have written, reached without leaving their directory.
+"""Refuse paths that others than root could have written, and open files without leaving their directory.
 
-Restoring an image is running it as root, so an artifact, a socket or a directory is refused unless it and its
-parents belong to root and nobody else may write there (the rule of sshd's StrictModes), and a file within an
-artifact is opened by openat2(2) with RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS: neither `..` nor a link leads out.
+Restoring an image is running it as root, so an artifact, a socket or a directory is refused unless it and its parents
+belong to root and no other user may write there (the rule of sshd's StrictModes), and a file within an artifact is
+opened by openat2(2) with RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS: neither `..` nor a link leads out.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 
 
 def require_trusted(path: Path, *, owner: int = 0) -> None:
-    """Refuses a path unless it and every parent belong to `owner` or root and only they may write there.
+    """Refuse a path unless it and every parent belong to `owner` or root and only they may write there.
 
-    A directory with the sticky bit (such as /tmp) may be a parent: others can't replace what is in it.
+    A directory with the sticky bit (such as /tmp) may be a parent: other users cannot replace the files in it.
 
     Raises:
         DriverError: NOT_TRUSTED, naming the first path that breaks the rule.
@@ -32,7 +32,7 @@ def require_trusted(path: Path, *, owner: int = 0) -> None:
             status = os.lstat(step)
         except OSError as error:
             raise DriverError(
-                Reason.NOT_TRUSTED, f"{step} cannot be looked at: {error.strerror}", "give a path that exists"
+                Reason.NOT_TRUSTED, f"{step} cannot be examined: {error.strerror}", "give a path that exists"
             ) from error
         if stat.S_ISLNK(status.st_mode):
             if step == whole or status.st_uid not in (0, owner):
@@ -49,7 +49,7 @@ def require_trusted(path: Path, *, owner: int = 0) -> None:
 
 
 def open_beneath(directory_fd: int, relative: str, flags: int = os.O_RDONLY) -> int:
-    """Opens a file below a directory; neither `..`, an absolute path nor any symbolic link may lead out.
+    """Open a file below a directory; neither `..`, an absolute path nor any symbolic link may lead out.
 
     Returns:
         A file descriptor with close-on-exec.
@@ -70,7 +70,11 @@ def open_beneath(directory_fd: int, relative: str, flags: int = os.O_RDONLY) -> 
 
 
 def refuse_escaping(relative: str) -> None:
-    """Refuses a name that is absolute, empty or climbs out by `..`, before any file is looked at."""
+    """Refuse a name that is absolute, empty, contains `..` or a NUL, before any file is opened.
+
+    Raises:
+        DriverError: NOT_TRUSTED naming it.
+    """
     path = PurePosixPath(relative)
     if not relative or path.is_absolute() or ".." in path.parts or "\0" in relative:
         raise DriverError(Reason.NOT_TRUSTED, f"{relative!r} is not a path within the artifact", "make it anew")

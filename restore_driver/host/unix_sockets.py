@@ -12,12 +12,15 @@ import os
 import select
 import socket
 import struct
+import time
 from contextlib import suppress
 from pathlib import Path
 
 _SO_PEERPIDFD = 77
 """unix(7), from Linux 6.5 on; Python 3.13 has no name for it yet."""
 _SECOND_US = 1_000_000
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+_DESCRIPTOR_PATIENCE_S, _PAUSE_S = 5.0, 0.05
 
 
 def listen(path: Path | str, mode: int = 0o600) -> socket.socket:
@@ -97,6 +100,9 @@ def is_same_machine_root(connection: socket.socket) -> bool:
 
     User 0 of a container that sees the socket is user 0 to the kernel, too, hence the namespaces. The peer's life is
     checked after them: it may have left its connection to another process, and its PID to a process of the host.
+
+    Raises:
+        OSError: no descriptor is left to check its life with (EMFILE, ENFILE).
     """
     if not is_root_or_us(connection):
         return False
@@ -120,8 +126,10 @@ def has_hung_up(connection: socket.socket) -> bool:
 
 def _peer_lives(connection: socket.socket) -> bool:
     try:
-        (fd,) = struct.unpack("i", connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, struct.calcsize("i")))
+        fd = _peer_pidfd(connection)
     except OSError as error:
+        if error.errno in _NO_DESCRIPTORS:
+            raise
         return error.errno == errno.ENOPROTOOPT  # an older kernel has no such option; other errors mean a dead peer
     try:
         poll = select.poll()
@@ -129,6 +137,20 @@ def _peer_lives(connection: socket.socket) -> bool:
         return not poll.poll(0)  # readable once its process has ended, pidfd_open(2)
     finally:
         os.close(fd)
+
+
+def _peer_pidfd(connection: socket.socket) -> int:
+    """Return a pidfd of the peer; wait a while for a descriptor, since without one no peer can be told from another."""
+    ends_s = time.monotonic() + _DESCRIPTOR_PATIENCE_S
+    while True:
+        try:
+            packed = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, struct.calcsize("i"))
+        except OSError as error:
+            if error.errno not in _NO_DESCRIPTORS or time.monotonic() >= ends_s:
+                raise
+            time.sleep(_PAUSE_S)
+        else:
+            return int(struct.unpack("i", packed)[0])
 
 
 def _timeval(seconds: float) -> bytes:

@@ -123,7 +123,7 @@ class Holder:
         stream = MessageStream(connection, LONGEST_LINE_BYTES)
         connection.settimeout(_REQUEST_S)
         try:
-            if is_same_machine_root(connection):
+            if _is_trusted(connection):
                 self._converse_with(stream, trusted=True)
             elif self._replicas.acquire(blocking=False):
                 try:
@@ -267,3 +267,15 @@ class Holder:
             self._log.info("weights_copied", **about)
         else:
             self._log.warning("weights_copy_failed", **about, **dump_error(lease.failure))
+
+
+def _is_trusted(connection: socket.socket) -> bool:
+    """Return True for root and the holder's own user, of its own pid and user namespace.
+
+    Raises:
+        DriverError: BUSY while no descriptor is left to check that with.
+    """
+    try:
+        return is_same_machine_root(connection)
+    except OSError as error:
+        raise DriverError(Reason.BUSY, f"the client cannot be identified: {error}", "try again") from error

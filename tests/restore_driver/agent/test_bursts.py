@@ -16,7 +16,6 @@ from restore_driver.agent.client import status
 from restore_driver.errors import DriverError, Reason
 from tests.restore_driver.agent.conftest import RunningAgent, StartAgent
 from tests.restore_driver.trees import descriptors
-from tests.restore_driver.waiting import eventually
 
 LONG_S = 60.0
 
@@ -61,8 +60,8 @@ def test_an_agent_without_descriptors_does_not_spin_and_answers_once_there_are_s
     pid = agent.process.pid
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (descriptors(pid), 4096))
     with ExitStack() as stack:
-        connected(agent, stack)  # takes the descriptor that accept(2) has reserved before it waits
-        eventually(lambda: descriptors(pid) == resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] + 1, "the connection")
+        for _ in range(20):  # for descriptors that are still free, or that accept(2) has reserved
+            connected(agent, stack)
         before_s = cpu_s(pid)
         with pytest.raises(DriverError) as late:
             status(agent.path, 2.0)

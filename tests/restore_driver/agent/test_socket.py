@@ -134,7 +134,7 @@ def test_another_user_does_not_get_in_and_is_not_answered_if_he_does(agent: Runn
         ("directory of another", "belongs to user 1000"),
         ("directory that others may write", "may be written by others"),
         ("link", "agent.sock is a symbolic link"),
-        ("nothing", "agent.sock cannot be looked at"),
+        ("nothing", "agent.sock cannot be examined"),
     ],
 )
 def test_the_client_asks_nobody_but_roots_agent(broken: str, said: str, tmp_path: Path) -> None:

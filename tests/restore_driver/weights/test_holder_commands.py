@@ -212,7 +212,9 @@ def test_a_holder_without_a_card_says_so_and_what_to_do(tmp_path: Path) -> None:
         pytest.skip("there is a card")
     said = refusal("serve", "--socket", tmp_path / "sock", "--budget", "1G")
 
-    assert said.startswith(("CudaMissing: libcuda can't be loaded: ", "CudaMissing: cuda-bindings can't be imported: "))
+    assert said.startswith(
+        ("CudaMissing: libcuda cannot be loaded: ", "CudaMissing: cuda-bindings cannot be imported: ")
+    )
     assert said.endswith(("; install NVIDIA's driver", "; pip install 'forethaw[gpu]'"))
 
 
