@@ -1,4 +1,4 @@
-"""How long something may still take."""
+"""Deadlines: the time that is left for something that may block."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Deadline:
-    """A moment on `clock`; handed to whatever may block."""
+    """A moment on `clock`; passed to everything that may block."""
 
     what: str
     limit_s: float
@@ -23,11 +23,11 @@ class Deadline:
 
     @classmethod
     def after(cls, what: str, limit_s: float, clock: Clock = time.monotonic) -> Deadline:
-        """The moment `limit_s` seconds from now."""
+        """Return the deadline `limit_s` seconds from now."""
         return cls(what, limit_s, clock() + limit_s, clock)
 
     def left_s(self) -> float:
-        """Seconds left, always positive.
+        """Return the seconds left, always positive.
 
         Raises:
             DriverError: DEADLINE_EXCEEDED when none are.

@@ -1,10 +1,10 @@
-"""The record of one attempt on disk: its lock, what it is about to do, how it ended.
+"""Journal of one attempt on disk: its lock, what it is about to do, how it ended.
 
 One file a key, in a directory that only root may enter; the key names what is worked on (one replica, or one pod and
 snapshot), so that no two attempts of whatever kind work on the same. The file is the lock (flock), so the kernel frees
-it when the driver dies at whatever line. Lines are JSON: first who, then `begin` of each phase with all facts known
-before the phase acts (write-ahead), last `end` with the outcome. A file without `end` that nobody has locked is what a
-killed driver left: `recovery.py` runs its undos and ends it.
+it when the driver dies at whatever line. Lines are JSON: first sequence and key, then `begin` of each phase with all
+facts known before the phase acts (write-ahead), last `end` with the outcome. A file without `end` that is not locked
+was left by a killed driver: `recovery.py` runs its undos and ends it.
 
 A page cache survives `kill -9`, so no fsync is needed against the death of the driver; the directory lies on tmpfs
 (/run), so that nothing of it survives the death of the machine, and neither do the processes it speaks of.
@@ -27,7 +27,7 @@ from restore_driver.host.flock import try_lock
 
 @dataclass(frozen=True)
 class JournalRecord:
-    """What a journal file says."""
+    """The content of a journal file."""
 
     sequence: str
     key: str
@@ -46,7 +46,7 @@ class Journal:
 
     @classmethod
     def open(cls, directory: Path, sequence: str, key: str) -> Journal:
-        """Takes the lock and begins the record.
+        """Take the lock and begin the record.
 
         Raises:
             DriverError: BUSY while another attempt with this key runs; ATTEMPTED_BEFORE when one ended.
@@ -68,20 +68,20 @@ class Journal:
             return journal
 
     def begin(self, phase: str) -> None:
-        """Says what is about to be done, with all facts known by now."""
+        """Write that a phase begins, with all facts known by now."""
         self._write({"begin": phase, "facts": self.facts})
 
     def intend(self, **facts: Unpack[AttemptFacts]) -> None:
-        """Notes facts of the phase at work before it acts on them."""
+        """Write facts of the running phase before it acts on them."""
         self.facts.update(facts)
         self._write({"facts": self.facts})
 
     def end(self, outcome: Mapping[str, Any]) -> None:
-        """Says how the attempt ended."""
+        """Write how the attempt ended."""
         self._write({"end": dict(outcome)})
 
     def close(self, *, forget: bool) -> None:
-        """Frees the lock; `forget` removes the record, so that the same may be asked again."""
+        """Release the lock; `forget` removes the record, so that the same may be requested again."""
         if forget:
             self.path.unlink(missing_ok=True)
         os.close(self.fd)
@@ -91,14 +91,14 @@ class Journal:
 
 
 def path_of(directory: Path, key: str) -> Path:
-    """Where the record of a key lies."""
+    """Return the path of a key's journal."""
     return directory / f"{key}.jsonl"
 
 
 def _lock(fd: int, path: Path, key: str) -> None:
     if not try_lock(fd):
         doing = read(path).sequence or "attempt"
-        raise DriverError(Reason.BUSY, f"a {doing} of {key} is at work", "wait for its end")
+        raise DriverError(Reason.BUSY, f"a {doing} of {key} is running", "wait for its end")
 
 
 def _is_named(path: Path, fd: int) -> bool:
@@ -112,14 +112,16 @@ def _refuse_what_ended(fd: int, path: Path, key: str) -> None:
     if not os.fstat(fd).st_size:
         return
     before = read(path)
-    said = (before.outcome or {}).get("reason") or (before.outcome or {}).get("outcome") or "its driver died"
+    outcome = (before.outcome or {}).get("reason") or (before.outcome or {}).get("outcome") or "its driver died"
     raise DriverError(
-        Reason.ATTEMPTED_BEFORE, f"{before.sequence} of {key} was tried before: {said}", f"start cold, or remove {path}"
+        Reason.ATTEMPTED_BEFORE,
+        f"{before.sequence} of {key} was tried before: {outcome}",
+        f"start cold, or remove {path}",
     )
 
 
 def read(path: Path) -> JournalRecord:
-    """What a journal says; a line torn by a crash is left out."""
+    """Return the content of a journal, without a line torn by a crash."""
     sequence, key, begun, facts, outcome = "", "", [], AttemptFacts(), None
     for text in path.read_text().splitlines():
         try:
@@ -135,7 +137,7 @@ def read(path: Path) -> JournalRecord:
 
 
 def abandoned(directory: Path) -> tuple[tuple[Path, int], ...]:
-    """Journals without an end that nobody has locked, each locked by us now: (path, descriptor)."""
+    """Lock and return journals of killed drivers, those without an end and without a lock: (path, descriptor)."""
     found = []
     for path in sorted(directory.glob("*.jsonl")):
         try:
@@ -154,7 +156,7 @@ def abandoned(directory: Path) -> tuple[tuple[Path, int], ...]:
 
 
 def _end_torn_line(fd: int) -> None:
-    """What is written next must begin a line of its own, or it is lost with the torn one."""
+    """End a torn line: what is written next would be lost with it."""
     size = os.fstat(fd).st_size
     if size and os.pread(fd, 1, size - 1) != b"\n":
         os.pwrite(fd, b"\n", size)

@@ -1,9 +1,9 @@
-"""Hooks that are programs: run in the replica's namespaces, root, working directory and cgroups, with its rights.
+"""Run hook programs in the replica's namespaces, root, working directory and cgroups, with its rights.
 
 A hook can do nothing that the replica itself could not: it has the users, groups and capabilities of the replica's
 first process, none where that lives in a user namespace of its own, and gains none by an exec. It gets the environment
-that the replica was started with, not the driver's, which may hold secrets. Two things of a container can't be copied
-by anybody: its seccomp filter, so a hook may make system calls that the replica may not, and its label of AppArmor or
+that the replica was started with, not the driver's, which may hold secrets. Two things of a container cannot be
+copied: its seccomp filter, so a hook may make system calls that the replica may not, and its label of AppArmor or
 SELinux. What needs those belongs into the replica (engine `http`).
 """
 
@@ -51,7 +51,7 @@ def _hook(argv: tuple[str, ...], process: ProcessRoot, deadline_s: float, reason
                 raise DriverError(Reason.REPLICA_LOST, f"process {process.host_pid} does not exist") from error
             raise
         except (OSError, NotStarted) as error:
-            raise DriverError(reason, f"{argv[0]} can't be run in the replica: {error}") from error
+            raise DriverError(reason, f"{argv[0]} cannot be run in the replica: {error}") from error
     if done.exit_code != 0:
         said = done.output.strip()[-_SHOWN:]
         raise DriverError(reason, f"{' '.join(argv)} ended with exit code {done.exit_code}: {said}")
@@ -66,7 +66,7 @@ def _run(
     rights, environment = Rights.of(process.host_pid), _environment(process.host_pid)
 
     def enter() -> None:
-        """Nothing is imported from here on: it would come from the replica's file system."""
+        """Enter the replica; from here on nothing may be imported: it would come from the replica's file system."""
         entry.enter()
         enter_root(root_fd, cwd_fd, rights)
 
@@ -79,7 +79,7 @@ def _run(
 
 
 def _environment(pid: int) -> dict[str, str]:
-    """What a process began with."""
+    """Return the environment that a process was started with."""
     environment = {"PATH": _PATH}
     for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
         name, equals, value = os.fsdecode(entry).partition("=")

@@ -1,4 +1,4 @@
-"""HTTP to a replica, within its network namespace: no proxies, no redirects, a limit on what is read.
+"""Make HTTP requests to a replica within its network namespace: no proxies, no redirects, a limit on the body.
 
 A stream of bytes that never ends, or comes one by one, ends at the deadline like one that never begins: then the
 connection is torn down under the thread that reads it.
@@ -26,35 +26,35 @@ from restore_driver.wire.replica_spec import HttpCall, HttpEngine
 
 LONGEST_ANSWER_BYTES = 16 << 20
 PAUSE_S = 0.02
-"""Between two looks at something that is waited for."""
+"""Between two polls."""
 _CHUNK_BYTES = 1 << 16
 _SHOWN = 200
 
 
 @dataclass(frozen=True)
 class HttpResponse:
-    """An HTTP response, read whole."""
+    """An HTTP response with its whole body."""
 
     status: int
     body: bytes
 
     def json(self) -> Any:
-        """The body as JSON; ValueError when it is none."""
+        """Return the body as JSON; ValueError when it is not JSON."""
         return json.loads(self.body)
 
     @property
     def text(self) -> str:
-        """The body as text, whatever it is."""
+        """The body as text, undecodable bytes replaced."""
         return self.body.decode(errors="replace")
 
     @property
     def shown(self) -> str:
-        """The beginning of the body, for an error's sentence."""
+        """The beginning of the body, for an error message."""
         return self.body[:_SHOWN].decode(errors="replace").strip()
 
 
 def call(request: HttpCall, process: ProcessRoot, deadline_s: float, reason: Reason, hint: str = "") -> HttpResponse:
-    """Makes one request and expects its status.
+    """Make one request and require its status.
 
     Raises:
         DriverError: `reason` with URL, status and the beginning of the body; DEADLINE_EXCEEDED.
@@ -70,10 +70,10 @@ def call(request: HttpCall, process: ProcessRoot, deadline_s: float, reason: Rea
 
 
 def exchange(request: HttpCall, process: ProcessRoot, deadline_s: float, reason: Reason) -> HttpResponse:
-    """Makes one request, whatever the status.
+    """Make one request; return the response whatever its status.
 
     Raises:
-        DriverError: `reason` when nobody answers HTTP there, or too much; DEADLINE_EXCEEDED; NOT_TRUSTED or
+        DriverError: `reason` when there is no HTTP server, or its answer is too long; DEADLINE_EXCEEDED; NOT_TRUSTED or
             REQUEST_INVALID for the API key's file.
     """
     sent = _headers(request)
@@ -182,7 +182,7 @@ def _read_key(path: Path) -> str:
     try:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise DriverError(Reason.REQUEST_INVALID, f"API key file {path} can't be read", "give a text file") from error
+        raise DriverError(Reason.REQUEST_INVALID, f"API key file {path} cannot be read", "give a text file") from error
 
 
 def _body(request: HttpCall) -> bytes | None:

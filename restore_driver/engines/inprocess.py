@@ -1,4 +1,4 @@
-"""The helper within a PyTorch replica (`restore_driver.replica`), asked over its unix socket.
+"""Client of the helper within a PyTorch replica (`restore_driver.replica`), over its unix socket.
 
 `replica/protocol.py` is what travels. The socket's path is the replica's: it is resolved within the replica's root,
 links included, and connected to through a descriptor, so that it may be longer than a socket's address.
@@ -23,7 +23,7 @@ from restore_driver.replica.protocol import LONGEST_LINE_BYTES, PROTOCOL_VERSION
 from restore_driver.wire.replica_spec import InProcessEngine
 
 _SHARE = 0.9
-"""Of our own time, what the helper is given: it should give up first, and say so, with the replica as it was."""
+"""Share of the deadline that the helper gets: it should fail first, and leave the replica as it was."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,11 @@ class InProcessHooks:
 
 
 def digest(spec: InProcessEngine, process: ProcessRoot, deadline_s: float) -> str:
-    """The digest of the weights as they lie on the card now."""
+    """Return the digest of the weights as they are on the GPU now.
+
+    Raises:
+        DriverError: PROOF_FAILED, DEADLINE_EXCEEDED.
+    """
     answer = ask(spec, {"op": "digest", "deadline_s": deadline_s * _SHARE}, process, deadline_s, Reason.PROOF_FAILED)
     found = answer.get("digest")
     if not isinstance(found, str) or not found:
@@ -57,10 +61,10 @@ def digest(spec: InProcessEngine, process: ProcessRoot, deadline_s: float) -> st
 def ask(
     spec: InProcessEngine, message: dict[str, Any], process: ProcessRoot, deadline_s: float, reason: Reason
 ) -> HookDetails:
-    """One request to the helper.
+    """Make one request to the helper, and return its answer without `ok`.
 
     Raises:
-        DriverError: `reason` with the helper's own words; DEADLINE_EXCEEDED.
+        DriverError: `reason` with the helper's detail; DEADLINE_EXCEEDED.
     """
     deadline = Deadline.after(f"the replica's helper ({message['op']})", deadline_s)
     try:

@@ -62,7 +62,7 @@ class SglangHooks:
 
 
 class _Sglang:
-    """One server's endpoints, for one purpose within one deadline."""
+    """Endpoints of one server, for one hook and its deadline."""
 
     def __init__(self, spec: SglangEngine, process: ProcessRoot, deadline: Deadline, reason: Reason) -> None:
         self._spec, self._process, self._deadline, self._reason = spec, process, deadline, reason
@@ -88,7 +88,7 @@ class _Sglang:
             )
 
     def wait_until_idle(self) -> int:
-        """Returns how often it looked."""
+        """Poll, and return how often."""
         looks = 1
         while (answer := self._ask("POST", "/flush_cache", None)).status != 200:
             if answer.status != 400:
@@ -101,7 +101,7 @@ class _Sglang:
         call(self._request("POST", path, body), self._process, self._deadline.left_s(), self._reason)
 
     def post_where_there(self, path: str, body: object) -> bool:
-        """False for a server without the endpoint; any other refusal counts."""
+        """Post, and return False if the server lacks the endpoint; raise for any other refusal."""
         answer = self._ask("POST", path, body)
         if answer.status not in (200, 404):
             raise self._refused(path, answer)

@@ -67,7 +67,7 @@ class VllmHooks:
 
 
 class _Vllm:
-    """One server's endpoints, for one purpose within one deadline."""
+    """Endpoints of one server, for one hook and its deadline."""
 
     def __init__(self, spec: VllmEngine, process: ProcessRoot, deadline: Deadline, reason: Reason) -> None:
         self._spec, self._process, self._deadline, self._reason = spec, process, deadline, reason
@@ -90,7 +90,7 @@ class _Vllm:
         return found
 
     def wait_until_idle(self) -> int:
-        """Returns how often it looked; a server without these metrics counts as idle, `mode=wait` drains it."""
+        """Poll, and return how often; a server without these metrics counts as idle, `mode=wait` drains it."""
         looks = 1
         while any(_positive(number) for number in _UNFINISHED.findall(self._get("/metrics").text)):
             looks += 1

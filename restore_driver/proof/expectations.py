@@ -1,7 +1,7 @@
-"""What an answer is held against: pure, from a response's body to a verdict.
+"""Compare answers with expectations: pure, from a response's body to a verdict.
 
-`observe` turns one answer into what is compared, `settle` turns the answers of before the dump into what is expected,
-`judge` says whether a later one will do.
+`observe` extracts from one answer what is compared, `settle` turns the answers recorded before the dump into what is
+expected, `judge` refuses a later answer that differs.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from restore_driver.wire.replica_spec import (
 )
 
 LONGEST_RECORDED_BYTES = 1 << 18
-"""An answer of before the dump lies in the manifest: not more of it than this."""
+"""Limit on a recorded answer, since it is part of the manifest."""
 
 
-class Unfit(ValueError):
-    """An answer that can't be what is expected; says why, without naming the request."""
+class UnexpectedAnswerError(ValueError):
+    """An answer is not as expected; the message says why, without naming the request."""
 
 
 class Recorded(BaseModel):
-    """What was seen before the dump: the answer, or for numbers their medians and how far they lay apart."""
+    """What was recorded before the dump: the answer, or for numbers their medians and spreads."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,17 +41,17 @@ class Recorded(BaseModel):
 
 
 def repeats(expect: Expectation) -> int:
-    """How often a request is asked before the dump: twice shows an answer that never stays the same."""
+    """Return how often a request is made before the dump; twice shows an answer that varies."""
     if isinstance(expect, NumbersWithin):
         return expect.repeats
     return 2 if isinstance(expect, SameAsBefore) else 1
 
 
 def observe(expect: Expectation, body: str) -> Any:
-    """What of a body is compared.
+    """Return the part of a body that is compared.
 
     Raises:
-        Unfit: it isn't JSON, or lacks what a pointer names.
+        UnexpectedAnswerError: it is not JSON, or lacks what a pointer names.
     """
     if isinstance(expect, SameAsBefore):
         return body if not expect.pointers else [pointed(_json(body), pointer) for pointer in expect.pointers]
@@ -63,29 +63,33 @@ def observe(expect: Expectation, body: str) -> Any:
 
 
 def settle(expect: Expectation, seen: list[Any]) -> Recorded:
-    """What to expect, from everything that was seen before the dump.
+    """Return what to expect, from all answers before the dump.
 
     Raises:
-        Unfit: it is not even now as expected, or differs from one time to the next.
+        UnexpectedAnswerError: an answer is not as expected even before the dump, or the answers differ.
     """
     if isinstance(expect, NumbersWithin):
         return _settle_numbers(seen)
     for later in seen:
         if isinstance(expect, SameAsBefore) and later != seen[0]:
-            raise Unfit(f"first {shown(seen[0])}, then {shown(later)}: compare only what stays the same (pointers)")
+            raise UnexpectedAnswerError(
+                f"first {shown(seen[0])}, then {shown(later)}: compare only what stays the same (pointers)"
+            )
         judge(expect, Recorded(answer=seen[0]), later)
     if not isinstance(expect, SameAsBefore):
         return Recorded()
     if len(json.dumps(seen[0])) > LONGEST_RECORDED_BYTES:
-        raise Unfit(f"an answer of more than {LONGEST_RECORDED_BYTES:,} bytes: compare less of it (pointers)")
+        raise UnexpectedAnswerError(
+            f"an answer of more than {LONGEST_RECORDED_BYTES:,} bytes: compare less of it (pointers)"
+        )
     return Recorded(answer=seen[0])
 
 
 def judge(expect: Expectation, before: Recorded, got: Any) -> None:
-    """Says nothing when the answer will do.
+    """Accept an answer that is as expected.
 
     Raises:
-        Unfit: with what was got and what was expected.
+        UnexpectedAnswerError: with the actual and the expected answer.
     """
     if isinstance(expect, NumbersWithin):
         _judge_numbers(expect, before, got)
@@ -100,10 +104,10 @@ def judge(expect: Expectation, before: Recorded, got: Any) -> None:
 
 
 def pointed(body: Any, pointer: str) -> Any:
-    """RFC 6901.
+    """Return the value at a JSON pointer (RFC 6901).
 
     Raises:
-        Unfit: there is nothing.
+        UnexpectedAnswerError: there is no such value.
     """
     value = body
     for part in pointer.split("/")[1:]:
@@ -111,21 +115,21 @@ def pointed(body: Any, pointer: str) -> Any:
         try:
             value = value[int(name)] if isinstance(value, list) and name.isdecimal() else value[name]
         except (KeyError, IndexError, TypeError):
-            raise Unfit(f"nothing at {pointer} in {shown(body)}") from None
+            raise UnexpectedAnswerError(f"nothing at {pointer} in {shown(body)}") from None
     return value
 
 
 def shown(value: Any) -> str:
-    """A value, short enough for a sentence."""
+    """Return a value as JSON, cut to 120 characters."""
     text = json.dumps(value, default=str)
     return text if len(text) <= 120 else text[:117] + "..."
 
 
 def _settle_numbers(rows: list[list[float]]) -> Recorded:
     if len({len(row) for row in rows}) != 1 or not rows[0]:
-        raise Unfit(f"{sorted({len(row) for row in rows})} numbers from one time to the next")
+        raise UnexpectedAnswerError(f"{sorted({len(row) for row in rows})} numbers from one time to the next")
     if not all(math.isfinite(number) for row in rows for number in row):
-        raise Unfit("a number that is not finite")
+        raise UnexpectedAnswerError("a number that is not finite")
     columns = [sorted(column) for column in zip(*rows, strict=True)]
     return Recorded(
         medians=tuple(column[len(column) // 2] for column in columns),
@@ -135,16 +139,16 @@ def _settle_numbers(rows: list[list[float]]) -> Recorded:
 
 def _judge_numbers(expect: NumbersWithin, before: Recorded, numbers: list[float]) -> None:
     if len(numbers) != len(before.medians):
-        raise Unfit(f"{len(numbers)} numbers, expected {len(before.medians)} as before")
+        raise UnexpectedAnswerError(f"{len(numbers)} numbers, expected {len(before.medians)} as before")
     for median, spread, number in zip(before.medians, before.spreads, numbers, strict=True):
         tolerance = expect.tolerance(median, spread)
         if not abs(number - median) <= tolerance:  # NaN is never within
-            raise Unfit(f"{number}, expected {median} within {tolerance:.3g}")
+            raise UnexpectedAnswerError(f"{number}, expected {median} within {tolerance:.3g}")
 
 
 def _demand(holds: bool, got: Any, expected: str) -> None:
     if not holds:
-        raise Unfit(f"{shown(got)}, expected {expected}")
+        raise UnexpectedAnswerError(f"{shown(got)}, expected {expected}")
 
 
 def _contains(whole: Any, part: Any) -> bool:
@@ -159,7 +163,7 @@ def _json(body: str) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
-        raise Unfit(f"{shown(body)}, which is not JSON") from None
+        raise UnexpectedAnswerError(f"{shown(body)}, which is not JSON") from None
 
 
 def _numbers(value: Any) -> list[float]:
@@ -167,4 +171,4 @@ def _numbers(value: Any) -> list[float]:
         return [number for member in value for number in _numbers(member)]
     if isinstance(value, int | float) and not isinstance(value, bool):
         return [float(value)]
-    raise Unfit(f"{shown(value)}, which is no number")
+    raise UnexpectedAnswerError(f"{shown(value)}, which is no number")

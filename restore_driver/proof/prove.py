@@ -1,8 +1,8 @@
-"""The proof: what a replica answered before the dump, it must answer after the restore, before Ready is said.
+"""Prove a restored replica: it must answer what it answered before the dump, before it is ready.
 
-A process that came back is not a replica that works. In this order, and ending at the first that fails: it lives; it
-listens where it did; the digest of the weights on the card is the one of before (exact); each known request gets its
-answer; and a replica without known requests accepts a connection on each listener.
+A restored process is not yet a replica that works. In this order, up to the first failure: it is alive; it listens
+where it did; the digest of the weights on the GPU equals the recorded one (exact); each known request gets its answer;
+and a replica without known requests accepts a connection on each listener.
 
 Batched steps of an engine need not be bit-reproducible even without a restore: split-K matrix products differ from run
 to run. So tokens are compared exactly, numbers within the noise that the replica itself showed before the dump.
@@ -26,15 +26,15 @@ from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
 from restore_driver.host.netns import in_network_namespace
 from restore_driver.host.sockets import Listener, listeners
-from restore_driver.proof.expectations import Recorded, Unfit, judge, observe, repeats, settle, shown
+from restore_driver.proof.expectations import Recorded, UnexpectedAnswerError, judge, observe, repeats, settle, shown
 from restore_driver.wire.replica_spec import InProcessEngine, KnownRequest, ReplicaSpec
 
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""Where a listener on every address is reached for certain."""
+"""Address at which a listener on all addresses is reached."""
 
 
 class ProofRecord(BaseModel):
-    """What was seen before the dump; part of the manifest."""
+    """Answers, digest and listeners recorded before the dump; part of the manifest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,7 +44,7 @@ class ProofRecord(BaseModel):
 
 
 class ProofCheck(BaseModel):
-    """One thing that held."""
+    """One check that passed."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -54,7 +54,7 @@ class ProofCheck(BaseModel):
 
 
 class Proof(BaseModel):
-    """Everything that was looked at after the restore; all of it held."""
+    """All checks after a restore; every one passed."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -63,10 +63,10 @@ class Proof(BaseModel):
 
 
 def record(spec: ReplicaSpec, process: ProcessRoot, deadline_s: float) -> ProofRecord:
-    """Asks a live replica for its answers.
+    """Record the answers, digest and listeners of a live replica.
 
     Raises:
-        DriverError: PROOF_FAILED when a known answer is not given even now, or is never the same; DEADLINE_EXCEEDED.
+        DriverError: PROOF_FAILED when a known answer is not given even before the dump, or varies; DEADLINE_EXCEEDED.
     """
     deadline = Deadline.after("recording the proof", deadline_s)
     answers = tuple(_record_one(known, process, deadline) for known in spec.proof.requests)
@@ -75,13 +75,13 @@ def record(spec: ReplicaSpec, process: ProcessRoot, deadline_s: float) -> ProofR
 
 
 def prove(spec: ReplicaSpec, process: ProcessRoot, before: ProofRecord, deadline_s: float) -> Proof:
-    """Asks a restored replica the same.
+    """Check a restored replica against its record.
 
     Raises:
-        DriverError: PROOF_FAILED naming what was asked, expected and got; DEADLINE_EXCEEDED.
+        DriverError: PROOF_FAILED naming request, expected and actual answer; DEADLINE_EXCEEDED.
     """
     began_s = time.monotonic()
-    checks = _ProofChecks(Deadline.after("the proof", deadline_s))
+    checks = _PassedChecks(Deadline.after("the proof", deadline_s))
     checks.note("alive", partial(_alive, process))
     if len(spec.proof.requests) != len(before.answers):
         raise DriverError(
@@ -98,7 +98,7 @@ def prove(spec: ReplicaSpec, process: ProcessRoot, before: ProofRecord, deadline
         try:
             for known, recorded in zip(spec.proof.requests, before.answers, strict=True):
                 checks.note(_name(known), partial(_prove_one, known, recorded, process, checks.deadline))
-        finally:  # that nobody listens says more than that nobody answers
+        finally:  # a missing listener explains more than a missing answer
             checks.held.insert(1, listening.result())
         if digest is not None:
             checks.held.append(digest.result())
@@ -108,8 +108,8 @@ def prove(spec: ReplicaSpec, process: ProcessRoot, before: ProofRecord, deadline
     return Proof(checks=tuple(checks.held), took_s=time.monotonic() - began_s)
 
 
-class _ProofChecks:
-    """Collects what held, with its time."""
+class _PassedChecks:
+    """Collects the checks that passed, with their time."""
 
     def __init__(self, deadline: Deadline) -> None:
         self.deadline = deadline
@@ -132,13 +132,13 @@ def _alive(process: ProcessRoot) -> bool:
 
 
 def _listens(process: ProcessRoot, expected: tuple[Listener, ...]) -> list[str]:
-    """Looks into /proc only: a connection out of nowhere could upset an engine's own rendezvous."""
+    """Compare listeners in /proc only: an unexpected connection could disturb an engine's own rendezvous."""
     now = listeners(process.host_pid, proc.tree(process.host_pid)) if expected else ()
     for listener in expected:
         if listener not in now:
             raise DriverError(
                 Reason.PROOF_FAILED,
-                f"nobody listens on {_address(listener)}; expected {', '.join(map(_address, expected))}, "
+                f"no process listens on {_address(listener)}; expected {', '.join(map(_address, expected))}, "
                 f"got {', '.join(map(_address, now)) or 'none'}",
             )
     return [_address(listener) for listener in expected]
@@ -182,7 +182,7 @@ def _wants_digest(spec: ReplicaSpec) -> bool:
 def _record_one(known: KnownRequest, process: ProcessRoot, deadline: Deadline) -> Recorded:
     try:
         return settle(known.expect, [_ask(known, process, deadline) for _ in range(repeats(known.expect))])
-    except Unfit as error:
+    except UnexpectedAnswerError as error:
         raise DriverError(
             Reason.PROOF_FAILED, f"{_name(known)} answered {error}", "fix the spec's proof; nothing was touched"
         ) from error
@@ -192,7 +192,7 @@ def _prove_one(known: KnownRequest, before: Recorded, process: ProcessRoot, dead
     try:
         got = _ask(known, process, deadline)
         judge(known.expect, before, got)
-    except Unfit as error:
+    except UnexpectedAnswerError as error:
         raise DriverError(Reason.PROOF_FAILED, f"{_name(known)} answered {error}") from error
     return shown(got)
 

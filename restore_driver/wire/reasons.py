@@ -1,10 +1,10 @@
-"""Every way in which a checkpoint, restore or park can fail, as one reason code each.
+"""Reason codes: one for each way in which a checkpoint, restore or park can fail.
 
 A `Reason` is what a controller acts on and what a person on call greps for; the detail names the object and the
 value, the hint says what to do. Reasons are sorted by what happens next:
 
   refused       nothing was touched; the same request will be refused again until the hint is followed
-  failed        something was begun and undone; this (pod, snapshot) is not tried again, a cold start is asked for
+  failed        something was begun and undone; this (pod, snapshot) is not tried again, the fallback is a cold start
   lost          the replica itself is gone or unusable; it must be replaced
 """
 
@@ -14,11 +14,11 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why an attempt ended without a proven replica; the value stands in JSON results and in Events."""
+    """Why an attempt ended without success; the value stands in JSON results and in Events."""
 
     # refused: nothing was touched
     REQUEST_INVALID = "RequestInvalid"
-    NOT_TRUSTED = "NotTrusted"  # owner, mode, symlink, `..`: not a thing that root may act on
+    NOT_TRUSTED = "NotTrusted"  # owner, mode, symlink, `..`: root must not act on it
     MANIFEST_INVALID = "ManifestInvalid"
     DIGEST_MISMATCH = "DigestMismatch"
     SEAL_BROKEN = "SealBroken"
@@ -26,13 +26,13 @@ class Reason(StrEnum):
     ATTEMPTED_BEFORE = "AttemptedBefore"
     BUSY = "Busy"  # another attempt holds the lock
     PID_COLLISION = "PidCollision"
-    TOO_LITTLE_MEMORY = "TooLittleMemory"  # of the card or of the host, counted before anything is touched
+    TOO_LITTLE_MEMORY = "TooLittleMemory"  # of the GPU or of the host, checked before anything is touched
     CRIU_MISSING = "CriuMissing"
     CUDA_MISSING = "CudaMissing"
     STORE_UNREACHABLE = "StoreUnreachable"
     # failed: begun and undone
     DEADLINE_EXCEEDED = "DeadlineExceeded"
-    INTERRUPTED = "Interrupted"  # by whoever asked, with Ctrl-C
+    INTERRUPTED = "Interrupted"  # by the client, with Ctrl-C
     DISK_FULL = "DiskFull"
     CRIU_DUMP_FAILED = "CriuDumpFailed"
     CRIU_RESTORE_FAILED = "CriuRestoreFailed"

@@ -1,6 +1,6 @@
-"""What a replica is: how its engine is brought to rest and woken, and what proves it well.
+"""Describe a replica: how its engine is quiesced and resumed, and what proves that it works.
 
-The spec travels in the manifest, so that whoever restores knows how to resume and what to ask. It holds no secrets:
+The spec is part of the manifest, so that a restore knows how to resume and which requests to make. It holds no secrets:
 an API key stays in a file of the node, and only the file's name is written here.
 """
 
@@ -33,7 +33,7 @@ class HttpCall(_Frozen):
     url: Url
     headers: dict[str, str] = {}
     api_key_file: InsidePath | None = None
-    """File on the *driver's* side, root's and nobody else's, whose content is sent as `Authorization: Bearer`."""
+    """File on the *driver's* side, readable by root alone, whose content is sent as `Authorization: Bearer`."""
     body: Any = None
     """Sent as JSON unless it is text or absent."""
     status: Annotated[int, Field(ge=100, le=599)] = 200
@@ -41,7 +41,7 @@ class HttpCall(_Frozen):
 
 
 class NoEngine(_Frozen):
-    """A replica that needs no rest: it may be stopped anywhere."""
+    """A replica that need not be quiesced: it may be stopped anywhere."""
 
     kind: Literal["none"] = "none"
 
@@ -54,7 +54,7 @@ class VllmEngine(_Frozen):
     level: Literal[1, 2] = 1
     """1 keeps the weights in host memory and drops the KV cache; 2 drops both, the weights are loaded again."""
     running_requests: Literal["wait", "abort"] = "wait"
-    """What becomes of requests that run when the engine is to rest."""
+    """What quiesce does with running requests: wait for their end, or abort them."""
     api_key_file: InsidePath | None = None
 
 
@@ -75,11 +75,11 @@ class SglangEngine(_Frozen):
 
 
 class HttpEngine(_Frozen):
-    """Any server with hooks of its own; each may be repeated without harm."""
+    """Any server with HTTP hooks of its own; each must be idempotent."""
 
     kind: Literal["http"]
     idle: HttpCall | None = None
-    """Asked again and again, before `quiesce`, until it answers its status."""
+    """Polled before `quiesce` until it answers its status."""
     quiesce: Annotated[tuple[HttpCall, ...], Field(min_length=1)]
     resume: Annotated[tuple[HttpCall, ...], Field(min_length=1)]
 
@@ -98,7 +98,7 @@ class InProcessEngine(_Frozen):
     kind: Literal["inprocess"]
     socket: InsidePath
     models: tuple[str, ...] = ()
-    """Models that it takes from a weights holder."""
+    """Models whose weights it takes from a weights holder."""
     holder: InsidePath | None = None
     """The holder's socket in the replica's own mount namespace."""
 
@@ -115,11 +115,11 @@ EngineSpec = Annotated[
 
 
 class SameAsBefore(_Frozen):
-    """The answer of before the dump, exactly; for tokens."""
+    """The answer recorded before the dump, exactly; for tokens."""
 
     kind: Literal["same_as_before"] = "same_as_before"
     pointers: tuple[Pointer, ...] = ()
-    """What of a JSON body is compared; none: the whole body."""
+    """The parts of a JSON body that are compared; none: the whole body."""
 
 
 class ExactText(_Frozen):
@@ -155,7 +155,7 @@ class Matches(_Frozen):
 class NumbersWithin(_Frozen):
     """Numbers within the noise that the replica showed before the dump.
 
-    It is asked `repeats` times; a number may then lie as far from their median as
+    The request is made `repeats` times; a number may then lie as far from their median as
     factor x (largest - smallest) + floor x |median| + floor.
     """
 
@@ -166,7 +166,7 @@ class NumbersWithin(_Frozen):
     floor: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 1e-6
 
     def tolerance(self, median: float, spread: float) -> float:
-        """How far from `median` a number may lie; never too little for a sample of the noise by rounding."""
+        """Return how far from `median` a number may lie, rounded up so that every sample of the noise is within."""
         return math.nextafter(self.factor * spread + self.floor * (1.0 + abs(median)), math.inf)
 
 
@@ -181,18 +181,18 @@ class KnownRequest(_Frozen):
 
 
 class ProofSpec(_Frozen):
-    """What must hold before a replica is called ready."""
+    """What must hold before a replica is ready."""
 
     requests: tuple[KnownRequest, ...] = ()
     weights_digest: bool = True
-    """In-process engines: the digest of the weights on the card equals the one of before the dump."""
+    """In-process engines: the digest of the weights on the GPU equals the one recorded before the dump."""
 
 
 class ReplicaSpec(_Frozen):
     """Engine and proof.
 
-    A proof is never skipped. That a replica lives and listens as before is always looked at; for engine `none`
-    without requests, that each listener accepts a connection, too. Any other engine needs a known request, or, in
+    A proof is never skipped. That a replica is alive and listens as before is always checked; for engine `none`
+    without requests, also that each listener accepts a connection. Any other engine needs a known request, or, in
     process, the digest of its weights.
     """
 

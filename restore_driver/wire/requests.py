@@ -48,7 +48,7 @@ class CheckpointRequest(Request):
     gpus: tuple[str, ...] = ()
     """UUIDs of the replica's GPUs in its own order; default: all of this machine's."""
     holder: Path | None = None
-    """Socket of the weights holder, if its path differs from the one that the replica knows it by."""
+    """Socket of the weights holder, if its path here differs from the one in the replica's mount namespace."""
 
 
 class RestoreRequest(Request):
@@ -59,18 +59,18 @@ class RestoreRequest(Request):
     placeholder_pid: Annotated[int, Field(gt=1)]
     """PID 1 of the placeholder, as this pid namespace numbers it."""
     pod_uid: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,80}$")] | None = None
-    """Who is restored into; with the snapshot it keys the attempt. Default: the placeholder itself."""
+    """UID of the pod that is restored into; with the snapshot it keys the attempt. Default: the placeholder itself."""
     gpus: tuple[str, ...] = ()
     """UUIDs of the placeholder's GPUs in its own order; default: the machine's, as many as the snapshot had."""
     holder: Path | None = None
     """Socket of the weights holder, where the engine takes its weights from one."""
     image_digest: str | None = None
     engine: str | None = None
-    """Kind of the engine that is expected (`vllm`, ...); another one in the snapshot is refused."""
+    """Expected kind of the engine (`vllm`, ...); a snapshot with another one is refused."""
     engine_arguments: tuple[str, ...] | None = None
-    """Arguments of the engine that are expected; default: whatever the snapshot's were."""
+    """Expected arguments of the engine; default: those of the snapshot."""
     restored_huge_pages: bool = False
-    """Set transparent huge pages to `always` while CRIU restores; system-wide, and put back after."""
+    """Set transparent huge pages to `always` while CRIU restores; system-wide, and put back afterwards."""
     verify: bool = False
     """Verify every digest again instead of checking the seal."""
 
@@ -82,10 +82,10 @@ class ParkRequest(Request):
     pid: Annotated[int, Field(gt=1)]
     replica: ReplicaSpec
     holder: Path | None = None
-    """Socket of the weights holder, if its path differs from the one that the replica knows it by."""
+    """Socket of the weights holder, if its path here differs from the one in the replica's mount namespace."""
     huge_pages: bool = False
-    """Set transparent huge pages to `always` while CUDA takes the host memory that the card's content waits in;
-    system-wide, and put back after."""
+    """Set transparent huge pages to `always` while CUDA allocates the host memory for the GPU's content; system-wide,
+    and put back afterwards."""
 
 
 class UnparkRequest(Request):

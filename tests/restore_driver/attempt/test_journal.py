@@ -71,7 +71,7 @@ def test_it_is_locked_while_it_is_open_and_forgotten_when_asked(tmp_path: Path) 
     for journal in (other, again):
         journal.close(forget=True)
 
-    assert (busy.value.reason, busy.value.detail) == (Reason.BUSY, "a checkpoint of replica-7 is at work")
+    assert (busy.value.reason, busy.value.detail) == (Reason.BUSY, "a checkpoint of replica-7 is running")
     assert at_work == ()
     assert list(tmp_path.iterdir()) == []
 

@@ -182,7 +182,8 @@ WORDS = [
 def test_who_is_not_root_is_told_so(words: tuple[str, ...]) -> None:
     """In a user's own interpreter: this one may lie where only root may go."""
     code = (
-        "import os, sys; import restore_driver.cli, restore_driver.driver, restore_driver.tools\n"
+        "import os, sys; import restore_driver.cli, restore_driver.driver, restore_driver.toolset\n"
+        "import restore_driver.spec_file\n"
         "import restore_driver.commands.console, restore_driver.placeholder.create\n"
         "import restore_driver.agent.client, restore_driver.agent.server\n"
         "os.setgroups([]); os.setresgid(1000, 1000, 1000); os.setresuid(1000, 1000, 1000)\n"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,9 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from restore_driver.cuda import CudaState, HelperClient
+from restore_driver.cuda import CudaState, HelperClient, wire
+from restore_driver.cuda.helper import Helper
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
+from restore_driver.host.message_stream import MessageStream
+from restore_driver.logs import SILENT, LogFormat
+from tests.restore_driver.waiting import eventually
 
 LONG_S = 30.0
 SHORT_S = 0.3
@@ -95,7 +101,7 @@ def test_hung_call_harms_none_that_is_under_way(stand_in, client):
     before = client.helper_pid
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client.lock, slow.pid, 2.0)
-        wait_until(lambda: f"lock {slow.pid} timeout_ms=1800" in stand_in.calls())
+        eventually(lambda: f"lock {slow.pid} timeout_ms=1800" in stand_in.calls(), "the lock call")
         with pytest.raises(DriverError):
             client.lock(hung.pid, SHORT_S)
         assert (waiting.done(), proc.is_alive(before)) == (False, True)
@@ -127,7 +133,7 @@ def test_killed_helper_is_reported_and_replaced(stand_in, client):
     before = client.helper_pid
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client.lock, subject.pid, LONG_S)
-        wait_until(lambda: stand_in.calls() != [])
+        eventually(lambda: stand_in.calls() != [], "a call")
         os.kill(before, signal.SIGKILL)
         with pytest.raises(DriverError) as died:
             waiting.result()
@@ -173,7 +179,7 @@ def test_helper_dies_with_its_parent(stand_in, client):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as parent:
         try:
             helper = int(parent.stdout.readline())
-            wait_until((stand_in.directory / "calls").exists)
+            eventually((stand_in.directory / "calls").exists, "a call")
             assert proc.is_alive(helper)
         finally:
             parent.kill()
@@ -217,13 +223,60 @@ def test_machine_without_a_driver(tmp_path):
     assert missing.value.reason is Reason.CUDA_MISSING
 
 
-def wait_until(what) -> None:
-    """For another process to get somewhere; bounded, and never the thing under test."""
-    give_up_s = time.monotonic() + LONG_S
-    while not what():
-        assert time.monotonic() < give_up_s
-        time.sleep(0.005)
-
-
 def wait_until_gone(pid: int) -> None:
-    wait_until(lambda: not proc.is_alive(pid))
+    eventually(lambda: not proc.is_alive(pid), f"the end of process {pid}")
+
+
+def test_another_version_is_refused_by_name(stand_in, client, monkeypatch):
+    """By the helper, whose agent may be of another release; and by the agent, when the helper's first line has it."""
+    subject = stand_in.spawn()
+    client.start(LONG_S)
+    monkeypatch.setattr(wire, "PROTOCOL_VERSION", 2)
+    with pytest.raises(DriverError) as refused_by_agent:
+        client.state(subject.pid)
+    monkeypatch.setattr(wire, "check_version", lambda message: None)
+    with pytest.raises(DriverError) as refused_by_helper:
+        client.state(subject.pid)
+
+    assert refused_by_agent.value.detail == "version 1 of the CUDA helper's protocol is not known, version 2 is"
+    assert refused_by_helper.value.detail == "version 2 of the CUDA helper's protocol is not known, version 1 is"
+    assert {refused_by_agent.value.reason, refused_by_helper.value.reason} == {Reason.REQUEST_INVALID}
+
+
+def test_its_log_has_a_line_for_start_and_refusal_and_none_by_default(stand_in, capfd):
+    """A one-shot command's terminal shows nothing of it."""
+    pytest.importorskip("cuda.bindings.driver")
+    subject = stand_in.spawn()
+    for form in (LogFormat.OFF, LogFormat.JSON):
+        client = HelperClient(stand_in.directory, form)
+        client.start(LONG_S)
+        with pytest.raises(DriverError):
+            client.restore(subject.pid, None, LONG_S)
+        pid = client.helper_pid
+        client.close()
+        lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+
+        if form is LogFormat.OFF:
+            assert lines == []
+    started, refused = lines
+    assert (started["event"], started["process"], started["pid"]) == ("cuda_helper_started", "cuda-helper", pid)
+    assert (refused["event"], refused["do"], refused["target_pid"]) == ("request_refused", "restore", subject.pid)
+    assert (refused["reason"], refused["took_s"] >= 0.0) == ("CudaFailed", True)
+
+
+def test_a_request_without_a_thread_is_answered(stand_in):
+    """The helper lives on, and serves the next one."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        helper = Helper(theirs, SILENT)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_thread)
+            helper._start({"id": 7, "do": "memory", "version": 1})
+        answer = MessageStream(ours, 10_000).receive(LONG_S)
+
+    assert answer["id"] == 7
+    assert answer["error"]["detail"] == "CUDA helper: can't start new thread"
+
+
+def no_thread(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")

@@ -16,6 +16,7 @@ from restore_driver.errors import DriverError, Reason
 from restore_driver.host import namespaces
 from restore_driver.host.namespaces import open_entry
 from restore_driver.wire.replica_spec import ExecEngine
+from tests.restore_driver.waiting import eventually
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
 RIGHTS = ("Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
@@ -111,9 +112,7 @@ def cgroup() -> Iterator[Path]:
     made = FREEZER / f"forethaw-test-exec-{os.getpid()}"
     made.mkdir()
     yield made
-    ends_s = time.monotonic() + 20.0
-    while (made / "cgroup.procs").read_text() and time.monotonic() < ends_s:
-        time.sleep(0.01)
+    eventually(lambda: not (made / "cgroup.procs").read_text(), "the end of the cgroup's processes")
     made.rmdir()
 
 

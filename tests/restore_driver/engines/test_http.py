@@ -16,6 +16,7 @@ from restore_driver.errors import DriverError, Reason
 from restore_driver.host.netns import in_network_namespace
 from restore_driver.wire.replica_spec import HttpCall, HttpEngine
 from tests.restore_driver.engines.fake_engines import HERE, FakeEngine, Reply, serving
+from tests.restore_driver.waiting import eventually
 
 
 class Plain(FakeEngine):
@@ -98,10 +99,9 @@ def test_bytes_that_drip_end_at_the_deadline_and_leave_no_thread(head: bytes) ->
         call(HttpCall(url=url), HERE, 0.2, Reason.PROOF_FAILED)
 
     assert caught.value.reason is Reason.DEADLINE_EXCEEDED
-    ends_s = time.monotonic() + 10.0
-    while any(thread.name.startswith("netns-") for thread in threading.enumerate()):
-        assert time.monotonic() < ends_s, "the thread is still there"
-        time.sleep(0.01)
+    eventually(
+        lambda: not any(thread.name.startswith("netns-") for thread in threading.enumerate()), "the end of the thread"
+    )
 
 
 def test_the_replicas_network_is_asked_not_ours(plain: Plain, stranger: int) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import pytest
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
 from restore_driver.host.process import run
+from tests.restore_driver.waiting import eventually
 
 
 def test_output_and_exit_code_come_back() -> None:
@@ -48,25 +47,9 @@ def test_a_child_dies_with_its_driver(tmp_path: Path) -> None:
         f"run(['sh', '-c', 'echo $$ > {mark}.new; mv {mark}.new {mark}; exec sleep 1000'], deadline_s=1000.0)"
     )
     driver = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[3])
-    child = int(_content(mark))
+    eventually(mark.exists, "the child's mark")
+    child = int(mark.read_text())
     driver.send_signal(signal.SIGKILL)
     driver.wait()
 
-    assert _eventually_gone(child)
-
-
-def _content(path: Path) -> str:
-    ends_s = time.monotonic() + 20.0
-    while not path.exists():
-        assert time.monotonic() < ends_s, f"{path} never came"
-        os.sched_yield()
-    return path.read_text()
-
-
-def _eventually_gone(pid: int) -> bool:
-    ends_s = time.monotonic() + 20.0
-    while proc.is_alive(pid):
-        if time.monotonic() > ends_s:
-            return False
-        os.sched_yield()
-    return True
+    eventually(lambda: not proc.is_alive(child), "the child's end")

@@ -21,6 +21,7 @@ from restore_driver.host.capabilities import become_with_capabilities
 from restore_driver.host.namespaces import open_entry
 from restore_driver.host.process import NotStarted, run
 from tests.restore_driver.trees import kill
+from tests.restore_driver.waiting import eventually
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
 DEATH_SIGNAL = "import ctypes; x = ctypes.c_int(); ctypes.CDLL(None).prctl(2, ctypes.byref(x)); print(x.value)"
@@ -67,9 +68,7 @@ def frozen() -> Iterator[Path]:
     (made / "freezer.state").write_text("FROZEN")
     yield made
     (made / "freezer.state").write_text("THAWED")
-    ends_s = time.monotonic() + 20.0
-    while (made / "cgroup.procs").read_text() and time.monotonic() < ends_s:
-        time.sleep(0.01)
+    eventually(lambda: not (made / "cgroup.procs").read_text(), "the end of the cgroup's processes")
     run(["true"], deadline_s=20.0)  # takes leave of who is dead by now
     made.rmdir()
 
@@ -84,8 +83,7 @@ def test_what_can_not_even_be_killed_is_left_behind(frozen: Path) -> None:
     assert caught.value.reason is Reason.DEADLINE_EXCEEDED
     child = int((frozen / "cgroup.procs").read_text())
     (frozen / "freezer.state").write_text("THAWED")
-    while proc.is_alive(child):
-        time.sleep(0.001)
+    eventually(lambda: not proc.is_alive(child), "the child's end")
     run(["true"], deadline_s=20.0)
     assert not Path(f"/proc/{child}").exists()
 
@@ -152,10 +150,7 @@ def test_a_mark_for_pids_that_can_not_be_set_is_no_silent_loss() -> None:
         pytest.skip("other namespaces need root")
     child = subprocess.Popen(["unshare", "--pid", "--fork", "sleep", "1000"])
     try:
-        ends_s = time.monotonic() + 20.0
-        while not proc.children(child.pid):
-            assert time.monotonic() < ends_s
-        first = proc.children(child.pid)[0]
+        (first,) = eventually(lambda: proc.children(child.pid), "the first process of the namespace")
         with ExitStack() as stack:
             entry = open_entry(first, stack, above_pid=2**31)  # more than the kernel has
             with pytest.raises(NotStarted, match="ns_last_pid"):

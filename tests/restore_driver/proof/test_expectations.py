@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restore_driver.proof.expectations import Recorded, Unfit, judge, observe, pointed, repeats, settle
+from restore_driver.proof.expectations import Recorded, UnexpectedAnswerError, judge, observe, pointed, repeats, settle
 from restore_driver.wire.replica_spec import ExactText, Expectation, JsonSubset, Matches, NumbersWithin, SameAsBefore
 
 NUMBERS = NumbersWithin(kind="numbers_within", pointers=("/x",))
@@ -36,15 +36,15 @@ def test_what_lies_past_the_tolerance_never_is(seen: list[list[float]], at: int,
     at %= len(record.medians)
     wrong = list(record.medians)
     wrong[at] += sign * (1.1 * NUMBERS.tolerance(record.medians[at], record.spreads[at]) + 1e-6)
-    with pytest.raises(Unfit):
+    with pytest.raises(UnexpectedAnswerError):
         judge(NUMBERS, record, wrong)
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_what_is_no_finite_number_is_never_within(number: float) -> None:
-    with pytest.raises(Unfit):
+    with pytest.raises(UnexpectedAnswerError):
         judge(NUMBERS, Recorded(medians=(1.0,), spreads=(1e300,)), [number])
-    with pytest.raises(Unfit, match="not finite"):
+    with pytest.raises(UnexpectedAnswerError, match="not finite"):
         settle(NUMBERS, [[1.0], [number]])
 
 
@@ -79,7 +79,7 @@ def test_these_will_do(expect: Expectation, asked_before: list[str], body: str) 
     ],
 )
 def test_these_are_told_apart(expect: Expectation, asked_before: list[str], body: str, said: str) -> None:
-    with pytest.raises(Unfit) as caught:
+    with pytest.raises(UnexpectedAnswerError) as caught:
         judge(expect, before(expect, *asked_before), observe(expect, body))
     assert said in str(caught.value)
 
@@ -96,7 +96,7 @@ def test_these_are_told_apart(expect: Expectation, asked_before: list[str], body
 def test_what_could_never_be_proven_is_refused_before_the_dump(
     expect: Expectation, bodies: list[str], said: str
 ) -> None:
-    with pytest.raises(Unfit) as caught:
+    with pytest.raises(UnexpectedAnswerError) as caught:
         before(expect, *bodies)
     assert said in str(caught.value)
 

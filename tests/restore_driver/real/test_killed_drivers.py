@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from restore_driver.toolset import open_toolset
 from restore_driver.wire.phase import Phase
 from restore_driver.wire.replica_spec import ReplicaSpec
 from restore_driver.wire.requests import CheckpointRequest, RestoreRequest
+from tests.restore_driver import trees
 from tests.restore_driver.real.conftest import ROOT, Place, Start
 from tests.restore_driver.waiting import eventually
 
@@ -122,24 +123,31 @@ def test_kill_9_around_the_going_on_leaves_the_server_serving(
     assert [path for path in artifact.parent.iterdir() if path.name.startswith(".")] == []
 
 
-def test_kill_9_while_criu_dumps_leaves_the_server_serving(start: Start, state: Path, tmp_path: Path) -> None:
-    """Not between phases but in the middle of CRIU's own work, with its parasite in the server."""
+@pytest.mark.parametrize("moment", ["attached", "writing pages"])
+def test_kill_9_while_criu_dumps_leaves_the_server_serving(
+    moment: str, start: Start, state: Path, tmp_path: Path
+) -> None:
+    """Not between phases but in the middle of CRIU's own work, with its parasite in the server: CRIU is stopped there,
+    the driver killed, and CRIU let go on."""
     server = start()
-    request = CheckpointRequest(
-        pid=server.pid, artifact=tmp_path / "artifacts" / "snapshot", replica=ReplicaSpec(), leave_running=False
-    )
+    artifacts = tmp_path / "artifacts"
+    request = CheckpointRequest(pid=server.pid, artifact=artifacts / "snapshot", replica=ReplicaSpec())
     argv = [sys.executable, "-c", KILLER, str(state), request.model_dump_json(), "never", "never"]
-    for delay_s in (0.0, 0.005, 0.01, 0.02, 0.03):
-        driver = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        eventually(lambda d=driver: stopped_or_traced(server.pid) or d.poll() is not None, "CRIU at work")
-        time.sleep(delay_s)
-        driver.kill()
-        driver.wait()
-        Driver(open_toolset(state)).recover()
-        if (tmp_path / "artifacts" / "snapshot").exists():  # it was quicker, and ended the server after all
-            break
-        assert proc.is_alive(server.pid)
-        assert server.answers()
+
+    def reached() -> bool:
+        return moment == "attached" or any(artifacts.glob(".*/images/pages-*.img"))
+
+    driver = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    criu = stop_tracer(server.pid, reached, driver)
+    driver.kill()
+    driver.wait()
+    os.kill(criu, signal.SIGCONT)
+    Driver(open_toolset(state)).recover()
+
+    eventually(lambda: tracer(server.pid) == 0, "CRIU's end")
+    assert server.ask("POST", "/increment")["count"] == 1
+    assert not (artifacts / "snapshot").exists()
+    assert Driver(open_toolset(state)).carry_out(request).outcome == "published"
 
 
 @pytest.mark.parametrize("phase", ["quiesce", "criu-dump", "capture-files", "publish"])
@@ -161,14 +169,25 @@ def test_ctrl_c_undoes_like_any_failure(phase: str, start: Start, state: Path, t
     assert list((tmp_path / "artifacts").iterdir()) == []
 
 
-def stopped_or_traced(pid: int) -> bool:
-    """CRIU holds the process by ptrace, or has left it stopped."""
-    with suppress(OSError, StopIteration):
-        status = Path(f"/proc/{pid}/status").read_text().splitlines()
-        tracer = next(line for line in status if line.startswith("TracerPid:"))
-        state = next(line for line in status if line.startswith("State:"))
-        return tracer.split()[1] != "0" or state.split()[1] in ("T", "t")
-    return False
+def tracer(pid: int) -> int:
+    """PID of the process that traces this one; 0 for none."""
+    return int(proc.status(pid)["TracerPid"])
+
+
+def stop_tracer(pid: int, reached: Callable[[], bool], driver: subprocess.Popen[bytes]) -> int:
+    """Stop the process that traces this one once `reached` is true, and return its PID.
+
+    A driver that ends first fails the test, since then nothing was caught in the middle.
+    """
+    while driver.poll() is None:
+        criu = tracer(pid)
+        if criu and reached():
+            os.kill(criu, signal.SIGSTOP)
+            eventually(lambda stopped=criu: trees.state(stopped) == "T", "CRIU's stop")
+            if tracer(pid) == criu:
+                return criu
+        time.sleep(0.001)
+    raise AssertionError("the driver ended before its CRIU could be stopped in the middle of a dump")
 
 
 def test_only_continue_is_in_one_checkpoint_sequence_and_not_in_the_other() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
+import types
 from contextlib import suppress
 from typing import Any
 
@@ -13,6 +15,7 @@ from restore_driver.replica import control as module
 from restore_driver.replica.control import ReplicaControl
 from restore_driver.replica.vmm import VmmError
 from tests.restore_driver.replica.stand_ins import LONG_S, Holder, Range, Stacks, Step, control, mapped
+from tests.restore_driver.waiting import eventually
 
 __all__ = ["control"]
 
@@ -52,21 +55,23 @@ def test_no_step_runs_without_its_stacks(control: ReplicaControl) -> None:
 
 
 @pytest.mark.parametrize("none_left", [False, True])
-def test_a_quiesce_that_fails_after_them_gives_the_stacks_back(none_left: bool, control: ReplicaControl) -> None:
-    """Where somebody took their room meanwhile, steps go on without: a launch makes what it needs."""
-    stacks: Any = Stacks()
+def test_a_quiesce_that_fails_after_them_gives_the_stacks_back(
+    none_left: bool, control: ReplicaControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its deadline passes as the stacks are given up. Where their memory was taken meanwhile, steps run without: a
+    launch makes what it needs."""
+    late_s = [0.0]
+    monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: time.monotonic() + late_s[0]))
+
+    class Slow(Stacks):
+        def release(self, ordinal: int) -> None:
+            super().release(ordinal)
+            self.none_left, late_s[0] = none_left, LONG_S
+
+    stacks: Any = Slow()
     control._stacks = stacks
-    original = control._await
-
-    def await_(done: Any, wanted: Any, late: str) -> None:
-        if not stacks.there:
-            stacks.none_left = none_left
-            raise TimeoutError(late)
-        original(done, wanted, late)
-
-    control._await = await_  # type: ignore[method-assign]
-    with pytest.raises(TimeoutError, match="did not finish in time"):
-        control.quiesce()
+    with pytest.raises(TimeoutError, match="the replica did not finish in time"):
+        control.quiesce(LONG_S)
 
     assert stacks.there is not none_left
     assert mapped(control) == [True] * 3
@@ -104,8 +109,7 @@ def test_a_resume_calls_off_a_quiesce_that_still_waits(control: ReplicaControl) 
 
     asking = threading.Thread(target=quiesce)
     asking.start()
-    while not control._quiet:
-        asking.join(0.001)
+    eventually(lambda: control._quiet, "the quiesce at work")
     control.resume({}, None)
     asking.join(LONG_S)
     step.end()

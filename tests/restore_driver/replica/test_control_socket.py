@@ -48,7 +48,7 @@ def test_the_state_is_answered_while_a_quiesce_waits(control: ReplicaControl) ->
     step = Step(control)
     assert step.runs.wait(LONG_S)
     with ask(control, {"op": "quiesce", "deadline_s": LONG_S}) as quiescing:
-        eventually(lambda: control._quiet, "the quiesce")
+        eventually(lambda: told(ask(control, {"op": "state"}))["result"]["quiet"], "the quiesce")
         assert told(ask(control, {"op": "state"})) == {"result": {"quiet": True, "mapped": [True] * 3}}
         step.end()
         assert told(quiescing)["result"]["released_bytes"] == 3 * Range.size_bytes

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +25,7 @@ import pytest
 from restore_driver.errors import DriverError, Reason
 from restore_driver.weights.client import HolderClient
 from restore_driver.weights.safetensors import Layout, check, index
+from tests.restore_driver.waiting import eventually
 
 ROOT = Path(__file__).parents[3]
 MIB = 1 << 20
@@ -218,9 +218,7 @@ def test_a_lease_ends_with_the_connection_that_began_it(begin: Begin, tmp_path: 
     gone = ask(socket)
     token = gone.load("chat", 10.0)
     gone.close()
-    ends_s = time.monotonic() + 10.0
-    while client.status()["leases"] and time.monotonic() < ends_s:
-        os.sched_yield()
+    eventually(lambda: not client.status()["leases"], "the lease's end")
 
     with pytest.raises(DriverError, match="no such lease"):
         client.take(token, 10.0)
