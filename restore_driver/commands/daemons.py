@@ -23,8 +23,8 @@ def serve_agent(
     from restore_driver.agent.server import Agent, log_recovered
 
     try:
-        log = open_log("agent", log_format)
         driver = open_driver(state, resident=True, log_format=log_format)
+        log = open_log("agent", log_format)
         log_recovered(log, driver.recover())
         agent = Agent(driver, socket or state / "agent.sock", log)
         agent.listen()
@@ -35,7 +35,7 @@ def serve_agent(
 
 
 def recover(state: StateDirectory = STATE, as_json: AsJson = False) -> None:
-    """Take back what a killed driver left half done; agents do it when they start."""
+    """Roll back attempts whose driver was killed; agents do it when they start."""
     import dataclasses
 
     try:

@@ -315,7 +315,7 @@ class ReplicaControl:
             return error_message(error)
         except TimeoutError as error:
             return error_message(DriverError(Reason.DEADLINE_EXCEEDED, str(error)))
-        except Exception as error:  # the client is told, and the replica lives on
+        except Exception as error:  # answered to the client; the replica keeps running
             reason = FAILED.get(str(operation), Reason.REQUEST_INVALID)
             return error_message(DriverError(reason, f"{type(error).__name__}: {error}"))
 

@@ -73,6 +73,7 @@ class Holder:
         self._writing = threading.Lock()
         self._replicas = threading.Semaphore(_MOST_REPLICAS)
         self._server: ResidentServer | None = None
+        self._stopping = False
         self._handlers: dict[str, Handler] = {
             "preload": self._answer_preload,
             "load": self._answer_load,
@@ -111,11 +112,14 @@ class Holder:
         models = len(self.store.models)
         self._log.info("holder_started", socket=str(self.path), gpu=self.device.uuid(), models=models)
         ready()
+        if self._stopping:  # before there was a server to stop
+            self._server.stop()
         self._server.run(drain=False)
         self._log.info("holder_stopped", took_s=time.monotonic() - began_s)
 
     def stop(self) -> None:
         """Accept no new connections and let `serve` return; may be called from a signal handler."""
+        self._stopping = True
         if self._server is not None:
             self._server.stop()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 from restore_driver.errors import DriverError, Reason
@@ -34,9 +35,10 @@ def serve(
     refuse_second(path)
     log = open_log("weights-holder", log_format)
     holder = Holder(open_device(device), path, budget_bytes, state, huge_pages, log)
-    signal.signal(signal.SIGTERM, lambda *_: holder.stop())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # reading models may take minutes
     for failure in holder.reload():
         log.warning("model_not_reloaded", reason=Reason.WEIGHTS_FAILED.value, detail=failure)
+    signal.signal(signal.SIGTERM, lambda *_: holder.stop())
     holder.serve(lambda: print("ready", flush=True))
 
 
