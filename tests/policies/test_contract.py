@@ -176,6 +176,8 @@ def test_a_budget_lowered_below_what_runs_is_no_fault_of_the_plan_and_takes_noth
     plan = Plan({A: planned(4, {PARKED: 2}), B: FINE_B})
 
     assert checked(plan, pool(budget=5)) == (plan, ())
+    none_idle = replace(plan, supply={FREE: 0})
+    assert checked(none_idle, pool(budget=5)) == (none_idle, ())
 
 
 def test_a_cut_renews_what_is_said_to_be_held() -> None:
