@@ -74,11 +74,12 @@ def allot(
 ) -> Allotment:
     """Return what of `wanted`, `warm` and `supply` fits into `gpu_budget` GPUs.
 
-    Always: active replicas at their GPUs, warm ones at `gpu_share` of theirs, and idle GPUs sum up to no more
-    than the budget, unless what unknown targets hold alone exceeds it. `wanted` has every target's key (KeyError otherwise) and counts not below 0, `warm` tiers
-    of the target's ladder (KeyError otherwise), nearest first, `supply` its steps, nearest first. `required` is
-    (targets, paths) in the order of `targets`, the replicas that each path needs. `blind` has the targets whose demand
-    is unknown, and how many replicas each holds: these stay whatever the budget.
+    Always: active replicas at their GPUs, warm ones at `gpu_share` of theirs, and idle GPUs sum up to no more than
+    the budget, unless what unknown targets hold alone exceeds it. `wanted` has every target's key (KeyError
+    otherwise) and counts not below 0, `warm` tiers of the target's ladder (KeyError otherwise), nearest first,
+    `supply` its steps, nearest first. `required` is (targets, paths) in the order of `targets`, the replicas that
+    each path needs. `blind` has the targets whose demand is unknown, and how many replicas each holds: these stay
+    whatever the budget.
     """
     claims = _claims(targets, wanted, warm)
     left = gpu_budget * MICRO - int((claims.count * claims.cost).sum())
