@@ -4,7 +4,7 @@ The GPUs are given out one unit at a time in one order that does not depend on t
 unit that does not fit. So a larger budget never takes anything away, and the same input is always cut the
 same way. The order:
 
-1. targets whose demand is unknown, up to what they hold: unknown is not zero;
+1. targets whose demand is unknown, up to what they hold, which stays even beyond the budget: unknown is not zero;
 2. minimums of active replicas, turn by turn (the first of every target before the second of any);
 3. the others, where the next replica is worth most per GPU: the share of sample paths that need it times
    what a shortage costs. Of equals the target with the smaller part of what it wants comes first, so
@@ -74,11 +74,12 @@ def allot(
 ) -> Allotment:
     """Return what of `wanted`, `warm` and `supply` fits into `gpu_budget` GPUs.
 
-    Always: active replicas at their GPUs, warm ones at `gpu_share` of theirs, and idle GPUs sum up to no more
-    than the budget. `wanted` has every target's key (KeyError otherwise) and counts not below 0, `warm` tiers
-    of the target's ladder (KeyError otherwise), nearest first, `supply` its steps, nearest first. `required` is
-    (targets, paths) in the order of `targets`, the replicas that each path needs. `blind` has the targets whose demand
-    is unknown, and how many replicas each holds.
+    Always: active replicas at their GPUs, warm ones at `gpu_share` of theirs, and idle GPUs sum up to no more than
+    the budget, unless what unknown targets hold alone exceeds it. `wanted` has every target's key (KeyError
+    otherwise) and counts not below 0, `warm` tiers of the target's ladder (KeyError otherwise), nearest first,
+    `supply` its steps, nearest first. `required` is (targets, paths) in the order of `targets`, the replicas that
+    each path needs. `blind` has the targets whose demand is unknown, and how many replicas each holds: these stay
+    whatever the budget.
     """
     claims = _claims(targets, wanted, warm)
     left = gpu_budget * MICRO - int((claims.count * claims.cost).sum())
@@ -135,8 +136,9 @@ def _first_that_fit(
     part = np.where(minimum, nth, (nth + 1) / claims.count[claim])
     rank = np.argsort(np.argsort([str(t.key) for t in targets], kind="stable"), kind="stable")
     order = np.lexsort((claim, rank[row], cost, part, -worth, phase))
-    order = order[cost[order] <= gpu_budget * MICRO]
+    order = order[held[order] | (cost[order] <= gpu_budget * MICRO)]
     fitting = int(np.searchsorted(np.cumsum(cost[order]), gpu_budget * MICRO, side="right"))
+    fitting = max(fitting, int(held.sum()))
     return np.bincount(claim[order[:fitting]], minlength=len(claims.count))
 
 

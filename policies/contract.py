@@ -160,7 +160,7 @@ def _within_budget(plan: Plan, given: DecisionInput) -> tuple[Plan, list[Violati
         fits = replace(kept, active=kept.active + more)
         fitted[spec.key] = _cut(wanted, fits, given.observed[spec.key].current, given.gpu_budget)
     result = replace(plan, targets=fitted, supply={})
-    if result.targets == plan.targets and not plan.supply:
+    if result.targets == plan.targets and not any(plan.supply.values()):
         return plan, []  # a budget lowered below what runs is no fault of the plan
     return result, [Violation(f"{total:.1f} GPUs planned, the budget is {given.gpu_budget}")]
 

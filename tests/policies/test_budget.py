@@ -139,6 +139,14 @@ def test_unknown_targets_grow_to_their_minimum_only_after_others_kept_what_they_
     assert active(got) == {"a": 0, "b": 1}
 
 
+def test_what_unknown_targets_hold_stays_even_beyond_the_budget() -> None:
+    """a holds 6 GPUs of a budget of 4, in replicas of which none fits into the budget of 1: b gets nothing."""
+    targets = (spec("a", gpus=2), spec("b", least=1))
+
+    assert active(cut(targets, [3, 4], budget=4, known={"b"})) == {"a": 3, "b": 0}
+    assert active(cut(targets, [3, 4], budget=1, known={"b"})) == {"a": 3, "b": 0}
+
+
 def test_a_replica_that_does_not_fit_is_not_replaced_by_a_smaller_one() -> None:
     """With one GPU more the replica of 4 fits, and what the smaller target had got would be taken away."""
     targets = (spec("a", gpus=4, miss_cost=100.0), spec("b"))
@@ -203,7 +211,8 @@ def test_the_budget_is_kept_exactly_and_a_larger_one_takes_nothing_from_anything
     used = sum(got.supply.values()) + sum(
         fleet[i][0] * (got.active[key(f"t{i}")] + SHARE * got.warm[key(f"t{i}")][PARKED]) for i in order
     )
-    assert used <= budget
+    stays = sum(f[0] * (f[1] + f[2]) for f in fleet if not f[4])
+    assert used <= max(budget, stays)
     assert all(a <= b for a, b in zip(parts(got), parts(wider), strict=True))
 
 
@@ -223,8 +232,7 @@ def test_the_order_of_cuts_holds_for_any_fleet(
     known, unknown = [r for r in rows if r[0][4]], [r for r in rows if not r[0][4]]
     if any(n < f[1] for f, n, _ in known):
         assert all(n <= f[1] for f, n, _ in known)
-    if any(n < f[1] + f[2] for f, n, _ in unknown):
-        assert all(n == 0 for _, n, _ in known)
+    assert all(n == f[1] + f[2] for f, n, _ in unknown)
 
 
 @given(fleets, st.integers(0, 90))
