@@ -31,7 +31,8 @@ lint: $(VENV)/.installed-dev ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 bench: $(VENV)/.installed-dev ## replay speed beside SimPy, cost of a decision and of a forecast, start of a command
-	$(BIN)/python -m benchmarks.replay_speed && $(BIN)/python -m benchmarks.decision_cost && \
+	$(BIN)/python -m benchmarks.replay_speed && $(BIN)/python -m benchmarks.pass_cost && \
+		$(BIN)/python -m benchmarks.forecast_cost && \
 		$(BIN)/python -m benchmarks.command_start
 
 lock: ## resolve pyproject.toml anew into the lock files (needs uv)

@@ -85,7 +85,11 @@ def resumed(ports: Ports[S], policy: Policy[Any], config: ReconcileConfig, now_s
     since_s = max(now_s - config.history_s, 0.0)
     state = initial_state(ports, policy, config, since_s)
     view = ports.cluster.observe(now_s)
-    state = _absorb(ports, config, state, view, ports.metrics.read(config.keys, since_s, now_s))
+    while state.read_until_s < now_s - config.sample_period_s / 2.0:
+        # Piece by piece: lengths and ratings are learnt on the way, and an hour of a thousand targets is 200 MB.
+        until_s = min(state.read_until_s + config.window_s, now_s)
+        frame = ports.metrics.read(config.keys, state.read_until_s, until_s)
+        state = replace(_absorb(ports, config, state, view, frame), read_until_s=until_s)
     last = ports.recorder.last(config.pool.name)
     if last is None:
         return state

@@ -88,6 +88,8 @@ def _written(value: Any) -> Any:  # noqa: PLR0911 - one for each kind of value
     if isinstance(value, np.ndarray):
         array = np.ascontiguousarray(value)
         return {"is": "array", "type": array.dtype.str, "shape": array.shape, "bytes": _base64(array)}
+    if isinstance(value, keys.TargetKey | keys.SnapshotKey):
+        return {"is": type(value).__name__, "of": [_written(v) for v in value]}
     if isinstance(value, tuple | list):
         return [_written(v) for v in value]
     if isinstance(value, frozenset):

@@ -18,7 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from socket import socket
 
-from restore_driver.agent.protocol import lines, send
+from restore_driver.agent.limits import LONGEST_LINE_BYTES
+from restore_driver.host.message_stream import MessageStream
 from restore_driver.host.unix_sockets import listen
 
 COMMAND = "from autoscaler.cli import main; main()"
@@ -42,7 +43,7 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "agent.sock"
-        with listen(str(path), 16) as listener:
+        with listen(path) as listener:
             threading.Thread(target=_answer, args=(listener,), daemon=True).start()
             measured_s = _measured_s(path, asked.repeats)
     told = _table(measured_s)
@@ -84,8 +85,9 @@ def _answer(listener: socket) -> None:
         while True:
             connection, _ = listener.accept()
             with connection:
-                if next(lines(connection), None) is not None:
-                    send(connection, {"result": RESULT})
+                stream = MessageStream(connection, LONGEST_LINE_BYTES)
+                if stream.receive() is not None:
+                    stream.send({"result": RESULT})
 
 
 if __name__ == "__main__":

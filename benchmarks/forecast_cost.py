@@ -43,7 +43,9 @@ def _costs(targets: int, missing: float) -> dict[str, float]:
     begun = time.perf_counter()
     state = forecaster.bootstrap(DemandFrame(0.0, 1.0, dict(zip(keys, load[:, :HISTORY_S], strict=True))))
     bootstrap_ms = (time.perf_counter() - begun) * 1000.0
-    between, at_refit, copy_ms = [], [], 0.0
+    between: list[float] = []
+    at_refit: list[float] = []
+    copy_ms = 0.0
     for at in range(HISTORY_S, HISTORY_S + 2 * PASSES, 2):
         frame = DemandFrame(float(at), 1.0, {k: load[i, at : at + 2] for i, k in enumerate(keys)})
         spent_ms, copy_ms, after = _pass(forecaster, state, keys, frame)

@@ -85,12 +85,15 @@ class _Target:
     ) -> None:
         self.spec, self.planned, self.given, self.gpus, self.running = spec, planned, given, gpus, running
         self.why = planned.reasons[0]
-        ordered = sorted(replicas, key=lambda r: r.name)
-        self.overdue = [r for r in ordered if is_overdue(spec, given.pool.supply, r, given.now_s)]
+        self.serving = [r for r in replicas if r.phase is Phase.ACTIVE]
+        # Nearly all replicas serve: whatever else is asked of each is asked of the few others.
+        others = sorted((r for r in replicas if r.phase is not Phase.ACTIVE), key=lambda r: r.name)
+        self.overdue = [r for r in others if is_overdue(spec, given.pool.supply, r, given.now_s)]
         late = {r.name for r in self.overdue}
-        self.alive = [r for r in ordered if r.name not in late]
-        self.missing = planned.active - sum(_counts_as_active(r) for r in self.alive)
-        self.parked = sum(_counts_as_parked(r) for r in self.alive)
+        self.others = [r for r in others if r.name not in late]
+        """Alive and not serving, by name."""
+        self.missing = planned.active - len(self.serving) - sum(_is_on_its_way(r) for r in self.others)
+        self.parked = sum(_counts_as_parked(r) for r in self.others)
         self.names = free_names(spec.key, replicas)
         self.stops: list[Action] = []
         self.starts: list[Action] = []
@@ -102,9 +105,12 @@ class _Target:
         """Cancel the starts that hang; stop a surplus, or demote it where the plan wants more replicas parked."""
         for replica in self.overdue:
             self._stop(replica, self._hangs(replica))
-        chosen = victims([r for r in self.alive if _counts_as_active(r)], self.running)[: max(-self.missing, 0)]
+        if self.missing >= 0:
+            return
+        on_their_way = [r for r in self.others if _is_on_its_way(r)]
+        chosen = victims([*self.serving, *on_their_way], self.running)[: -self.missing]
         going = {r.name for r in chosen}
-        self.alive = [r for r in self.alive if r.name not in going]
+        self.others = [r for r in self.others if r.name not in going]
         for replica in chosen:
             if replica.phase is Phase.ACTIVE and self.parked < self.planned.warm.get(PARKED, 0):
                 self.warm.append(Action(ActionKind.DEMOTE, self.why, self.spec.key, replica.name, goal=PARKED))
@@ -137,7 +143,7 @@ class _Target:
 
     def _rebind(self) -> None:
         """Move replicas that still wait for GPUs to nodes that have them free now: nothing has begun yet."""
-        for replica in [r for r in self.alive if r.phase is Phase.PENDING and r.waits_for and r.goal == ACTIVE]:
+        for replica in [r for r in self.others if r.phase is Phase.PENDING and r.waits_for and r.goal == ACTIVE]:
             node = self.gpus.take_free_node(self.spec)
             if node is None:
                 return
@@ -146,17 +152,17 @@ class _Target:
 
     def _retain(self) -> None:
         """Let draining replicas serve again, those that would be parked last."""
-        draining = sorted((r for r in self.alive if r.phase is Phase.DRAINING), key=_counts_as_parked)
+        draining = sorted((r for r in self.others if r.phase is Phase.DRAINING), key=_counts_as_parked)
         for replica in draining[: max(self.missing, 0)]:
             self.starts.append(Action(ActionKind.RETAIN, self.why, self.spec.key, replica.name))
             self.parked -= _counts_as_parked(replica)
             self.missing -= 1
 
     def _promote_parked(self) -> None:
-        for replica in [r for r in self.alive if r.phase is Phase.PARKED]:
+        for replica in [r for r in self.others if r.phase is Phase.PARKED]:
             if self.missing > 0 and self.gpus.take_free(replica.node, self.spec.gpus_per_replica):
                 self.starts.append(self._promote(replica))
-                self.alive.remove(replica)
+                self.others.remove(replica)
                 self.parked -= 1
                 self.missing -= 1
 
@@ -197,26 +203,29 @@ class _Target:
     def keep_warm(self) -> None:
         """Restore and park what is missing on free GPUs, release what is too many."""
         have, wanted = self.parked, self.planned.warm.get(PARKED, 0)
+        if have == wanted:
+            return
         why = because(ReasonCode.WARM_POOL, tier=PARKED, planned=wanted, current=have)
         for _ in range(wanted - have):
             node = self.gpus.take_free_node(self.spec)
             if node is None:  # a parked replica is no reason to take GPUs back
                 return
             self.warm.append(self._start_on(node, PARKED, why))
-        for replica in [r for r in self.alive if r.phase is Phase.PARKED][: max(have - wanted, 0)]:
+        for replica in [r for r in self.others if r.phase is Phase.PARKED][: max(have - wanted, 0)]:
             self.warm.append(Action(ActionKind.STOP, why, self.spec.key, replica.name))
-            self.alive.remove(replica)
+            self.others.remove(replica)
 
 
 def _keep_nodes(gpus: Gpus, replicas: Replicas, targets: list[_Target]) -> None:
     """Mark the nodes of parked replicas that stay: they hold no GPU, and their nodes are not given back."""
-    staying = {t.spec.key: t.alive for t in targets}
+    staying = {t.spec.key: t.others for t in targets}
     members = (r for key, before in replicas.items() for r in staying.get(key, before))
     gpus.warm_on = frozenset(r.node for r in members if r.phase is Phase.PARKED)
 
 
-def _counts_as_active(replica: ReplicaView) -> bool:
-    return replica.goal == ACTIVE and replica.phase in (Phase.PENDING, Phase.STARTING, Phase.ACTIVE)
+def _is_on_its_way(replica: ReplicaView) -> bool:
+    """Return whether the replica will serve without further asking."""
+    return replica.goal == ACTIVE and replica.phase in (Phase.PENDING, Phase.STARTING)
 
 
 def _counts_as_parked(replica: ReplicaView) -> bool:
@@ -230,6 +239,8 @@ def _snapshots(plan: Plan, nodes: tuple[NodeObservation, ...], gpus: Gpus) -> li
         if node.name not in plan.placement or not gpus.nodes[node.name].stays:
             continue
         wanted = plan.placement[node.name]
+        if node.snapshots == frozenset(wanted) and not node.fetching:
+            continue
         have = node.snapshots | node.fetching
         for snapshot in sorted(have - set(wanted)):
             why = because(ReasonCode.SNAPSHOT_UNPLACED)

@@ -4,7 +4,7 @@ The GPUs are given out one unit at a time in one order that does not depend on t
 unit that does not fit. So a larger budget never takes anything away, and the same input is always cut the
 same way. The order:
 
-1. targets whose demand is unknown, up to what they want, which is what they hold: unknown is not zero;
+1. targets whose demand is unknown, up to what they hold, which stays even beyond the budget: unknown is not zero;
 2. minimums of active replicas, turn by turn (the first of every target before the second of any);
 3. the others, where the next replica is worth most per GPU: the share of sample paths that need it times
    what a shortage costs. Of equals the target with the smaller part of what it wants comes first, so
@@ -69,19 +69,21 @@ def allot(
     warm: Mapping[TargetKey, Mapping[str, int]],
     supply: Mapping[str, int],
     required: Samples,
-    known: frozenset[TargetKey],
+    blind: Mapping[TargetKey, int],
     gpu_budget: int,
 ) -> Allotment:
     """Return what of `wanted`, `warm` and `supply` fits into `gpu_budget` GPUs.
 
-    Always: active replicas at their GPUs, warm ones at `gpu_share` of theirs, and idle GPUs sum up to no more
-    than the budget. `wanted` has every target's key (KeyError otherwise) and counts not below 0, `warm` tiers
-    of the target's ladder (KeyError otherwise), nearest first, `supply` its steps, nearest first. `required` is
-    (targets, paths) in the order of `targets`, the replicas that each path needs.
+    Always: active replicas at their GPUs, warm ones at `gpu_share` of theirs, and idle GPUs sum up to no more than
+    the budget, unless what unknown targets hold alone exceeds it. `wanted` has every target's key (KeyError
+    otherwise) and counts not below 0, `warm` tiers of the target's ladder (KeyError otherwise), nearest first,
+    `supply` its steps, nearest first. `required` is (targets, paths) in the order of `targets`, the replicas that
+    each path needs. `blind` has the targets whose demand is unknown, and how many replicas each holds: these stay
+    whatever the budget.
     """
     claims = _claims(targets, wanted, warm)
     left = gpu_budget * MICRO - int((claims.count * claims.cost).sum())
-    fits = claims.count if left >= 0 else _first_that_fit(targets, claims, required, known, gpu_budget)
+    fits = claims.count if left >= 0 else _first_that_fit(targets, claims, required, blind, gpu_budget)
     active = {t.key: int(n) for t, n in zip(targets, fits[: len(targets)], strict=True)}
     kept: dict[TargetKey, dict[str, int]] = {t.key: {} for t in targets}
     for row, tier, n in list(zip(claims.row.tolist(), claims.tier, fits.tolist(), strict=True))[len(targets) :]:
@@ -117,7 +119,7 @@ def _cost(target: TargetSpec, tier: str) -> int:
 
 
 def _first_that_fit(
-    targets: tuple[TargetSpec, ...], claims: _Claims, required: Samples, known: frozenset[TargetKey], gpu_budget: int
+    targets: tuple[TargetSpec, ...], claims: _Claims, required: Samples, blind: Mapping[TargetKey, int], gpu_budget: int
 ) -> Ints:
     """Return the units of each claim that come before the first that does not fit, in the module's order."""
     claim = np.repeat(np.arange(len(claims.count)), claims.count)
@@ -125,16 +127,18 @@ def _first_that_fit(
     row, cost = claims.row[claim], claims.cost[claim]
     is_warm = claim >= len(targets)
     minimum = ~is_warm & (nth < np.array([t.min_replicas for t in targets])[row])
-    blind = np.array([t.key not in known for t in targets])[row]
-    phase = np.where(is_warm, np.where(blind, 3, 4), np.where(blind, 0, np.where(minimum, 1, 2)))
+    unknown = np.array([t.key in blind for t in targets])[row]
+    held = ~is_warm & (nth < np.array([blind.get(t.key, 0) for t in targets])[row])
+    phase = np.where(is_warm, np.where(unknown, 3, 4), np.where(held, 0, np.where(minimum, 1, 2)))
     short_cost = np.array([shortage_cost_per_s(t) for t in targets])[row]
     needed = _needed_share(required, claims, row, claims.first[claim] + nth)
-    worth = np.where(minimum | blind, 0.0, needed * short_cost / np.maximum(cost, 1))
+    worth = np.where(minimum | unknown, 0.0, needed * short_cost / np.maximum(cost, 1))
     part = np.where(minimum, nth, (nth + 1) / claims.count[claim])
     rank = np.argsort(np.argsort([str(t.key) for t in targets], kind="stable"), kind="stable")
     order = np.lexsort((claim, rank[row], cost, part, -worth, phase))
-    order = order[cost[order] <= gpu_budget * MICRO]
+    order = order[held[order] | (cost[order] <= gpu_budget * MICRO)]
     fitting = int(np.searchsorted(np.cumsum(cost[order]), gpu_budget * MICRO, side="right"))
+    fitting = max(fitting, int(held.sum()))
     return np.bincount(claim[order[:fitting]], minlength=len(claims.count))
 
 

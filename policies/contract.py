@@ -120,7 +120,10 @@ def _placement(
     sizes = {t.snapshot: t.artifact_bytes for t in given.targets if t.snapshot is not None}
     kept, violations = {}, []
     for name, snapshots in placement.items():
-        wrong = _misplaced(nodes.get(name), snapshots, sizes)
+        node = nodes.get(name)
+        # Most nodes are asked to keep what they have, which fits.
+        keeps = node is not None and all(s in sizes and (s in node.snapshots or s in node.fetching) for s in snapshots)
+        wrong = "" if keeps else _misplaced(node, snapshots, sizes)
         if wrong:
             violations.append(Violation(wrong, node=name))
         else:
@@ -157,7 +160,7 @@ def _within_budget(plan: Plan, given: DecisionInput) -> tuple[Plan, list[Violati
         fits = replace(kept, active=kept.active + more)
         fitted[spec.key] = _cut(wanted, fits, given.observed[spec.key].current, given.gpu_budget)
     result = replace(plan, targets=fitted, supply={})
-    if result.targets == plan.targets and not plan.supply:
+    if result.targets == plan.targets and not any(plan.supply.values()):
         return plan, []  # a budget lowered below what runs is no fault of the plan
     return result, [Violation(f"{total:.1f} GPUs planned, the budget is {given.gpu_budget}")]
 

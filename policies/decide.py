@@ -30,8 +30,7 @@ from policies.paths import DemandPaths
 from policies.placement import Settled, place_snapshots, settled, wake_needs
 from policies.reasons import Reason, ReasonCode, because, for_count
 from policies.required import SUSTAINED_SLOS, required_by_step, required_until
-from policies.shapes import fitting
-from policies.spares import SupplyNeed, supply_needs
+from policies.spares import PoolExcess, SupplyNeed, supply_needs
 from policies.tiers import TierNeed, tier_needs
 from policies.types import (
     ACTIVE,
@@ -46,6 +45,9 @@ from policies.types import (
     TargetSpec,
 )
 
+BLOCK_TARGETS = 64
+"""Targets that are asked at once: their arrays fit the caches, and a thousand targets need no more memory than these
+beside their sample paths."""
 NEAREST_FIRST = (STANDBY, PARKED)
 """Tiers of single processes, in the order in which a shortage of GPUs leaves them."""
 
@@ -85,32 +87,70 @@ class ForethawPolicy:
         if given.paths is None:
             return Decision(_hold_everything(given, memory), memory)
         needs = self._needs(given, given.paths)
-        counts = _counts(given, needs)
-        supply = self._supply(given, needs, counts)
-        fits = _allotted(given, needs, counts, supply)
+        supply = self._supply(given, needs)
+        fits = _allotted(given, needs, supply)
         memory = self._placed(given, needs, fits, memory)
         targets = {
-            t.key: TargetPlan(fits.active[t.key], fits.warm[t.key], _reasons(given, needs, counts, t, fits))
+            t.key: TargetPlan(fits.active[t.key], fits.warm[t.key], _reasons(given, needs, t, fits))
             for t in given.targets
         }
         why = tuple(_supply_reason(need, fits.supply[need.step], given) for need in supply)
         return Decision(Plan(targets, fits.supply, memory.placement, why), memory)
 
     def _needs(self, given: DecisionInput, paths: DemandPaths) -> _Needs:
+        """Ask what each target needs, a block of targets at a time: nothing of one depends on another."""
         rows = paths.rows(given.keys).paths
-        by_step = required_by_step(
+        n_targets, n_paths, n_steps = rows.shape
+        needs = _Needs(
             paths.step_ends_s,
-            rows,
-            np.array([given.observed[t.key].backlog_replica_s for t in given.targets]),
-            np.array([t.slo_wait_s for t in given.targets]),
+            PoolExcess(n_steps, n_paths, apart=not self.pooled),
+            np.empty((n_targets, n_paths), rows.dtype),
+            np.empty((n_targets, n_paths), rows.dtype),
         )
-        until = required_until(by_step)
-        sustained = self._sustained(given, paths.step_ends_s, rows)
         near = _with_snapshot_near(given)
-        tiers = tier_needs(given.targets, until, paths.step_ends_s, given.tick_s, near, sustained)
-        return _Needs(paths.step_ends_s, by_step, until, tiers)
+        for begin in range(0, n_targets, BLOCK_TARGETS):
+            block = slice(begin, begin + BLOCK_TARGETS)
+            self._block(given, given.targets[block], rows[block], near, needs, block)
+        return needs
 
-    def _sustained(self, given: DecisionInput, ends_s: FloatArray, rows: FloatArray) -> dict[TargetKey, float]:
+    def _block(
+        self,
+        given: DecisionInput,
+        targets: tuple[TargetSpec, ...],
+        rows: FloatArray,
+        near: frozenset[TargetKey],
+        needs: _Needs,
+        block: slice,
+    ) -> None:
+        """Add a block of targets, whose paths are `rows`, to `needs`."""
+        ends_s, observed = needs.ends_s, [given.observed[t.key] for t in targets]
+        backlog = np.array([seen.backlog_replica_s for seen in observed])
+        by_step = required_by_step(ends_s, rows, backlog, np.array([t.slo_wait_s for t in targets]))
+        until = required_until(by_step)
+        sustained = self._sustained(given, targets, ends_s, rows)
+        tiers = tier_needs(targets, until, ends_s, given.tick_s, near, sustained)
+        have = np.array([seen.current for seen in observed], dtype=np.int64)
+        held = held_counts(
+            until,
+            ends_s,
+            np.array([tiers[t.key].active for t in targets], dtype=np.int64),
+            have,
+            np.array([t.ladder[0].holding_cost for t in targets], dtype=np.float64),
+            np.array([_return_cost(t, tiers[t.key]) for t in targets], dtype=np.float64),
+        )
+        known = np.array([given.known(t.key) for t in targets])
+        asked = dict(zip((t.key for t in targets), np.where(known, held, have).tolist(), strict=True))
+        needs.tiers.update(tiers)
+        needs.asked.update(asked)
+        needs.wanted.update({t.key: _clamp(t, asked[t.key]) for t in targets})
+        needs.now[block], needs.at_horizon[block] = until[:, :, 0], until[:, :, -1]
+        sized = tuple(t for t, is_known in zip(targets, known, strict=True) if is_known)
+        wanted = np.array([needs.wanted[t.key] for t in sized], dtype=np.float64)
+        needs.excess.add(sized, by_step if known.all() else by_step[known], wanted)
+
+    def _sustained(
+        self, given: DecisionInput, targets: tuple[TargetSpec, ...], ends_s: FloatArray, rows: FloatArray
+    ) -> dict[TargetKey, float]:
         """Replicas for the mean demand of the next few SLOs at the highest utilisation allowed, by target.
 
         A queue that stands says that a replica does less than its rating, whatever the reason (another
@@ -119,7 +159,7 @@ class ForethawPolicy:
         widths_s = np.diff(ends_s, prepend=0.0)
         means = rows.mean(axis=1, dtype=np.float64)
         sustained = {}
-        for target, mean in zip(given.targets, means, strict=True):
+        for target, mean in zip(targets, means, strict=True):
             until_s = max(SUSTAINED_SLOS * target.slo_wait_s, self.interval_s)
             steps = min(int(np.searchsorted(ends_s, until_s)) + 1, len(ends_s))
             demand = float(mean[:steps] @ widths_s[:steps]) / float(widths_s[:steps].sum())
@@ -127,31 +167,21 @@ class ForethawPolicy:
             sustained[target.key] = (demand + standing) / self.sustained_utilization
         return sustained
 
-    def _supply(self, given: DecisionInput, needs: _Needs, counts: _Counts) -> tuple[SupplyNeed, ...]:
+    def _supply(self, given: DecisionInput, needs: _Needs) -> tuple[SupplyNeed, ...]:
         """Size the idle GPUs of each step by the targets whose demand is known; with none, keep what is idle."""
-        have = _idle(given)
-        known = [i for i, key in enumerate(given.keys) if given.known(key)]
+        have, known = _idle(given), needs.excess.targets
         if not known:
             return tuple(SupplyNeed(s.name, have[s.name], have[s.name], 0.0, 1.0, 0) for s in given.pool.supply[:-1])
-        targets = tuple(given.targets[i] for i in known)
-        return supply_needs(
-            targets,
-            needs.by_step[known] if len(known) < len(given.targets) else needs.by_step,
-            np.array([counts.wanted[t.key] for t in targets], dtype=np.float64),
-            needs.ends_s,
-            given.pool.supply,
-            max(needs.tiers[t.key].wake.lead_time.mean_s for t in targets),
-            given.tick_s,
-            have,
-            pooled=self.pooled,
-        )
+        wake_s = max(needs.tiers[t.key].wake.lead_time.mean_s for t in known)
+        supply = given.pool.supply
+        return supply_needs(needs.excess, needs.ends_s, supply, wake_s + given.tick_s, have, pooled=self.pooled)
 
     def _placed(self, given: DecisionInput, needs: _Needs, fits: Allotment, memory: ForethawMemory) -> ForethawMemory:
         elapsed_s = given.now_s - memory.placed_at_s
         if elapsed_s < self.placement_every_s:
             return memory
         active = np.array([fits.active[key] for key in given.keys], dtype=np.float64)
-        wakes = settled(wake_needs(given.targets, needs.until[:, :, -1], active), memory.needs, elapsed_s)
+        wakes = settled(wake_needs(given.targets, needs.at_horizon, active), memory.needs, elapsed_s)
         sizes = {t.snapshot: t.artifact_bytes for t in given.targets if t.snapshot is not None}
         cache_bytes = {
             n.name: n.cache_free_bytes + sum(sizes.get(s, 0) for s in n.snapshots | n.fetching) for n in given.nodes
@@ -160,52 +190,34 @@ class ForethawPolicy:
         return ForethawMemory(placement, given.now_s, {w.target.key: (w.gpus, w.worth) for w in wakes})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Needs:
-    """What the sample paths ask for; arrays are (targets, paths, steps) in the order of `DecisionInput.targets`."""
+    """What the sample paths ask for, filled block by block; arrays are in the order of `DecisionInput.targets`."""
 
     ends_s: FloatArray
-    by_step: FloatArray
-    until: FloatArray
-    """Running maxima of `by_step`."""
-    tiers: Mapping[TargetKey, TierNeed]
-
-
-@dataclass(frozen=True, slots=True)
-class _Counts:
-    """Active replicas before the budget, by target: asked for by demand, and wanted within the target's bounds."""
-
-    asked: Mapping[TargetKey, int]
-    wanted: Mapping[TargetKey, int]
-
-
-def _counts(given: DecisionInput, needs: _Needs) -> _Counts:
-    """Return what is needed and what is worth holding above it; what there is where demand is unknown."""
-    targets, have = given.targets, [given.observed[key].current for key in given.keys]
-    held = held_counts(
-        needs.until,
-        needs.ends_s,
-        np.array([needs.tiers[t.key].active for t in targets], dtype=np.int64),
-        np.array(have, dtype=np.int64),
-        np.array([t.ladder[0].holding_cost for t in targets], dtype=np.float64),
-        np.array([_return_cost(t, needs.tiers[t.key]) for t in targets], dtype=np.float64),
-    )
-    asked = {
-        t.key: int(worth) if given.known(t.key) else there for t, worth, there in zip(targets, held, have, strict=True)
-    }
-    return _Counts(asked, {t.key: _clamp(t, asked[t.key]) for t in targets})
+    excess: PoolExcess
+    """GPUs above the wanted replicas, of the targets whose demand is known."""
+    now: FloatArray
+    """Replicas required within the first step, (targets, paths)."""
+    at_horizon: FloatArray
+    """Replicas required up to the horizon, (targets, paths)."""
+    tiers: dict[TargetKey, TierNeed] = field(default_factory=dict)
+    asked: dict[TargetKey, int] = field(default_factory=dict)
+    """What is needed and what is worth holding above it; what there is where demand is unknown."""
+    wanted: dict[TargetKey, int] = field(default_factory=dict)
+    """The same within the target's bounds."""
 
 
 def _with_snapshot_near(given: DecisionInput) -> frozenset[TargetKey]:
     """Return the targets whose wake could find its artifact where a GPU is or soon could be."""
-    nodes: dict[SnapshotKey, list[int]] = {}
-    for i, node in enumerate(given.nodes):
+    most_idle: dict[SnapshotKey, int] = {}
+    for node in given.nodes:
+        idle = node.idle_gpus
         for snapshot in node.snapshots:
-            nodes.setdefault(snapshot, []).append(i)
+            if idle > most_idle.get(snapshot, 0):
+                most_idle[snapshot] = idle
     return frozenset(
-        t.key
-        for t in given.targets
-        if t.snapshot in nodes and fitting((given.nodes[i] for i in nodes[t.snapshot]), t.gpus_per_replica) > 0
+        t.key for t in given.targets if t.snapshot is not None and most_idle.get(t.snapshot, 0) >= t.gpus_per_replica
     )
 
 
@@ -237,7 +249,7 @@ def _lending(supply: tuple[SupplyStep, ...]) -> tuple[SupplyStep, ...]:
     return tuple(step for step in supply[1:-1] if not step.whole_nodes)[:1]
 
 
-def _allotted(given: DecisionInput, needs: _Needs, counts: _Counts, supply: tuple[SupplyNeed, ...]) -> Allotment:
+def _allotted(given: DecisionInput, needs: _Needs, supply: tuple[SupplyNeed, ...]) -> Allotment:
     """Return what fits into the budget; a target with unknown demand keeps the warm replicas that it has."""
     warm = {}
     for target in given.targets:
@@ -247,21 +259,19 @@ def _allotted(given: DecisionInput, needs: _Needs, counts: _Counts, supply: tupl
         warm[target.key] = {tier: held[tier] for tier in NEAREST_FIRST if held.get(tier, 0)}
     return allot(
         given.targets,
-        counts.wanted,
+        needs.wanted,
         warm,
         {need.step: need.held for need in supply},
-        needs.until[:, :, 0],
-        frozenset(key for key in given.keys if given.known(key)),
+        needs.now,
+        {key: given.observed[key].current for key in given.keys if not given.known(key)},
         given.gpu_budget,
     )
 
 
-def _reasons(
-    given: DecisionInput, needs: _Needs, counts: _Counts, target: TargetSpec, fits: Allotment
-) -> tuple[Reason, ...]:
+def _reasons(given: DecisionInput, needs: _Needs, target: TargetSpec, fits: Allotment) -> tuple[Reason, ...]:
     """Return why a target's count is planned: the change first, then its ground and whatever changed it."""
     planned, have = fits.active[target.key], given.observed[target.key].current
-    asked, wanted = counts.asked[target.key], counts.wanted[target.key]
+    asked, wanted = needs.asked[target.key], needs.wanted[target.key]
     reasons = [for_count(have, planned), *_ground(given, needs.tiers[target.key], target, asked, planned)]
     if wanted != asked:
         low, high = target.min_replicas, target.max_replicas

@@ -3,15 +3,17 @@
 Targets come and go between two passes. Whatever speaks of one (a spec, a plan, a row of a forecast, a
 record) carries its key; two things belong together when their keys are equal and never because they
 stand at the same index.
+
+Named tuples, since a pass for a thousand targets looks keys up by the hundred thousand, and a tuple's hash
+is four times as fast as a dataclass's.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class TargetKey:
+class TargetKey(NamedTuple):
     """A scaled workload by namespace and name, as Kubernetes names objects. Ordered, for stable output."""
 
     namespace: str
@@ -21,8 +23,7 @@ class TargetKey:
         return f"{self.namespace}/{self.name}"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class SnapshotKey:
+class SnapshotKey(NamedTuple):
     """One snapshot of a target: a new pod template means a new digest, and an old one serves no wake."""
 
     target: TargetKey

@@ -115,12 +115,21 @@ def place_snapshots(
         (w for w in needs if w.target.snapshot is not None),
         key=lambda w: (-w.worth / max(w.target.artifact_bytes, 1), w.target.key),
     )
+    whole = sum(w.target.artifact_bytes for w in asking)
+    if all(cache_bytes.get(n.name, 0) >= whole for n in there):
+        return {n.name: _runnable(n, asking) for n in there}  # nothing is scarce, so there is nothing to choose
     caches = _Caches(asking, there, cache_bytes, previous)
     for n in range(len(there)):
         caches.fill_lacking(n)
     for n in range(len(there)):
         caches.refill(n)
     return {node.name: caches.placed(n) for n, node in enumerate(there)}
+
+
+def _runnable(node: NodeObservation, asking: list[WakeNeed]) -> tuple[SnapshotKey, ...]:
+    """Return the snapshots of the targets whose replicas fit on `node`, in the order of `asking`."""
+    fitting = (w.target for w in asking if w.target.gpus_per_replica <= node.gpus)
+    return tuple(t.snapshot for t in fitting if t.snapshot is not None)
 
 
 class _Caches:

@@ -42,7 +42,6 @@ class ReasonCode(StrEnum):
     SNAPSHOT_PLACED = "SnapshotPlaced"
     SNAPSHOT_UNPLACED = "SnapshotUnplaced"
     START_OVERDUE = "StartOverdue"
-    NO_GPU = "NoGpu"
     PLAN_REJECTED = "PlanRejected"
 
 
@@ -85,7 +84,6 @@ _TEXTS: dict[ReasonCode, str] = {
     ReasonCode.START_OVERDUE: (
         "started {elapsed_s:.0f} s ago, due within {deadline_s:.0f} s: no longer counted as capacity"
     ),
-    ReasonCode.NO_GPU: "{wanted} replicas wanted, {planned} can be given GPUs now",
     ReasonCode.PLAN_REJECTED: "the plan broke its contract ({violation}): holding {planned} replicas",
 }
 

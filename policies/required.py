@@ -26,6 +26,7 @@ go through the targets in blocks that fit the processor's cache.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -59,10 +60,11 @@ def required_by_step(
     was required at its own end, and is not required once more of a later moment. It is never less than
     what the windows with an allowance, or the shortest without one, require.
     """
+    ends, slos = tuple(step_ends_s.tolist()), tuple(slo_wait_s.tolist())
     edges = np.concatenate(([0.0], step_ends_s))
     allowance_gone_s = SUSTAINED_SLOS * slo_wait_s
-    split_s = _best_split_s(edges)
-    rates = _rates(edges, slo_wait_s, split_s, paths.dtype)
+    split_s = _best_split_s(ends)
+    rates = _rates(ends, slos, paths.dtype.str).astype(paths.dtype, copy=False)
     n_targets, n_paths, n_steps = paths.shape
     required = np.empty((n_targets, n_steps, n_paths), paths.dtype)
     widths = np.diff(edges).astype(paths.dtype)[:, None, None]
@@ -108,24 +110,30 @@ def blocks(n_targets: int, n_paths: int) -> Iterator[slice]:
     return (slice(low, min(low + size, n_targets)) for low in range(0, n_targets, size))
 
 
-def _best_split_s(edges: FloatArray) -> FloatArray:
+@lru_cache(maxsize=64)
+def _best_split_s(step_ends_s: tuple[float, ...]) -> FloatArray:
     """Return, for each window (s, u], the longest that its shorter part can be when an edge within divides it.
 
     (edges, edges) seconds; minus infinity for a window of one step, which nothing divides.
     """
+    edges = np.array((0.0, *step_ends_s))
     spans = edges[None, :] - edges[:, None]
     shorter = np.minimum(spans[:, :, None], spans[None, :, :])
     inside = (spans[:, :, None] > 0) & (spans[None, :, :] > 0)
     split: FloatArray = np.where(inside, shorter, -np.inf).max(axis=1)
+    split.flags.writeable = False  # cached, so shared
     return split
 
 
-def _rates(edges: FloatArray, slo_wait_s: FloatArray, split_s: FloatArray, dtype: np.dtype[F]) -> NDArray[F]:
+@lru_cache(maxsize=64)
+def _rates(step_ends_s: tuple[float, ...], slo_wait_s: tuple[float, ...], dtype: str) -> NDArray[Any]:
     """Return capacity per work of each window, (s, u, targets): 0 where the parts of the window bound it."""
+    edges, slos = np.array((0.0, *step_ends_s)), np.array(slo_wait_s)
     window_s = np.maximum(edges[None, :] - edges[:, None], 0.0)[:, :, None]
-    allowed_s = window_s + np.maximum(slo_wait_s - window_s / SUSTAINED_SLOS, 0.0)
-    counts = (window_s > 0) & (split_s[:, :, None] < SUSTAINED_SLOS * slo_wait_s)
-    rates: NDArray[F] = np.divide(1.0, allowed_s, out=np.zeros_like(allowed_s), where=counts).astype(dtype)
+    allowed_s = window_s + np.maximum(slos - window_s / SUSTAINED_SLOS, 0.0)
+    counts = (window_s > 0) & (_best_split_s(step_ends_s)[:, :, None] < SUSTAINED_SLOS * slos)
+    rates: NDArray[Any] = np.divide(1.0, allowed_s, out=np.zeros_like(allowed_s), where=counts).astype(dtype)
+    rates.flags.writeable = False  # cached, so shared
     return rates
 
 

@@ -41,7 +41,7 @@ from policies.newsvendor import (
     least_short_share,
     shortage_cost_per_s,
 )
-from policies.required import blocks, required_until
+from policies.required import required_until
 from policies.types import SupplyStep, TargetSpec
 
 
@@ -63,59 +63,99 @@ class SupplyNeed:
     """GPUs of the greatest replica that this and the nearer steps together must have room for; 0 if none."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Pool:
-    """GPUs that the targets require above their active replicas."""
+class PoolExcess:
+    """GPUs that targets require above their active replicas, summed a block of targets at a time.
 
-    by_shape: Mapping[int, FloatArray]
-    """Summed over the targets of one shape: (steps, paths), by GPUs per replica, greatest first."""
-    total: FloatArray
-    """Summed over all targets: (steps, paths)."""
-    at_last: FloatArray
-    """Mean over the paths at the last step, (targets,)."""
+    Sums are all that a pool's spares need, so no array over all targets has to be there at once. With `apart` the
+    blocks are kept, for reserves of each target's own.
+    """
+
+    def __init__(self, n_steps: int, n_paths: int, *, apart: bool = False) -> None:
+        """Begin with no target; all blocks have `n_steps` steps and `n_paths` paths."""
+        self.targets: tuple[TargetSpec, ...] = ()
+        self.total = np.zeros((n_steps, n_paths))
+        """Summed over all targets: (steps, paths)."""
+        self._by_shape: dict[int, FloatArray] = {}
+        self._at_last: list[float] = []
+        self._apart = apart
+        self._kept: list[tuple[TargetSpec, Samples]] = []
+
+    def add(self, targets: tuple[TargetSpec, ...], by_step: Samples, active: FloatArray) -> None:
+        """Add targets: `by_step` (targets, paths, steps) replicas required, `active` (targets,) planned."""
+        gpus = np.array([t.gpus_per_replica for t in targets], np.int64)
+        steps = np.moveaxis(by_step, 2, 1)
+        at_last = np.zeros(len(targets))
+        for shape in sorted(set(gpus.tolist()), reverse=True):
+            rows = np.flatnonzero(gpus == shape)
+            excess = excess_gpus(steps[rows], active[rows], shape)
+            summed = excess.sum(axis=0, dtype=np.float64)
+            at_last[rows] = excess[:, -1].mean(axis=-1)
+            self._by_shape[shape] = self._by_shape.get(shape, 0.0) + summed
+            self.total += summed
+            if self._apart:
+                self._kept += [(targets[row], excess[i]) for i, row in enumerate(rows)]
+        self.targets += targets
+        self._at_last += at_last.tolist()
+
+    def ratio(self, price_per_s: float) -> float:
+        """Return the newsvendor quantile: shortage costs per GPU, weighted by which targets are likely to be short."""
+        per_gpu = np.array([shortage_cost_per_s(t) / t.gpus_per_replica for t in self.targets])
+        excess = np.array(self._at_last)
+        cost = float(np.average(per_gpu, weights=excess)) if excess.sum() > 0 else float(per_gpu.mean())
+        return critical_ratio(cost, price_per_s)
+
+    def shape(self, weight: FloatArray, ratio: float) -> int:
+        """Return the greatest shape for which the replicas of that many GPUs and more need spares by themselves."""
+        summed = np.zeros_like(self.total)
+        for shape in sorted(self._by_shape, reverse=True):
+            summed += self._by_shape[shape]
+            if least_short_share(summed, weight, ratio) > 0:
+                return shape
+        return 0
+
+    def apart(self, weight: FloatArray, price_per_s: float) -> int:
+        """Return the sum of the spare GPUs that each target would need for itself."""
+        gpus = 0
+        for target, excess in self._kept:
+            ratio = critical_ratio(shortage_cost_per_s(target) / target.gpus_per_replica, price_per_s)
+            gpus += least_short_share(excess, weight, ratio)
+        return gpus
 
 
 def supply_needs(
-    targets: tuple[TargetSpec, ...],
-    by_step: Samples,
-    active: FloatArray,
+    excess: PoolExcess,
     step_ends_s: FloatArray,
     supply: tuple[SupplyStep, ...],
-    wake_mean_s: float,
-    tick_s: float,
+    wait_s: float,
     have: Mapping[str, int],
     *,
     pooled: bool = True,
 ) -> tuple[SupplyNeed, ...]:
     """Return one need for each supply step but the last, nearest first.
 
-    `by_step` is (targets, paths, steps), the replicas required at each moment, and `active` (targets,) the
-    replicas planned, both in the order of `targets`. A GPU of a step can serve after that step's lead time,
-    a wake of `wake_mean_s` and the `tick_s` until the next decision. `have` is the GPUs idle now per step.
+    A GPU of a step can serve after that step's lead time and `wait_s` more: a wake on it, and the time until the next
+    decision. `have` is the GPUs idle now per step.
     A step that a nearer or cheaper one dominates gets nothing. Where holding costs nothing, the need is the
     greatest of any path before the next step could serve: as many GPUs as may be of use, and no more.
     """
-    pool = _pool(targets, by_step, active)
-    running = required_until(pool.total.T[None])[0]
+    running = required_until(excess.total.T[None])[0]
     farther = _next_undominated(supply)
     needs: list[SupplyNeed] = []
     gpus = held = there = shape = 0
     for step in supply[:-1]:
         there += have.get(step.name, 0)
-        if step.name not in farther or not targets:
+        if step.name not in farther or not excess.targets:
             needs.append(SupplyNeed(step.name, 0, 0, 0.0, 0.0, 0))
             continue
         after = farther[step.name]
-        lead_s = draws(after.lead_time, by_step.shape[1], stable_salt(after.name)) + wake_mean_s + tick_s
+        lead_s = draws(after.lead_time, excess.total.shape[1], stable_salt(after.name)) + wait_s
         weight = _until(step_ends_s, lead_s)
         price = max(step.holding_cost - after.holding_cost, 0.0)
-        ratio = _ratio(targets, pool.at_last, price)
-        alone = (
-            least_short_share(pool.total, weight, ratio) if pooled else _apart(targets, by_step, active, weight, price)
-        )
+        ratio = excess.ratio(price)
+        alone = least_short_share(excess.total, weight, ratio) if pooled else excess.apart(weight, price)
         covered = max(gpus, alone)
         keep = max(held, held_units(running, step_ends_s, covered, there, price, after.taking_cost))
-        shape = max(shape, _shape(pool, weight, ratio))
+        shape = max(shape, excess.shape(weight, ratio))
         needs.append(SupplyNeed(step.name, covered - gpus, keep - held, float(lead_s.mean()), ratio, shape))
         gpus, held = covered, keep
     return tuple(needs)
@@ -138,55 +178,6 @@ def _next_undominated(supply: tuple[SupplyStep, ...]) -> dict[str, SupplyStep]:
     """Return, per step that is worth holding GPUs at, the step that they would come from otherwise."""
     steps = undominated_supply(supply)
     return {step.name: after for step, after in pairwise(steps)}
-
-
-def _pool(targets: tuple[TargetSpec, ...], by_step: Samples, active: FloatArray) -> _Pool:
-    """Return the excess by shape and in all, a block of targets at a time."""
-    gpus = np.array([t.gpus_per_replica for t in targets], np.int64)
-    steps = np.moveaxis(by_step, 2, 1)
-    _, n_steps, n_paths = steps.shape
-    by_shape: dict[int, FloatArray] = {}
-    at_last = np.zeros(len(targets))
-    for shape in sorted(set(gpus.tolist()), reverse=True):
-        rows = np.flatnonzero(gpus == shape)
-        summed = np.zeros((n_steps, n_paths))
-        for block in blocks(len(rows), n_paths):
-            r = rows[block]
-            excess = excess_gpus(steps[r], active[r], shape)
-            summed += excess.sum(axis=0)
-            at_last[r] = excess[:, -1].mean(axis=-1)
-        by_shape[shape] = summed
-    total = sum(by_shape.values(), np.zeros((n_steps, n_paths)))
-    return _Pool(by_shape, total, at_last)
-
-
-def _ratio(targets: tuple[TargetSpec, ...], excess: FloatArray, price_per_s: float) -> float:
-    """Return the newsvendor quantile of the pool: shortage costs per GPU, weighted by who is likely to be short."""
-    per_gpu = np.array([shortage_cost_per_s(t) / t.gpus_per_replica for t in targets])
-    cost = float(np.average(per_gpu, weights=excess)) if excess.sum() > 0 else float(per_gpu.mean())
-    return critical_ratio(cost, price_per_s)
-
-
-def _shape(pool: _Pool, weight: FloatArray, ratio: float) -> int:
-    """Return the greatest shape for which the replicas of that many GPUs and more need spares by themselves."""
-    summed = np.zeros_like(pool.total)
-    for shape, excess in pool.by_shape.items():
-        summed += excess
-        if least_short_share(summed, weight, ratio) > 0:
-            return shape
-    return 0
-
-
-def _apart(
-    targets: tuple[TargetSpec, ...], by_step: Samples, active: FloatArray, weight: FloatArray, price_per_s: float
-) -> int:
-    """Return the sum of the spare GPUs that each target would need for itself."""
-    gpus = 0
-    for i, target in enumerate(targets):
-        excess = excess_gpus(by_step[i : i + 1], active[i : i + 1], target.gpus_per_replica)
-        ratio = critical_ratio(shortage_cost_per_s(target) / target.gpus_per_replica, price_per_s)
-        gpus += least_short_share(excess[0].T, weight, ratio)
-    return gpus
 
 
 def _until(step_ends_s: FloatArray, lead_s: FloatArray) -> FloatArray:

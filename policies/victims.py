@@ -32,4 +32,7 @@ def free_names(target: TargetKey, replicas: Sequence[ReplicaView]) -> Iterator[s
     The same view gives the same names, so a pass that is repeated asks for the same objects again.
     """
     taken = {r.name for r in replicas}
-    return (name for n in count() if (name := f"{target.name}-{n}") not in taken)
+    for n in count():
+        name = f"{target.name}-{n}"
+        if name not in taken:
+            yield name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.flock import try_lock
 from restore_driver.host.trusted import require_trusted
 
 STATE = Path("/run/forethaw")
@@ -46,13 +46,12 @@ class StateDirectory:
         """
         fd = os.open(self.placeholders / placeholder, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            raise DriverError(
-                Reason.BUSY, f"another restore into placeholder process {placeholder} is running", "wait for its end"
-            ) from None
-        try:
+            if not try_lock(fd):
+                raise DriverError(
+                    Reason.BUSY,
+                    f"another restore into placeholder process {placeholder} is running",
+                    "wait for its end",
+                )
             yield
         finally:
             os.close(fd)

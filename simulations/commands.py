@@ -26,7 +26,7 @@ NEEDS = ("numba", "numpy", "plotly", "scipy", "statsmodels")
 EXAMPLES = ("forethaw simulate azure-conv --scale 40 --compare all --report out.html",)
 
 WHAT, POLICY, POOL, OUTPUT = "What is replayed", "Who decides", "Pool, SLO and costs", "Output"
-NOT_REPEATED = ("--report", "--json", "--csv", "--jobs")
+NOT_REPEATED = ("--report", "--json", "--csv", "--jobs", "--records", "--decisions")
 """Options with a value that change no number."""
 
 
@@ -95,6 +95,19 @@ def simulate(
     csv: Annotated[
         Path | None, typer.Option(help="Write a CSV row per row and target.", rich_help_panel=OUTPUT)
     ] = None,
+    records: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write every pass of the one row whole, to be decided again (`forethaw redecide`); .gz is compressed.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    decisions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write one JSON line a decision of the one row: counts and reason codes.", rich_help_panel=OUTPUT
+        ),
+    ] = None,
     progress: Annotated[bool, typer.Option(help="Show progress on stderr.", rich_help_panel=OUTPUT)] = True,
     jobs: Annotated[
         int, typer.Option(help="Cores: rows side by side, or a single row's targets.", rich_help_panel=OUTPUT)
@@ -116,7 +129,8 @@ def simulate(
     # It must stand before numpy is first imported, which the next line does.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from simulations.compare import run_simulate
-    from simulations.scenario.options import make_options, parse_rows
+    from simulations.record_files import keeping
+    from simulations.scenario.options import COMMAND_LINE, make_options, parse_rows
 
     options = make_options(
         targets=_targets(trace, target or [], fleet, service, scale, thin),
@@ -135,8 +149,40 @@ def simulate(
         progress=progress,
         command=_command(),
     )
-    _writable(report, json, csv)
-    _publish(run_simulate(options), report, json, csv)
+    if (records or decisions) and len(options.rows) != 1:
+        problem = f"{len(options.rows)} rows were asked for, and a file holds the decisions of one"
+        raise InputError(COMMAND_LINE, None, "--records", records or decisions, problem, "give one --policy")
+    _writable(report, json, csv, records, decisions)
+    with keeping(records, decisions) as keep:
+        comparison = run_simulate(options, keep)
+    _publish(comparison, report, json, csv)
+
+
+def redecide(
+    records: Annotated[Path, typer.Argument(help="A file that `forethaw simulate --records` wrote.")],
+    policy: Annotated[str, typer.Option(help="The policy that decides again: forethaw, hpa or knative.")] = "forethaw",
+) -> None:
+    """Make recorded decisions again, from their records alone, and compare them byte for byte.
+
+    Exit code 0 if all come out as they were, 1 if any differs (another policy or another version), 2 for bad input.
+
+    Examples:
+
+    forethaw simulate azure-conv --scale 8 --policy hpa --records out/hpa.jsonl.gz
+
+    forethaw redecide out/hpa.jsonl.gz --policy hpa
+    """
+    from simulations.record_files import POLICIES, decide_again
+    from simulations.scenario.options import COMMAND_LINE
+
+    if policy not in POLICIES:
+        hint = f"give one of {', '.join(sorted(POLICIES))}"
+        raise InputError(COMMAND_LINE, None, "--policy", policy, "no recorded row has this policy", hint)
+    again = decide_again(records, POLICIES[policy])
+    print(f"{again.passes:,} decisions made again, {len(again.differing):,} differ")
+    if again.differing:
+        print("first at " + ", ".join(f"{at_s:g} s" for at_s in again.differing[:5]))
+        raise typer.Exit(1)
 
 
 def _targets(
@@ -257,5 +303,11 @@ def services() -> None:
 
 
 COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
-    "Simulate": {"simulate": simulate, "report": report, "traces": traces, "services": services}
+    "Simulate": {
+        "simulate": simulate,
+        "report": report,
+        "redecide": redecide,
+        "traces": traces,
+        "services": services,
+    }
 }

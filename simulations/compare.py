@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from simulations.bounds.clairvoyant import clairvoyant_row
+from simulations.record_files import Keep
 from simulations.replay import replay
 from simulations.results import Comparison, PoolingGain, RunResult
 from simulations.scenario.build import build_scenario
@@ -40,14 +41,17 @@ class _Shares:
 _told = _Shares([])
 
 
-def run_simulate(options: SimulateOptions) -> Comparison:
-    """Replay every row asked for; raises InputError before anything runs if the input is bad."""
+def run_simulate(options: SimulateOptions, keep: Keep | None = None) -> Comparison:
+    """Replay every row asked for; raises InputError before anything runs if the input is bad.
+
+    `keep` is given each pass's record of the one row asked for.
+    """
     scenario = build_scenario(options)
     names = options.rows
     # What pooling saves needs the row that does not pool, shown or not.
     pooling = len(scenario.targets) > 1 and OURS in names and len(names) > 1 and APART not in names
     wanted = (*names, APART) if pooling else names
-    results = _run_rows(options, scenario, wanted)
+    results = _run_rows(options, scenario, wanted, keep)
     rows = tuple(results[n] for n in names)
     gain = None
     if APART in results and OURS in results:
@@ -66,14 +70,22 @@ def run_simulate(options: SimulateOptions) -> Comparison:
     )
 
 
-def run_row(scenario: Scenario, name: str, jobs: int, progress: Callable[[float], None] | None = None) -> RunResult:
-    """One row by its name."""
+def run_row(
+    scenario: Scenario,
+    name: str,
+    jobs: int,
+    progress: Callable[[float], None] | None = None,
+    keep: Keep | None = None,
+) -> RunResult:
+    """Replay one row by its name."""
     if name == CLAIRVOYANT:
         return clairvoyant_row(scenario)
-    return replay(scenario, ROWS[name](scenario), jobs, progress)
+    return replay(scenario, ROWS[name](scenario), jobs, progress, keep)
 
 
-def _run_rows(options: SimulateOptions, scenario: Scenario, names: tuple[str, ...]) -> dict[str, RunResult]:
+def _run_rows(
+    options: SimulateOptions, scenario: Scenario, names: tuple[str, ...], keep: Keep | None
+) -> dict[str, RunResult]:
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -86,7 +98,7 @@ def _run_rows(options: SimulateOptions, scenario: Scenario, names: tuple[str, ..
             results = {}
             for name in names:
                 task = shown.add_task(name, total=1.0)
-                results[name] = run_row(scenario, name, options.jobs, partial(_show, shown, task))
+                results[name] = run_row(scenario, name, options.jobs, partial(_show, shown, task), keep)
                 shown.update(task, completed=1.0)
             return results
         return _in_processes(options, names, shown)

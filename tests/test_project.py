@@ -121,7 +121,7 @@ def test_the_controller_installs_without_the_simulator_and_keda_with_the_control
 )
 def test_an_extra_brings_what_its_packages_import_and_nothing_else(packages: list[str], extras: list[str]) -> None:
     """What a replica's own process has already (torch, safetensors) is not ours to bring."""
-    names = {"cuda": "cuda-bindings"}
+    names = {"cuda": "cuda-bindings", "pydantic_core": "pydantic"}
     imported = {names.get(each, each) for each in chain(*map(third_party_imports, packages))} - {"torch", "safetensors"}
     base = {Requirement(text).name for text in requirements(None)}
     brought = {Requirement(text).name for extra in extras for text in requirements(extra)}

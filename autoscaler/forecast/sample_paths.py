@@ -159,6 +159,8 @@ class SamplePathForecaster:
     def _refitted(self, state: PathState, at_s: float) -> PathState:
         roster = state.levels.roster
         rates = choose_rates(tuple(m.judged for m in state.minutes), roster)
+        # The old state lives on until its pass has ended; its residuals need not, beside those of the new fit.
+        state.fit.forget()
         return replace(state, fit=Fit(at_s, roster, rates, state.minutes))
 
     @staticmethod

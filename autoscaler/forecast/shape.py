@@ -108,7 +108,7 @@ class SlowShape:
         return replace(self, open_bin=bin_, total=zeros, count=zeros, closed=closed)
 
     def added(self, demand: FloatArray) -> SlowShape:
-        """Return the shape with more samples of the open bin, (targets, samples); missing ones (NaN) count for nothing."""
+        """Return the shape with more samples of the open bin, (targets, samples); missing ones (NaN) do not count."""
         seen = np.isfinite(demand)
         total = add_in_order(self.total, np.where(seen, demand, 0.0).T)
         return replace(self, total=total, count=self.count + seen.sum(axis=1))

@@ -53,6 +53,11 @@ class Fit:
             self._residuals[steps, draw] = found
         return found
 
+    def forget(self) -> None:
+        """Drop what is derived: it is made again if this fit is ever asked once more."""
+        self._residuals.clear()
+        self._noise.clear()
+
     def noise(self, key: TargetKey, draw: Draw) -> NDArray[np.float32]:
         """Return the standard normals of one target, (all steps, paths)."""
         if (key, draw) not in self._noise:

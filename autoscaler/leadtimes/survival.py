@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import xlogy
 
 from autoscaler.leadtimes.shares import EDGES, from_integral, integral
 from policies.arrays import FloatArray
@@ -45,5 +44,6 @@ def _exponential_tail(last: float, left: float) -> FloatArray:
     mean_beyond = last / -np.log(left)
     share = np.clip((EDGES - (1.0 - left)) / left, 0.0, 1.0)
     rest = 1.0 - share
-    area: FloatArray = left * (last * share + mean_beyond * (share + xlogy(rest, rest)))
+    entropy = rest * np.log(np.where(rest > 0, rest, 1.0))  # x ln x goes to 0 with x
+    area: FloatArray = left * (last * share + mean_beyond * (share + entropy))
     return area

@@ -89,6 +89,8 @@ class Watch:
         for key in scope.specs:
             for replica in replicas.get(key, ()):
                 was = self.attempts.get((key, replica.name))
+                if was is None and replica.phase is Phase.ACTIVE:
+                    continue
                 attempt = _attempt(replica, was)
                 if attempt is not None:
                     attempts[key, replica.name] = attempt

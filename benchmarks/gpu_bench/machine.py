@@ -249,7 +249,7 @@ class Machine:
 
     def _start_holder(self) -> None:
         options = ["--socket", str(self.holder), "--budget-bytes", str(40 << 30)]
-        self._spawn("holder", "-m", "restore_driver.weights.holder", *options)
+        self._spawn("holder", "-m", "restore_driver.weights", *options)
         self._wait_for(lambda: "ready" in (self.scratch / "holder.log").read_text(), "holder")
         self.holder_facts = self.preload("standin", "large")
 

@@ -1,1 +1,4 @@
-"""The resident driver: one a node or restore pod, asked over a local socket, so that nothing has to be started."""
+"""The resident driver: one a node or restore pod, which carries out requests from a local socket without any start-up.
+
+`protocol.py` is what travels, `server.py` the agent, `client.py` what a caller imports.
+"""

@@ -7,9 +7,7 @@ draft leaves is known by its name and by nobody holding its lock: `sweep` remove
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
 import os
 import shutil
 import tempfile
@@ -23,11 +21,11 @@ from restore_driver.artifact.manifest import NAME, FileEntry, Manifest, to_bytes
 from restore_driver.artifact.read_lock import alone
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.disk import is_full, sync
+from restore_driver.host.flock import lock, try_lock
+from restore_driver.host.renameat2 import exchange
 from restore_driver.host.trusted import require_trusted
 
 PREFIX = ".draft-"
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Draft:
@@ -53,7 +51,7 @@ class Draft:
             path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{target.name}.", dir=target.parent))
             with suppress(FileNotFoundError):  # swept by another before it was locked
                 fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                fcntl.flock(fd, fcntl.LOCK_EX)
+                lock(fd)
                 if path.exists():
                     return cls(target, path, fd)
                 os.close(fd)
@@ -127,9 +125,9 @@ def sweep(root: Path) -> tuple[Path, ...]:
         with suppress(OSError):
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
-                removed.append(path)
+                if try_lock(fd):
+                    shutil.rmtree(path, ignore_errors=True)
+                    removed.append(path)
             finally:
                 os.close(fd)
     return tuple(removed)
@@ -137,13 +135,11 @@ def sweep(root: Path) -> tuple[Path, ...]:
 
 def _exchanged(one: Path, other: Path) -> bool:
     """False when there is nothing to exchange with."""
-    arguments = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
-    if _libc.renameat2(*arguments) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number == errno.ENOENT:
+    try:
+        exchange(one, other)
+    except FileNotFoundError:
         return False
-    raise OSError(number, os.strerror(number), str(other))
+    return True
 
 
 def _renamed(one: Path, other: Path) -> bool:

@@ -1,14 +1,12 @@
-"""A hold: whoever reads an artifact keeps it from being removed under his hands.
+"""Shared and exclusive flock(2) on an artifact's directory: readers block its removal.
 
-Readers (a restore, a push, a stage out of a mounted store) share an flock(2) on the artifact's directory; whoever would
-remove or replace it must have the lock alone, and goes away if he can't. The kernel frees it when a holder dies at
-whatever line, and a rename doesn't break it: it belongs to the directory, not to its name.
+Readers (a restore, a push, a stage out of a mounted store) share the lock; removing or replacing the artifact takes the
+exclusive lock and fails with BUSY if it cannot. The kernel frees the lock when its process dies, and a rename does not
+break it: it belongs to the directory, not to its name.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -16,21 +14,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.flock import is_unsupported, try_lock
 
-_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF, errno.EISDIR}
-"""What a file system without locks on directories says (NFS does): nobody holds anything there."""
 _GLANCE_S = 1.0
-"""How long a reader waits for the lock: whoever looks whether an artifact is held has it for a moment, too."""
+"""How long a reader waits for the lock: `is_held` takes the exclusive lock for a moment, too."""
 
 
 @contextmanager
 def reading(artifact: Path) -> Iterator[None]:
-    """Keeps an artifact in its place while the block runs; any number of readers may.
+    """Hold the shared lock of an artifact while the block runs.
 
     Raises:
         DriverError: BUSY when it is being removed or replaced; MANIFEST_INVALID when it is no directory.
     """
-    fd = _lock(artifact, fcntl.LOCK_SH, f"{artifact} is being made, removed or replaced", wait_s=_GLANCE_S)
+    fd = _lock(artifact, True, f"{artifact} is being made, removed or replaced", wait_s=_GLANCE_S)
     try:
         yield
     finally:
@@ -39,12 +36,12 @@ def reading(artifact: Path) -> Iterator[None]:
 
 @contextmanager
 def alone(artifact: Path) -> Iterator[None]:
-    """Keeps readers out while the block removes or replaces an artifact.
+    """Hold the exclusive lock of an artifact while the block removes or replaces it.
 
     Raises:
-        DriverError: BUSY while somebody reads it; MANIFEST_INVALID when it is no directory.
+        DriverError: BUSY while it is read; MANIFEST_INVALID when it is no directory.
     """
-    fd = _lock(artifact, fcntl.LOCK_EX, f"{artifact} is held by a reader, such as a restore", wait_s=0.0)
+    fd = _lock(artifact, False, f"{artifact} is held by a reader, such as a restore", wait_s=0.0)
     try:
         yield
     finally:
@@ -52,7 +49,7 @@ def alone(artifact: Path) -> Iterator[None]:
 
 
 def is_held(artifact: Path) -> bool:
-    """Whether somebody reads, makes or removes it now; False for one that is gone."""
+    """Return True while an artifact is read, made or removed; False for one that does not exist."""
     try:
         with alone(artifact):
             return False
@@ -60,12 +57,12 @@ def is_held(artifact: Path) -> bool:
         return error.reason is Reason.BUSY
 
 
-def _lock(artifact: Path, kind: int, busy: str, wait_s: float) -> int:
+def _lock(artifact: Path, shared: bool, busy: str, wait_s: float) -> int:
     try:
         fd = os.open(artifact, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise DriverError(Reason.MANIFEST_INVALID, f"{artifact}: {error.strerror}", "give an artifact") from error
-    if not _locked(fd, kind, time.monotonic() + wait_s):
+    if not _locked(fd, shared, time.monotonic() + wait_s):
         os.close(fd)
         raise DriverError(Reason.BUSY, busy, "wait for its end")
     if not _still_there(artifact, fd):  # renamed away between the opening and the lock
@@ -74,16 +71,16 @@ def _lock(artifact: Path, kind: int, busy: str, wait_s: float) -> int:
     return fd
 
 
-def _locked(fd: int, kind: int, until_s: float) -> bool:
+def _locked(fd: int, shared: bool, until_s: float) -> bool:
+    """Wait for the lock; a file system without locks on directories counts as one where no lock is held."""
     while True:
         try:
-            fcntl.flock(fd, kind | fcntl.LOCK_NB)
-            return True
-        except OSError as error:
-            if error.errno in _NO_LOCKS:
+            if try_lock(fd, shared=shared):
                 return True
-            if error.errno != errno.EWOULDBLOCK or time.monotonic() >= until_s:
-                return False
+        except OSError as error:
+            return is_unsupported(error)
+        if time.monotonic() >= until_s:
+            return False
         time.sleep(0.005)
 
 

@@ -8,8 +8,6 @@ only root may write; it names the manifest by its digest.
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
 import os
 import stat
 import time
@@ -20,10 +18,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from restore_driver.artifact.digest import digest_files, list_files, open_regular
 from restore_driver.artifact.manifest import NAME, Manifest, load
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.atomic import write_atomically
 from restore_driver.host.trusted import open_beneath, require_trusted
+from restore_driver.host.verity import enable_verity
 
 SUFFIX = ".seal"
-_FS_IOC_ENABLE_VERITY = 0x40806685
 _CLOCK_REALTIME_COARSE = 5
 """The kernel's clock for times of files; Python has no name for it."""
 _LONGEST_TICK_MS = 50
@@ -81,14 +80,7 @@ def seal_as_it_is(artifact: Path) -> Seal:
     finally:
         os.close(directory)
     record = seal_path(artifact)
-    new = record.with_name(record.name + ".new")
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, seal.model_dump_json().encode())
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.rename(new, record)
+    write_atomically(record, seal.model_dump_json().encode())
     return seal
 
 
@@ -211,10 +203,9 @@ def _lock_down(directory: int, name: str) -> bool:
 
 
 def _enable_verity(fd: int) -> bool:
-    """FS_IOC_ENABLE_VERITY with SHA-256 over blocks of 4 KiB (kernel documentation, filesystems/fsverity)."""
-    argument = (ctypes.c_uint32 * 32)(1, 1, 4096)
+    """Return False where the file system or the kernel has no fs-verity."""
     try:
-        fcntl.ioctl(fd, _FS_IOC_ENABLE_VERITY, bytes(argument))
-    except OSError as error:
-        return error.errno == 17  # EEXIST: watched already
+        enable_verity(fd)
+    except OSError:
+        return False
     return True

@@ -12,7 +12,6 @@ A page cache survives `kill -9`, so no fsync is needed against the death of the 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from typing import Any, Unpack
 from restore_driver.attempt.facts import AttemptFacts
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.disk import write_all
+from restore_driver.host.flock import try_lock
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,9 @@ def path_of(directory: Path, key: str) -> Path:
 
 
 def _lock(fd: int, path: Path, key: str) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not try_lock(fd):
         doing = read(path).sequence or "attempt"
-        raise DriverError(Reason.BUSY, f"a {doing} of {key} is running", "wait for its end") from None
+        raise DriverError(Reason.BUSY, f"a {doing} of {key} is running", "wait for its end")
 
 
 def _is_named(path: Path, fd: int) -> bool:
@@ -146,9 +144,7 @@ def abandoned(directory: Path) -> tuple[tuple[Path, int], ...]:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(fd):
             os.close(fd)
             continue
         if _is_named(path, fd) and read(path).outcome is None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
+from restore_driver.host.atomic import write_atomically
 from restore_driver.proof.prove import ProofRecord
 from restore_driver.state_directory import StateDirectory
 from restore_driver.validation_errors import where_and_why
@@ -37,10 +37,12 @@ def record_path(state: StateDirectory, pid: int) -> Path:
 
 
 def write_record(state: StateDirectory, record: ParkedRecord) -> None:
-    """Write a record by one rename, so that it is whole or not there."""
-    path = record_path(state, record.pid)
-    path.with_suffix(".new").write_text(record.model_dump_json())
-    os.replace(path.with_suffix(".new"), path)
+    """Write a record atomically, so that it is whole or not there.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    write_atomically(record_path(state, record.pid), record.model_dump_json().encode())
 
 
 def read_record(state: StateDirectory, pid: int) -> ParkedRecord:

@@ -8,23 +8,26 @@ from typing import Annotated
 
 import typer
 
-from restore_driver.commands.options import STATE, AsJson, StateDirectory
+from restore_driver.commands.options import STATE, AsJson, LogFormatOption, StateDirectory
 from restore_driver.commands.outcome import FAILED
 from restore_driver.commands.run_request import open_driver, refuse, tell_recovered
 from restore_driver.errors import DriverError, Reason
+from restore_driver.logs import LogFormat, open_log
 
 
 def serve_agent(
     socket: Annotated[Path | None, typer.Option(help="Where to listen; default: STATE/agent.sock.")] = None,
     state: StateDirectory = STATE,
+    log_format: LogFormatOption = LogFormat.TEXT,
 ) -> None:
-    """Serve requests on a local socket, with everything started beforehand; takes back what a killed one left."""
-    from restore_driver.agent.server import Agent
+    """Serve requests on a local socket, with everything started beforehand; roll back what a killed agent left."""
+    from restore_driver.agent.server import Agent, log_recovered
 
     try:
-        driver = open_driver(state, resident=True)
-        tell_recovered(driver.recover())
-        agent = Agent(driver, socket or state / "agent.sock")
+        driver = open_driver(state, resident=True, log_format=log_format)
+        log = open_log("agent", log_format)
+        log_recovered(log, driver.recover())
+        agent = Agent(driver, socket or state / "agent.sock", log)
         agent.listen()
     except DriverError as error:
         refuse(error)
@@ -33,7 +36,7 @@ def serve_agent(
 
 
 def recover(state: StateDirectory = STATE, as_json: AsJson = False) -> None:
-    """Take back what a killed driver left half done; agents do it when they start."""
+    """Roll back attempts whose driver was killed; agents do it when they start."""
     import dataclasses
 
     try:

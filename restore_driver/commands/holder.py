@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeGuard
 
 import typer
 
-from restore_driver.commands.options import AsJson
+from restore_driver.commands.options import AsJson, LogFormatOption
 from restore_driver.commands.progress import Progress
 from restore_driver.commands.run_request import refuse
 from restore_driver.errors import DriverError, Reason
+from restore_driver.logs import LogFormat
 
 if TYPE_CHECKING:
     from restore_driver.weights.safetensors import Layout
@@ -43,14 +44,15 @@ def serve(
         Path | None, typer.Option(help="File that lists the models: read again after the holder's death.")
     ] = None,
     small_pages: Annotated[bool, typer.Option("--small-pages", help="No huge pages for the models.")] = False,
+    log_format: LogFormatOption = LogFormat.TEXT,
 ) -> None:
     """Serve models on a socket until SIGTERM; prints `ready` once it listens."""
-    from restore_driver.weights.holder import serve as serve_holder
+    from restore_driver.weights.serve import serve as serve_holder
 
     kind, colon, size = device.partition(":")
     try:
         named = f"{kind}:{parse_size('--device', size)}" if colon else device
-        serve_holder(named, socket.absolute(), parse_size("--budget", budget), state, not small_pages)
+        serve_holder(named, socket.absolute(), parse_size("--budget", budget), state, not small_pages, log_format)
     except DriverError as error:
         refuse(error)
 
@@ -177,7 +179,7 @@ def _ask(socket: Path, message: dict[str, Any], as_json: bool) -> dict[str, Any]
 
     client = HolderClient(socket)
     try:
-        return client.ask(message, _PATIENCE_S)[0]
+        return client.ask(message, _PATIENCE_S)
     except DriverError as error:
         refuse(error, as_json)
     finally:

@@ -17,8 +17,19 @@ from restore_driver.commands.option_table import (
     Kind,
     Option,
 )
+from restore_driver.logs import ENVIRONMENT, LogFormat
 
-__all__ = ["ATTEMPT", "MACHINE", "OUTPUT", "PYTHON_TYPES", "STATE", "AsJson", "StateDirectory", "typer_option"]
+__all__ = [
+    "ATTEMPT",
+    "MACHINE",
+    "OUTPUT",
+    "PYTHON_TYPES",
+    "STATE",
+    "AsJson",
+    "LogFormatOption",
+    "StateDirectory",
+    "typer_option",
+]
 
 PYTHON_TYPES: dict[Kind, Any] = {"number": int, "path": Path, "switch": bool, "text": str, "texts": list[str]}
 
@@ -37,3 +48,7 @@ def typer_option(option: Option) -> Any:
 
 AsJson = Annotated[bool, typer_option(AS_JSON)]
 StateDirectory = Annotated[Path, typer_option(STATE_DIRECTORY)]
+LogFormatOption = Annotated[
+    LogFormat,
+    typer.Option("--log-format", envvar=ENVIRONMENT, help="Form of the log on standard error.", rich_help_panel=OUTPUT),
+]

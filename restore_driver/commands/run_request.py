@@ -14,6 +14,7 @@ from restore_driver.commands.option_table import LONGEST_ATTEMPT_S
 from restore_driver.commands.outcome import FAILED, REFUSED, print_error, print_outcome
 from restore_driver.commands.progress import Progress
 from restore_driver.errors import DriverError, Reason
+from restore_driver.logs import LogFormat
 from restore_driver.validation_errors import refused_request
 
 
@@ -48,7 +49,7 @@ def tell_recovered(recovered: Iterable[Any], *, err: bool = True) -> None:
             typer.echo(f"  undo failed: {sentence}", err=True)
 
 
-def open_driver(state: Path, *, resident: bool = False) -> Any:
+def open_driver(state: Path, *, resident: bool = False, log_format: LogFormat = LogFormat.OFF) -> Any:
     """Open a driver of this process's own.
 
     Raises:
@@ -59,7 +60,7 @@ def open_driver(state: Path, *, resident: bool = False) -> Any:
 
     if os.geteuid() != 0:
         raise DriverError(Reason.REQUEST_INVALID, "checkpoint and restore need root", "run it as root")
-    return Driver(open_toolset(state, resident=resident))
+    return Driver(open_toolset(state, resident=resident, log_format=log_format))
 
 
 def refuse(error: DriverError, as_json: bool = False) -> NoReturn:

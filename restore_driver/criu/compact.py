@@ -37,6 +37,7 @@ from restore_driver.criu.images import (
 )
 from restore_driver.criu.offload_selection import Piece, Ranges, append, plain_memory, set_apart
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.atomic import replace_keeping_owner
 
 _CHUNK_PAGES = 4096
 """Pages looked at together: 16 MiB stay in a core's cache and keep numpy's overhead small."""
@@ -149,8 +150,8 @@ def _compact_task(
                 (memory / source.name).write_bytes(_as_pagemap(pagemap, apart))
         _write_pages(kept, content, new_pages, look)
         new_map.write_bytes(_as_pagemap(pagemap, kept))
-    _take_over(source, new_map)
-    _take_over(pages, new_pages)
+    replace_keeping_owner(new_map, source)
+    replace_keeping_owner(new_pages, pages)
     moved = sum(piece.run.pages for piece in apart)
     return Compaction(size, after * PAGE_BYTES, stored, stored - after, moved * PAGE_BYTES)
 
@@ -228,11 +229,3 @@ def _within(run: PageRun, ranges: Ranges) -> np.ndarray:
         inside[first:last] = True
         at += 1
     return inside
-
-
-def _take_over(old: Path, new: Path) -> None:
-    """The new file gets the old one's owner, mode and name."""
-    status = old.stat()
-    os.chown(new, status.st_uid, status.st_gid)
-    new.chmod(status.st_mode & 0o777)
-    os.rename(new, old)

@@ -1,4 +1,4 @@
-"""Writes the memory that was set apart (`apart.py`) into a restored, stopped tree: all cores at once.
+"""Write offloaded memory (`offload_selection.py`) into a restored, stopped process tree, on all cores at once.
 
 process_vm_writev(2) faults the pages in and copies, without the task's help; with transparent huge pages `always` a
 fault brings 2 MiB.
@@ -6,11 +6,10 @@ fault brings 2 MiB.
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,36 +17,18 @@ from restore_driver.criu.images import PAGE_BYTES, PageRun, read_pagemap
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
+from restore_driver.host.process_vm import mapped_file, write_memory
 
 _BLOCK_BYTES = 4 << 20
 """Written in one call at most, and cut at multiples of it: no two threads fault the same huge page."""
 _MOST_PIECES = 256
-"""In one call; the kernel takes 1,024 (IOV_MAX)."""
+"""In one call; the kernel takes `process_vm.MOST_PIECES`."""
 _MOST_THREADS = 16
-_PROT_READ, _MAP_SHARED = 1, 1
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
-_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-_libc.process_vm_writev.restype = ctypes.c_ssize_t
-_libc.process_vm_writev.argtypes = (
-    ctypes.c_int,
-    ctypes.c_void_p,
-    ctypes.c_ulong,
-    ctypes.c_void_p,
-    ctypes.c_ulong,
-    ctypes.c_ulong,
-)
-
-
-class _Vector(ctypes.Structure):
-    _fields_ = (("address", ctypes.c_void_p), ("size", ctypes.c_size_t))
 
 
 @dataclass(frozen=True)
 class Filled:
-    """What was written."""
+    """Statistics of one fill."""
 
     bytes: int
     pieces: int
@@ -66,9 +47,9 @@ class _Write:
 def fill(
     memory: Path, tasks: Mapping[int, tuple[int, int]], deadline: Deadline, *, threads: int | None = None
 ) -> Filled:
-    """Writes every piece of a directory into the tasks that it is of; they must be stopped.
+    """Write every piece of a directory into the tasks that it belongs to; they must be stopped.
 
-    The pages are ours to place: so the threads run where the tasks may, and the pages come to lie near those cores.
+    The threads run on the cores of the tasks, so that the pages are allocated near those cores.
 
     Args:
         memory: pagemaps and pages, as `compact` made them.
@@ -113,7 +94,7 @@ def _plan(pagemap: Path, task: tuple[int, int], stack: ExitStack) -> Iterator[_W
         raise DriverError(
             Reason.MANIFEST_INVALID, f"{pages.name} holds {size:,} bytes, its pagemap says {stored:,}", "stage it again"
         )
-    begin = stack.enter_context(_mapped(pages, size))
+    begin = stack.enter_context(mapped_file(pages, size))
     pieces, together = list[tuple[int, int, int]](), 0
     for address, at, length in _blocks(found.runs):
         if pieces and (together + length > _BLOCK_BYTES or len(pieces) == _MOST_PIECES):
@@ -137,23 +118,6 @@ def _blocks(runs: tuple[PageRun, ...]) -> Iterator[tuple[int, int, int]]:
             address = end
 
 
-@contextmanager
-def _mapped(path: Path, size: int) -> Iterator[int]:
-    """Where a file begins in our memory."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        begin = _libc.mmap(None, size, _PROT_READ, _MAP_SHARED, fd, 0)
-    finally:
-        os.close(fd)
-    if begin == ctypes.c_void_p(-1).value:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(path))
-    try:
-        yield begin
-    finally:
-        _libc.munmap(begin, size)
-
-
 def _cores_of(pids: Iterable[int]) -> frozenset[int]:
     """Where any of them may run; without them, where we may."""
     cores: set[int] = set()
@@ -171,13 +135,16 @@ def _run_on(cores: frozenset[int]) -> None:
 def _write(each: _Write) -> None:
     if not proc.is_same(each.pid, each.start_ticks):  # its PID may be another's now
         raise DriverError(Reason.CRIU_RESTORE_FAILED, f"process {each.pid} has ended")
-    count = len(each.pieces)
-    here = (_Vector * count)(*(_Vector(source, size) for _, source, size in each.pieces))
-    there = (_Vector * count)(*(_Vector(address, size) for address, _, size in each.pieces))
     wanted = sum(size for _, _, size in each.pieces)
-    written = _libc.process_vm_writev(each.pid, here, count, there, count, 0)
+    try:
+        written = write_memory(each.pid, each.pieces)
+    except OSError as error:
+        raise _not_written(each, error.strerror or str(error)) from error
     if written != wanted:
-        why = os.strerror(ctypes.get_errno()) if written < 0 else f"{written:,} of {wanted:,} bytes were taken"
-        raise DriverError(
-            Reason.CRIU_RESTORE_FAILED, f"process {each.pid}'s memory at {each.pieces[0][0]:#x} can't be written: {why}"
-        )
+        raise _not_written(each, f"{written:,} of {wanted:,} bytes were taken")
+
+
+def _not_written(each: _Write, why: str) -> DriverError:
+    return DriverError(
+        Reason.CRIU_RESTORE_FAILED, f"process {each.pid}'s memory at {each.pieces[0][0]:#x} can't be written: {why}"
+    )

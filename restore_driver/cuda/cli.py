@@ -20,7 +20,7 @@ from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc, process
 
 _LOCK_SHARE = 0.9
-"""As with the helper: the program should give up before it is killed."""
+"""Share of a lock's deadline that the program is given: it should give up before it is killed."""
 
 _NOT_CUDA = ("invalid argument", "initialization error", "named symbol not found")
 _NOT_READY = "device not ready"
@@ -34,31 +34,31 @@ class Cli:
     smi_program: str = "nvidia-smi"
 
     def state(self, pid: int, deadline_s: float = STATE_DEADLINE_S) -> CudaState:
-        """What the driver says of a process."""
+        """Return the CUDA state of a process."""
         return _Call(self.program, Deadline.after(f"cuda-checkpoint of process {pid}", deadline_s)).state(pid)
 
     def lock(self, pid: int, timeout_s: float) -> float:
-        """Running -> locked."""
+        """Lock: running -> locked. Returns the seconds in the driver."""
         return self._act(Order(CudaAction.LOCK, pid, timeout_s=timeout_s * _LOCK_SHARE), timeout_s)
 
     def checkpoint(self, pid: int, deadline_s: float) -> float:
-        """Locked -> checkpointed."""
+        """Checkpoint: locked -> checkpointed. Returns the seconds in the driver."""
         return self._act(Order(CudaAction.CHECKPOINT, pid), deadline_s)
 
     def restore(self, pid: int, device_map: DeviceMap | None, deadline_s: float) -> float:
-        """Checkpointed -> locked."""
+        """Restore: checkpointed -> locked. Returns the seconds in the driver."""
         return self._act(Order(CudaAction.RESTORE, pid, device_map=device_map), deadline_s)
 
     def unlock(self, pid: int, deadline_s: float) -> float:
-        """Locked -> running."""
+        """Unlock: locked -> running. Returns the seconds in the driver."""
         return self._act(Order(CudaAction.UNLOCK, pid), deadline_s)
 
     def memory(self, deadline_s: float) -> MemoryReading:
-        """Cards and processes by nvidia-smi."""
+        """Return the memory of GPUs and processes by nvidia-smi."""
         return smi.read_memory(deadline_s, self.smi_program)
 
     def close(self) -> None:
-        """Nothing is resident."""
+        """Do nothing: no process is resident."""
 
     def _act(self, order: Order, deadline_s: float) -> float:
         began_s = time.monotonic()
@@ -69,7 +69,7 @@ class Cli:
 
 @dataclass(frozen=True)
 class _Call:
-    """The program under one deadline; a look at the state before and after counts, too."""
+    """Runs of the program under one deadline, reads of the state before and after included."""
 
     program: str
     deadline: Deadline
@@ -110,14 +110,14 @@ class _Call:
 
 
 def read_failure(command: str, exit_code: int, output: str) -> DriverError:
-    """What went wrong, from the program's text."""
-    said = output.strip() or f"it ended with {exit_code} and said nothing"
-    quoted = re.findall(r'"([^"]*)"', said)
-    text = quoted[-1] if quoted else said
-    if "Error initializing CUDA" in said:
-        return DriverError(Reason.CUDA_MISSING, f"{command}: {said}", "see `nvidia-smi` on this machine")
+    """Return the error that the program's exit code and output stand for."""
+    printed = output.strip() or f"it ended with {exit_code} and printed nothing"
+    quoted = re.findall(r'"([^"]*)"', printed)
+    text = quoted[-1] if quoted else printed
+    if "Error initializing CUDA" in printed:
+        return DriverError(Reason.CUDA_MISSING, f"{command}: {printed}", "see `nvidia-smi` on this machine")
     if "--get-state" in command and text in _NOT_CUDA:
-        return NotCuda(Reason.CUDA_FAILED, f"{command}: {said}", "name a process that uses CUDA")
+        return NotCuda(Reason.CUDA_FAILED, f"{command}: {printed}", "name a process that uses CUDA")
     if "--action lock" in command and text == _NOT_READY:
-        return DriverError(Reason.DEADLINE_EXCEEDED, f"{command}: {said}", "bring the engine to rest first")
-    return DriverError(Reason.CUDA_FAILED, f"{command}: {said}")
+        return DriverError(Reason.DEADLINE_EXCEEDED, f"{command}: {printed}", "quiesce the engine first")
+    return DriverError(Reason.CUDA_FAILED, f"{command}: {printed}")

@@ -1,4 +1,4 @@
-"""The driver's own checkpoint calls, through cuda-bindings: the one module that knows that package.
+"""NVIDIA's checkpoint calls through cuda-bindings; no other module knows that package's checkpoint API.
 
 `cuda.bindings` is compiled and untyped, so it is imported by name and held as `Any`; nothing untyped leaves this
 module. It runs within the helper only: a call may hang, and `cuInit` opens devices for the life of a process.
@@ -6,7 +6,6 @@ module. It runs within the helper only: a call may hang, and `cuInit` opens devi
 
 from __future__ import annotations
 
-import ctypes
 from importlib import import_module
 from typing import Any
 
@@ -15,12 +14,13 @@ from restore_driver.cuda.ports import NotCuda
 from restore_driver.cuda.states import CudaAction, CudaState, Order
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
+from restore_driver.host.buffers import copy_to_address
 
 _NOT_CUDA = ("CUDA_ERROR_INVALID_VALUE", "CUDA_ERROR_NOT_INITIALIZED", "CUDA_ERROR_NOT_FOUND")
-"""What the driver answers of a process without CUDA. `not initialized` is that process's state and not ours: an
-`Api` exists only once our own cuInit has succeeded."""
+"""Codes for a process without CUDA. `not initialized` is that process's state and not ours: an `Api` exists only once
+our own cuInit has succeeded."""
 
-_MENDS = {
+_HINTS = {
     "CUDA_ERROR_NOT_SUPPORTED": "driver 570 or newer, x86-64 or arm64; no MIG, no MPS, no managed (UVM) memory",
     "CUDA_ERROR_OUT_OF_MEMORY": "a restore that ran out of device memory is final: end the process and replace it",
     "CUDA_ERROR_ILLEGAL_STATE": "look at the process's state; another program may have moved it",
@@ -28,10 +28,10 @@ _MENDS = {
 
 
 class Api:
-    """cuInit has succeeded; calls may come from several threads."""
+    """The driver after cuInit; safe for several threads."""
 
     def __init__(self) -> None:
-        """Loads driver and bindings.
+        """Load driver and bindings.
 
         Raises:
             DriverError: CUDA_MISSING naming what is not there.
@@ -40,23 +40,27 @@ class Api:
             self._driver: Any = import_module("cuda.bindings.driver")
         except ImportError as error:
             raise DriverError(
-                Reason.CUDA_MISSING, f"cuda-bindings can't be imported: {error}", "pip install 'forethaw[gpu]'"
+                Reason.CUDA_MISSING, f"cuda-bindings cannot be imported: {error}", "pip install 'forethaw[gpu]'"
             ) from error
         try:
             (code,) = self._driver.cuInit(0)
         except Exception as error:  # the bindings' own error where there is no libcuda differs from version to version
             raise DriverError(
-                Reason.CUDA_MISSING, f"libcuda can't be loaded: {error}", "install NVIDIA's driver"
+                Reason.CUDA_MISSING, f"libcuda cannot be loaded: {error}", "install NVIDIA's driver"
             ) from error
         if code.name != "CUDA_SUCCESS":
             raise DriverError(Reason.CUDA_MISSING, f"cuInit: {code.name}", "see `nvidia-smi` on this machine")
 
     def version(self) -> int:
-        """The driver's CUDA version, 12080 for 12.8."""
+        """Return the driver's CUDA version, 12080 for 12.8.
+
+        Raises:
+            DriverError: CUDA_FAILED.
+        """
         return int(self._call("cuDriverGetVersion"))
 
     def state(self, pid: int) -> CudaState:
-        """What the driver says of a process.
+        """Return the CUDA state of a process.
 
         Raises:
             DriverError: `NotCuda`; CUDA_FAILED.
@@ -74,7 +78,7 @@ class Api:
         return CudaState(name)
 
     def restore_thread(self, pid: int) -> int:
-        """The thread of a CUDA process that must run for a restore.
+        """Return the thread of a CUDA process that must run for a restore.
 
         Raises:
             DriverError: `NotCuda`; CUDA_FAILED.
@@ -82,7 +86,7 @@ class Api:
         return int(self._call("cuCheckpointProcessGetRestoreThreadId", pid))
 
     def act(self, order: Order) -> None:
-        """One call.
+        """Make one call.
 
         Raises:
             DriverError: CUDA_FAILED naming call, process and code; DEADLINE_EXCEEDED for a lock's timeout.
@@ -110,7 +114,7 @@ class Api:
         if not hasattr(self._driver, "CUcheckpointGpuPair"):
             raise DriverError(
                 Reason.CUDA_FAILED,
-                "these cuda-bindings can't restore to other GPUs",
+                "these cuda-bindings cannot restore to other GPUs",
                 "install cuda-bindings 13 or newer, or restore on the snapshot's own GPUs",
             )
         pairs = [self._pair(old, new) for old, new in device_map.items()]
@@ -120,13 +124,13 @@ class Api:
         return arguments
 
     def _pair(self, old: str, new: str) -> Any:
-        """Two UUIDs of 16 bytes, one after the other; the bindings' own UUID can't be written."""
+        """Return a pair of UUIDs, written as 32 bytes: the bindings' own UUID cannot be assigned."""
         pair = self._driver.CUcheckpointGpuPair()
-        ctypes.memmove(pair.getPtr(), uuid_to_bytes(old) + uuid_to_bytes(new), 32)
+        copy_to_address(pair.getPtr(), uuid_to_bytes(old) + uuid_to_bytes(new))
         return pair
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        """The call's one result, or None; every code but success becomes an error."""
+        """Return the call's one result, or None; every code but success becomes an error."""
         try:
             code, *results = getattr(self._driver, name)(*arguments)
         except (AttributeError, RuntimeError) as error:
@@ -140,11 +144,11 @@ class Api:
 
 def _failed(call: str, code: str, pid: int | None) -> DriverError:
     what = call if pid is None else f"{call} of process {pid}"
-    nobody = code == "CUDA_ERROR_OPERATING_SYSTEM" and pid is not None and not proc.is_alive(pid)
-    if (code in _NOT_CUDA or nobody) and call.startswith("cuCheckpointProcessGet"):
+    no_process = code == "CUDA_ERROR_OPERATING_SYSTEM" and pid is not None and not proc.is_alive(pid)
+    if (code in _NOT_CUDA or no_process) and call.startswith("cuCheckpointProcessGet"):
         return NotCuda(Reason.CUDA_FAILED, f"{what}: {code}", "name a process that uses CUDA")
     if code == "CUDA_ERROR_NOT_READY" and call == "cuCheckpointProcessLock":
         return DriverError(
-            Reason.DEADLINE_EXCEEDED, f"{what}: its GPU work did not end in time", "bring the engine to rest first"
+            Reason.DEADLINE_EXCEEDED, f"{what}: its GPU work did not end in time", "quiesce the engine first"
         )
-    return DriverError(Reason.CUDA_FAILED, f"{what}: {code}", _MENDS.get(code, ""))
+    return DriverError(Reason.CUDA_FAILED, f"{what}: {code}", _HINTS.get(code, ""))

@@ -1,8 +1,8 @@
-"""Which GPU of the snapshot becomes which GPU of the placeholder, and the forms of a GPU's UUID.
+"""Map the GPUs of a snapshot to those of a placeholder, and convert a GPU's UUID.
 
 Orders differ between hosts and boots, so GPUs are matched by UUID and never by position: a GPU that both sides have
-maps to itself, the others follow in order. A map of nothing but identities becomes None, as the driver then takes
-its short way.
+maps to itself, the others follow in order. A map of nothing but identities becomes None, which the driver
+restores faster.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FORM = re.compile(r"GPU-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f
 
 
 def device_map(snapshot: Sequence[str], placeholder: Sequence[str]) -> dict[str, str] | None:
-    """Old UUID -> new UUID for every GPU of the snapshot; None when each stays itself.
+    """Return old UUID -> new UUID for every GPU of the snapshot; None when all are the same.
 
     Raises:
         DriverError: FINGERPRINT_MISMATCH for unequal counts, a GPU named twice, or what is no GPU's UUID.
@@ -39,7 +39,7 @@ def device_map(snapshot: Sequence[str], placeholder: Sequence[str]) -> dict[str,
 
 
 def uuid_to_bytes(uuid: str) -> bytes:
-    """`GPU-xxxxxxxx-...` as the 16 bytes of the driver's API.
+    """Return `GPU-xxxxxxxx-...` as the 16 bytes of the driver's API.
 
     Raises:
         DriverError: FINGERPRINT_MISMATCH for what is no GPU's UUID.
@@ -48,15 +48,9 @@ def uuid_to_bytes(uuid: str) -> bytes:
         raise DriverError(
             Reason.FINGERPRINT_MISMATCH,
             f"{uuid!r} is no GPU's UUID",
-            "name whole GPUs as `nvidia-smi -L` does; parts of a GPU (MIG) can't be checkpointed",
+            "name whole GPUs as `nvidia-smi -L` does; parts of a GPU (MIG) cannot be checkpointed",
         )
     return bytes.fromhex(uuid.removeprefix("GPU-").replace("-", ""))
-
-
-def uuid_from_bytes(raw: bytes) -> str:
-    """The driver's 16 bytes as `GPU-xxxxxxxx-...`."""
-    digits = raw.hex()
-    return "GPU-" + "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
 def _refuse_doubtful(side: str, gpus: Sequence[str]) -> None:

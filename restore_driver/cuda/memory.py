@@ -1,15 +1,15 @@
-"""What is free on the cards, and the proof that a parked process holds none of it.
+"""Prove that a parked process holds no GPU memory.
 
-The driver's word that a process is checkpointed is one thing; a controller that puts a second replica on the card
-needs more. `MemoryProof` asks three witnesses:
+The driver's report that a process is checkpointed is not enough for a controller that starts a second replica on the
+GPU. `MemoryProof` checks three independent sources:
 
-1. the kernel: no process of the tree has a device file of NVIDIA's open any more. A context lives by those files,
-   and the driver frees all that hangs on them when they are closed. This must hold always.
-2. the list of processes on the card: it named ours before and names none of them now.
-3. the card: in a container the list may be empty, or hold other PIDs than ours. Then the card's free memory must
-   have grown by at least what the smallest context takes.
+1. the kernel: no process of the tree has one of NVIDIA's device files open any more. A context lives by those files,
+   and the driver frees all that belongs to them when they are closed. This must hold always.
+2. the GPU's process list: it named the processes before and names none of them now.
+3. the GPU's free memory: in a container the list may be empty, or hold other PIDs. Then the free memory must have grown
+   by at least what the smallest context takes.
 
-Not shown: memory that the process had exported and another process still maps belongs to that one.
+Not shown: memory that the process had exported and that another process still maps belongs to that one.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
 
 LEAST_CONTEXT_BYTES = 32 << 20
-"""Contexts measured: 0.3 to 0.5 GB on an H200; no card's is under 100 MB."""
+"""Contexts measured: 0.3 to 0.5 GB on an H200; no GPU's is under 100 MB."""
 
 SETTLE_S = 1.0
-"""How long a witness may lag behind: lists of processes are refreshed a little after the files are closed."""
+"""How long a source may lag behind: process lists are refreshed a little after the files are closed."""
 
 
 Read = Callable[[float], MemoryReading]
-"""Takes a reading within the seconds given: `CudaProcesses.memory`, or `smi.read_memory`."""
+"""Takes a reading within a deadline in seconds: `CudaProcesses.memory`, or `smi.read_memory`."""
 
 
 @dataclass(frozen=True)
 class MemoryProof:
-    """A reading before, kept for the comparison after."""
+    """A reading from before the checkpoint, kept for the comparison after it."""
 
     pids: tuple[int, ...]
     reading: MemoryReading
@@ -45,10 +45,10 @@ class MemoryProof:
     read: Read
 
     def after(self, deadline_s: float) -> dict[str, Any]:
-        """What proves that the processes hold no device memory; the witness and bytes, for the result.
+        """Return the proof that the processes hold no GPU memory: its source (`witness`), GPUs by UUID, and bytes.
 
         Raises:
-            DriverError: CUDA_FAILED naming what they still hold.
+            DriverError: CUDA_FAILED naming what they still hold; DEADLINE_EXCEEDED.
         """
         deadline = Deadline.after("the proof that device memory is free", deadline_s)
         settled_s = time.monotonic() + min(SETTLE_S, deadline_s / 2.0)
@@ -58,7 +58,7 @@ class MemoryProof:
             if doubt is None:
                 return self._facts(now)
             if time.monotonic() >= settled_s:
-                raise DriverError(Reason.CUDA_FAILED, doubt, "unpark or end the replica; its card is not free")
+                raise DriverError(Reason.CUDA_FAILED, doubt, "unpark or end the replica; its GPU is not free")
             time.sleep(0.02)
 
     def _doubt(self, now: MemoryReading) -> str | None:
@@ -71,28 +71,28 @@ class MemoryProof:
                 return f"process {pid} still holds {'an unknown number of' if amount is None else f'{amount:,}'} bytes"
         grown_bytes = sum(self._grown(now).values())
         if not self._was_listed() and grown_bytes < LEAST_CONTEXT_BYTES:
-            return f"processes {list(self.pids)} were listed on no card, and free memory grew by {grown_bytes:,} bytes"
+            return f"processes {list(self.pids)} were listed on no GPU, and free memory grew by {grown_bytes:,} bytes"
         return None
 
     def _facts(self, now: MemoryReading) -> dict[str, Any]:
         return {
-            "witness": "process-list" if self._was_listed() else "card",
+            "witness": "process-list" if self._was_listed() else "free-memory",
             "held_before_bytes": self.reading.process_memory_bytes(self.pids),
             "freed_bytes": sum(self._grown(now).values()),
-            "cards": [uuid for uuid, grown_bytes in self._grown(now).items() if grown_bytes],
-            "free_bytes": {card.uuid: card.free_bytes for card in now.cards},
+            "gpus": [uuid for uuid, grown_bytes in self._grown(now).items() if grown_bytes],
+            "free_bytes": {gpu.uuid: gpu.free_bytes for gpu in now.gpus},
         }
 
     def _was_listed(self) -> bool:
         return any(self.reading.processes.get(pid, 0) != 0 for pid in self.pids)
 
     def _grown(self, now: MemoryReading) -> dict[str, int]:
-        before = {card.uuid: card.free_bytes for card in self.reading.cards}
-        return {card.uuid: max(0, card.free_bytes - before.get(card.uuid, card.free_bytes)) for card in now.cards}
+        before = {gpu.uuid: gpu.free_bytes for gpu in self.reading.gpus}
+        return {gpu.uuid: max(0, gpu.free_bytes - before.get(gpu.uuid, gpu.free_bytes)) for gpu in now.gpus}
 
 
 def open_device_files(pid: int) -> tuple[str, ...]:
-    """NVIDIA's device files that a process has open; a process that is gone has none."""
+    """Return NVIDIA's device files that a process has open, sorted; none for a process that does not exist."""
     found = set()
     try:
         for fd in os.scandir(f"/proc/{pid}/fd"):

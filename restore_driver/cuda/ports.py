@@ -14,7 +14,7 @@ from restore_driver.cuda.states import CudaState
 from restore_driver.errors import DriverError
 
 STATE_DEADLINE_S = 5.0
-"""A state is a message to the process and back, milliseconds; a process that is stopped never answers."""
+"""Reading a state is a message to the process and back, milliseconds; a stopped process never answers."""
 
 
 class NotCuda(DriverError):
@@ -29,29 +29,29 @@ class CudaProcesses(Protocol):
     """
 
     def state(self, pid: int, deadline_s: float = STATE_DEADLINE_S) -> CudaState:
-        """What the driver says of a process."""
+        """Return the CUDA state of a process."""
         ...
 
     def lock(self, pid: int, timeout_s: float) -> float:
-        """Lets running GPU work end and holds new calls back; on a miss the process runs on."""
+        """Let running GPU work end and block new calls; when `timeout_s` seconds pass, the process keeps running."""
         ...
 
     def checkpoint(self, pid: int, deadline_s: float) -> float:
-        """Moves a locked process's device memory into its host memory."""
+        """Move a locked process's device memory into its host memory."""
         ...
 
     def restore(self, pid: int, device_map: DeviceMap | None, deadline_s: float) -> float:
-        """Moves it back, to other GPUs if a map says so; the process is locked after."""
+        """Move it back, to other GPUs by `device_map`; the process is locked afterwards."""
         ...
 
     def unlock(self, pid: int, deadline_s: float) -> float:
-        """Lets a locked process go on."""
+        """Let a locked process run."""
         ...
 
     def memory(self, deadline_s: float) -> MemoryReading:
-        """Free memory of every card, and who holds how much."""
+        """Return the free memory of every GPU, and the bytes that each process holds."""
         ...
 
     def close(self) -> None:
-        """Ends what is resident; no process's state changes."""
+        """End the resident helper, if any; no process's state changes."""
         ...

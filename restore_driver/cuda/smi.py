@@ -1,10 +1,10 @@
-"""What nvidia-smi says of this machine's GPUs, their memory and who holds it: for those who don't load NVML."""
+"""Read GPUs, their memory and its holders from nvidia-smi, where NVML is not loaded."""
 
 from __future__ import annotations
 
 import re
 
-from restore_driver.cuda.readings import CardMemory, MemoryReading
+from restore_driver.cuda.readings import GpuMemory, MemoryReading
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import process
@@ -13,35 +13,42 @@ _MIB = 1 << 20
 
 
 def gpu_uuids(deadline_s: float, program: str = "nvidia-smi") -> tuple[str, ...]:
-    """UUIDs of this machine's GPUs in the driver's order.
+    """Return the UUIDs of this machine's GPUs in the driver's order.
 
     Raises:
         DriverError: CUDA_MISSING; DEADLINE_EXCEEDED.
     """
-    return tuple(re.findall(r"^GPU \d+: .*\(UUID: (GPU-[0-9a-f-]+)\)$", _ask((program, "-L"), deadline_s), re.M))
+    return tuple(re.findall(r"^GPU \d+: .*\(UUID: (GPU-[0-9a-f-]+)\)$", _run((program, "-L"), deadline_s), re.M))
 
 
 def read_memory(deadline_s: float, program: str = "nvidia-smi") -> MemoryReading:
-    """All cards and their processes, in whole MiB as nvidia-smi rounds them.
+    """Return all GPUs and their processes, in whole MiB as nvidia-smi rounds them.
 
     Raises:
         DriverError: CUDA_MISSING; DEADLINE_EXCEEDED.
     """
     form = "--format=csv,noheader,nounits"
     deadline = Deadline.after(program, deadline_s)
-    cards = _ask((program, "--query-gpu=uuid,memory.total,memory.free", form), deadline.left_s())
-    processes = _ask((program, "--query-compute-apps=pid,used_memory", form), deadline.left_s())
-    return MemoryReading(parse_cards(cards), parse_processes(processes))
+    gpus = _run((program, "--query-gpu=uuid,memory.total,memory.free", form), deadline.left_s())
+    processes = _run((program, "--query-compute-apps=pid,used_memory", form), deadline.left_s())
+    return MemoryReading(parse_gpus(gpus), parse_processes(processes))
 
 
-def parse_cards(text: str) -> tuple[CardMemory, ...]:
-    """`uuid, total, free` in MiB, one card a line."""
+def parse_gpus(text: str) -> tuple[GpuMemory, ...]:
+    """Parse lines of `uuid, total, free` in MiB, one GPU a line.
+
+    Raises:
+        DriverError: CUDA_FAILED for a line of another form.
+    """
     rows = [[word.strip() for word in line.split(",")] for line in text.splitlines() if line.startswith("GPU-")]
-    return tuple(CardMemory(uuid, int(total) * _MIB, int(free) * _MIB) for uuid, total, free in rows)
+    try:
+        return tuple(GpuMemory(uuid, int(total) * _MIB, int(free) * _MIB) for uuid, total, free in rows)
+    except ValueError as error:
+        raise DriverError(Reason.CUDA_FAILED, f"nvidia-smi printed {text!r:.200}: {error}") from error
 
 
 def parse_processes(text: str) -> dict[int, int | None]:
-    """`pid, used` in MiB, one process and card a line; `[N/A]` where the amount is not told."""
+    """Parse lines of `pid, used` in MiB, one process and GPU a line; other amounts, such as `[N/A]`, become None."""
     found: dict[int, int | None] = {}
     for pid_word, used_word in re.findall(r"^(\d+), *(.+?) *$", text, re.M):
         pid, others = int(pid_word), found.get(int(pid_word), 0)
@@ -49,7 +56,7 @@ def parse_processes(text: str) -> dict[int, int | None]:
     return found
 
 
-def _ask(argv: tuple[str, ...], deadline_s: float) -> str:
+def _run(argv: tuple[str, ...], deadline_s: float) -> str:
     try:
         ended = process.run(argv, deadline_s=deadline_s)
     except DriverError as error:

@@ -1,15 +1,15 @@
-"""What a CUDA process's state is, and which action leads where: the one table of `cuCheckpointProcess*`.
+"""States of a CUDA process and the transitions between them: the one table of `cuCheckpointProcess*`.
 
     running --lock--> locked --checkpoint--> checkpointed --restore--> locked --unlock--> running
 
-There is one machine for each process, and the driver keeps it, not we: between our look at a state and our call
-another program may have moved it. So `carry_out` looks the transition up before the call, and looks at the state once
+There is one state machine for each process, and NVIDIA's driver keeps it: between our read of a state and our call
+another program may have changed it. So `carry_out` looks the transition up before the call, and reads the state once
 more when the call fails. The end counts: an action whose next state is already reached is done (a lock of a locked
-process, an unlock that fails while the process runs), so that undoing twice does no harm. What the table does not
-hold is refused, naming state and action, and nothing is called.
+process, an unlock that fails while the process runs), so that undoing twice does no harm. An action that the table does
+not hold is refused, naming state and action, and nothing is called.
 
-What the table can't show: a process has no way out of `failed` but its end, and a restore that runs out of device
-memory leads there.
+What the table cannot show: a process leaves `failed` only by its end, and a restore that runs out of device memory
+leads there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from restore_driver.errors import DriverError, Reason
 
 
 class CudaState(StrEnum):
-    """As the driver tells it."""
+    """States as the driver names them."""
 
     RUNNING = "running"
     LOCKED = "locked"
@@ -59,7 +59,7 @@ NEXT: dict[CudaState, dict[CudaAction, CudaState]] = {
 }
 """State -> action -> next state; a next state equal to the state means there is nothing to call."""
 
-_MENDS = {
+_HINTS = {
     CudaState.RUNNING: "lock it first",
     CudaState.LOCKED: "checkpoint or unlock it first",
     CudaState.CHECKPOINTED: "restore it first",
@@ -78,27 +78,39 @@ class Order:
 
 
 class Actor(Protocol):
-    """What carries orders out: the driver's API, or its command line."""
+    """Carries out orders: the driver's API, or its command line."""
 
-    def state(self, pid: int) -> CudaState: ...
+    def state(self, pid: int) -> CudaState:
+        """Return the state of a process.
 
-    def act(self, order: Order) -> None: ...
+        Raises:
+            DriverError: CUDA_FAILED (`NotCuda` without CUDA state), CUDA_MISSING, DEADLINE_EXCEEDED.
+        """
+        ...
+
+    def act(self, order: Order) -> None:
+        """Make one transition.
+
+        Raises:
+            DriverError: CUDA_FAILED, CUDA_MISSING, DEADLINE_EXCEEDED.
+        """
+        ...
 
 
 def next_state(state: CudaState, action: CudaAction, pid: int) -> CudaState:
-    """Where `action` leads.
+    """Return the state that `action` leads to.
 
     Raises:
-        DriverError: CUDA_FAILED when the state knows no such action.
+        DriverError: CUDA_FAILED when the state has no such action.
     """
     found = NEXT[state].get(action)
     if found is None:
-        raise DriverError(Reason.CUDA_FAILED, f"{action.value} of process {pid}: it is {state.value}", _MENDS[state])
+        raise DriverError(Reason.CUDA_FAILED, f"{action.value} of process {pid}: it is {state.value}", _HINTS[state])
     return found
 
 
 def carry_out(actor: Actor, order: Order) -> CudaState:
-    """Brings the process where the order leads, and says where that is.
+    """Bring a process to the state that the order leads to, and return that state.
 
     Raises:
         DriverError: CUDA_FAILED when refused or failed; DEADLINE_EXCEEDED.
@@ -117,7 +129,7 @@ def carry_out(actor: Actor, order: Order) -> CudaState:
 
 
 def _state_or_none(actor: Actor, pid: int) -> CudaState | None:
-    """The look after a failed call; its own failure must not hide the call's."""
+    """Read the state after a failed call; a failure of this read must not hide the call's."""
     try:
         return actor.state(pid)
     except DriverError:

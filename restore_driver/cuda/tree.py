@@ -1,8 +1,8 @@
-"""Several processes as one: which of a tree use CUDA, and all of them moved, or none.
+"""Move the CUDA state of several processes as one: all of a tree's processes that use CUDA, or none.
 
 All are locked before any is checkpointed, as no process may wait for another's GPU work. Within a step the processes
-may go side by side (`parallel`): each call concerns one process. Results keep the order of the PIDs, and so does the
-error: the first PID's that failed.
+may be moved in parallel: each call concerns one process. Results keep the order of the PIDs, and the error that is
+raised is that of the first PID that failed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from restore_driver.host.proc import is_alive
 T = TypeVar("T")
 
 UNDO_S = 30.0
-"""For what was done to be taken back, since the deadline of what failed may be over."""
+"""For rolling back, since the deadline of the failed step may be over."""
 
 
 def maps_cuda(pid: int) -> bool:
-    """True when a process has the driver's library mapped: without it, it can't use CUDA; with it, it may."""
+    """Return True when a process has the driver's library mapped: it may use CUDA, and cannot without it."""
     try:
         return "libcuda.so" in Path(f"/proc/{pid}/maps").read_text(errors="replace")
     except OSError:
@@ -36,12 +36,13 @@ def maps_cuda(pid: int) -> bool:
 def cuda_pids(
     tree: Sequence[int], processes: CudaProcesses, deadline_s: float = 10.0, may_be: Callable[[int], bool] = maps_cuda
 ) -> tuple[int, ...]:
-    """Those of a process tree that hold CUDA state, in the tree's order; `may_be` is the cheap look beforehand.
+    """Return the processes of a tree that hold CUDA state, in the tree's order; `may_be` is a cheap check beforehand.
 
-    A process that ends while it is asked holds none, whatever the driver says of it.
+    A process that ends during the query holds none, whatever the driver reports.
 
     Raises:
-        DriverError: a process could not be asked. It is not left out: half a frozen tree is worse than none.
+        DriverError: the state of a process could not be read. It is not left out: half a frozen tree is worse than
+            none.
     """
     deadline = Deadline.after("the search for CUDA processes", deadline_s)
     found = []
@@ -53,7 +54,7 @@ def cuda_pids(
         except NotCuda:
             continue
         except DriverError:
-            if may_be(pid):  # it has a memory map still, so it has not ended
+            if may_be(pid):  # it still has a memory map, so it has not ended
                 raise
             continue
         found.append(pid)
@@ -61,21 +62,21 @@ def cuda_pids(
 
 
 def tree_lock(processes: CudaProcesses, pids: Sequence[int], deadline: Deadline) -> tuple[int, ...]:
-    """Running -> locked, one after the other; those that are still there.
+    """Lock (running -> locked) one after the other; return the PIDs that still exist.
 
     Raises:
-        DriverError: the first failure; taking back is the caller's.
+        DriverError: the first failure; the caller rolls back.
     """
-    return _those_left(pids, lambda pid: processes.lock(pid, deadline.left_s()), False)
+    return _surviving(pids, lambda pid: processes.lock(pid, deadline.left_s()), False)
 
 
 def tree_checkpoint(processes: CudaProcesses, pids: Sequence[int], deadline: Deadline) -> tuple[int, ...]:
-    """Locked -> checkpointed, side by side: each moves its own memory; those that are still there.
+    """Checkpoint (locked -> checkpointed) in parallel, each its own memory; return the PIDs that still exist.
 
     Raises:
-        DriverError: the first failure, with none at work any more; taking back is the caller's.
+        DriverError: the first failure, once all calls have ended; the caller rolls back.
     """
-    return _those_left(pids, lambda pid: processes.checkpoint(pid, deadline.left_s()), True)
+    return _surviving(pids, lambda pid: processes.checkpoint(pid, deadline.left_s()), True)
 
 
 def tree_restore(
@@ -86,9 +87,9 @@ def tree_restore(
     deadline_s: float,
     parallel: bool = False,
 ) -> dict[int, float]:
-    """Checkpointed -> running for all; none is unlocked before all are back. Seconds in the driver by PID.
+    """Restore all (checkpointed -> running), none unlocked before all are back; return seconds in the driver by PID.
 
-    Nothing is taken back on a failure: a process whose restore failed is lost, and its tree with it.
+    Nothing is rolled back on a failure: a process whose restore failed is lost, and its tree with it.
 
     Raises:
         DriverError: the first failure.
@@ -100,10 +101,10 @@ def tree_restore(
 
 
 def bring_back(processes: CudaProcesses, pids: Sequence[int], deadline_s: float = UNDO_S) -> tuple[DriverError, ...]:
-    """All processes running again from wherever they are; what failed is returned, not raised.
+    """Bring all processes to running from any state; return the failures instead of raising them.
 
-    Idempotent, and holds for processes that were never locked: an undo may know no more than the PIDs. Each has the
-    whole time, side by side: one that hangs must not cost the others theirs.
+    Idempotent, also for processes that were never locked: an undo may know no more than the PIDs. All run in parallel
+    with the whole time each, so that one that hangs costs the others nothing.
     """
     deadline = Deadline.after("bringing CUDA processes back", deadline_s)
 
@@ -122,8 +123,8 @@ def bring_back(processes: CudaProcesses, pids: Sequence[int], deadline_s: float 
         return tuple(error for error in pool.map(bring, pids) if error is not None)
 
 
-def _those_left(pids: Sequence[int], step: Callable[[int], float], parallel: bool) -> tuple[int, ...]:
-    """`step` for each; a process that ended by itself meanwhile is none of the tree any more, whatever failed of it."""
+def _surviving(pids: Sequence[int], step: Callable[[int], float], parallel: bool) -> tuple[int, ...]:
+    """Call `step` for each PID; one that ended meanwhile is no longer of the tree, and its failure is ignored."""
 
     def attempt(pid: int) -> bool:
         try:
@@ -138,7 +139,7 @@ def _those_left(pids: Sequence[int], step: Callable[[int], float], parallel: boo
 
 
 def _each(pids: Sequence[int], step: Callable[[int], T], parallel: bool) -> list[T]:
-    """`step` for every PID; side by side, all are waited for even when one fails."""
+    """Call `step` for every PID; in parallel, all are waited for even when one fails."""
     if not parallel or len(pids) < 2:
         return [step(pid) for pid in pids]
     with ThreadPoolExecutor(len(pids), thread_name_prefix="cuda-tree") as pool:

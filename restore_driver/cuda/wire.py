@@ -1,64 +1,63 @@
-"""The helper's language: one JSON object a line. A request has an `id`, its answer the same.
+"""The CUDA helper's protocol: one JSON object a line (`host/jsonlines.py`). A request has an `id`, its answer the same.
 
     {"id": 1, "do": "state", "pid": 7}                          -> {"id": 1, "took_s": 0.001, "state": "running"}
     {"id": 2, "do": "lock", "pid": 7, "timeout_s": 2.0}         -> {"id": 2, "took_s": 0.004, "state": "locked"}
     {"id": 3, "do": "restore", "pid": 7, "device_map": null}    -> {"id": 3, "took_s": 0.230, "state": "locked"}
     {"id": 4, "do": "memory"}                                   -> {"id": 4, "took_s": 0.002, "memory": {...}}
-    a refusal or failure                                        -> {"id": 5, "took_s": 0.0, "error": {...}}
+    an error                                -> {"id": 5, "took_s": 0.0, "error": {"reason", "detail", "hint"}}
 
-The first line is the helper's own, with id 0: it is up, or says why not.
+An error of a process without CUDA state has `"not_cuda": true` beside it. Requests and the helper's first line, whose
+id is 0, carry the protocol's `version`; either side refuses another one by its name. The first line says that the
+helper is up, or has the error that keeps it from that.
 """
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from restore_driver.cuda.ports import NotCuda
-from restore_driver.cuda.readings import CardMemory, MemoryReading
-from restore_driver.errors import DriverError, Reason
-
-Message = dict[str, Any]
+from restore_driver.cuda.readings import GpuMemory, MemoryReading
+from restore_driver.errors import DriverError
+from restore_driver.host.jsonlines import Message
+from restore_driver.host.messages import error_message, load_error, require_version
 
 HELLO = 0
 """The id of the helper's first line."""
+LONGEST_LINE_BYTES = 1 << 20
+PROTOCOL_VERSION = 1
 
 
-def to_line(message: Message) -> bytes:
-    """One line."""
-    return json.dumps(message).encode() + b"\n"
+def check_version(message: Message) -> None:
+    """Refuse a message of another version.
+
+    Raises:
+        DriverError: REQUEST_INVALID naming both versions.
+    """
+    require_version(message, PROTOCOL_VERSION, "CUDA helper's")
 
 
-def from_line(line: bytes) -> Message:
-    """The object of a line."""
-    message: Message = json.loads(line)
-    return message
+def answer_of(error: DriverError) -> Message:
+    """Return the fields that answer a request with an error."""
+    return {**error_message(error), **({"not_cuda": True} if isinstance(error, NotCuda) else {})}
 
 
-def pack_error(error: DriverError) -> Message:
-    """An error with all that makes it up."""
-    return {
-        "reason": error.reason.value,
-        "detail": error.detail,
-        "hint": error.hint,
-        "not_cuda": isinstance(error, NotCuda),
-    }
+def raise_answered(message: Message) -> None:
+    """Raise the error of an answer, if it is one.
 
-
-def unpack_error(packed: Message) -> DriverError:
-    """The same error on this side."""
-    kind = NotCuda if packed["not_cuda"] else DriverError
-    return kind(Reason(packed["reason"]), packed["detail"], packed["hint"])
+    Raises:
+        DriverError: as the helper sent it; `NotCuda` for a process without CUDA state.
+    """
+    if "error" in message:
+        error = load_error(message["error"])
+        raise NotCuda(error.reason, error.detail, error.hint) if message.get("not_cuda") else error
 
 
 def pack_memory(reading: MemoryReading) -> Message:
-    """A reading of the cards."""
+    """Return a reading as a message."""
     return {
-        "cards": [[card.uuid, card.total_bytes, card.free_bytes] for card in reading.cards],
+        "gpus": [[gpu.uuid, gpu.total_bytes, gpu.free_bytes] for gpu in reading.gpus],
         "processes": [[pid, used_bytes] for pid, used_bytes in reading.processes.items()],
     }
 
 
 def unpack_memory(packed: Message) -> MemoryReading:
-    """The same reading on this side."""
-    return MemoryReading(tuple(CardMemory(*card) for card in packed["cards"]), dict(packed["processes"]))
+    """Return the reading of a message."""
+    return MemoryReading(tuple(GpuMemory(*gpu) for gpu in packed["gpus"]), dict(packed["processes"]))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 
 from restore_driver.criu.find import Criu
 from restore_driver.doctor.findings import Answer, broken, missing, ok, warning
 from restore_driver.doctor.machine import Machine
 from restore_driver.doctor.probe import own_mounts
 from restore_driver.errors import DriverError, Reason
-from restore_driver.host.process import Completed, run
+from restore_driver.host.process import Completed, NotStarted, run
 
 _GOOD = "Looks good."
 _GOOD_BUT = "Looks good but some kernel features are missing"
@@ -33,7 +32,7 @@ def own_check(machine: Machine) -> Answer:
         return missing("not run: there is no usable CRIU", "see `criu` above")
     try:
         return judge(_run_check(found, machine.patience_s))
-    except subprocess.SubprocessError:
+    except NotStarted:
         return broken("a mount namespace of its own can't be made for it", "see `namespaces` below")
 
 

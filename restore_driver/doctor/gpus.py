@@ -63,7 +63,7 @@ def helper(machine: Machine) -> Answer:
     try:
         with suppress(NotCuda):
             cuda.state(os.getpid(), machine.patience_s)
-        count = len(cuda.memory(machine.patience_s).cards)
+        count = len(cuda.memory(machine.patience_s).gpus)
     finally:
         cuda.close()
     if not isinstance(cuda, HelperClient):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from pathlib import Path
 
@@ -10,14 +9,14 @@ from restore_driver.compat.rules import kernel_version
 from restore_driver.doctor.findings import Answer, broken, ok, warning
 from restore_driver.doctor.machine import Machine
 from restore_driver.doctor.probe import in_child
+from restore_driver.host.fork import fork, wait_for_exit
+from restore_driver.host.kernel_log import read_kernel_log
 from restore_driver.host.namespaces import KINDS, unshare
 
 OLDEST = (5, 6)
 """openat2(2), without which no file of an artifact is opened; clone3(2) with a chosen PID came just before, in 5.5."""
 ARCHITECTURES = ("x86_64", "aarch64")
 
-_SYSLOG_ACTION_READ_ALL = 3
-_LONGEST_LOG_BYTES = 1 << 18
 _PTRACE_SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
 _IO_URING = Path("/proc/sys/kernel/io_uring_disabled")
 _LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
@@ -27,7 +26,7 @@ _MARK = 1000
 def release(machine: Machine) -> Answer:
     """Version and architecture; and whether it is Linux at all."""
     system, banner = os.uname(), Path("/proc/version").read_text()
-    if is_gvisor(system.release, banner, _kernel_log()):
+    if is_gvisor(system.release, banner, read_kernel_log()):
         return broken(
             f"{system.release} is gVisor's, no Linux kernel: CRIU can't run there",
             "run on the node's own kernel (runtime class runc), or on a node without the sandbox",
@@ -115,7 +114,8 @@ def io_uring(machine: Machine) -> Answer:
 
 
 def _read_pagemap() -> None:
-    page = ctypes.addressof(ctypes.create_string_buffer(1)) // os.sysconf("SC_PAGE_SIZE")
+    begin = Path("/proc/self/maps").read_text().partition("-")[0]
+    page = int(begin, 16) // os.sysconf("SC_PAGE_SIZE")
     with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
         pagemap.seek(8 * page)
         pagemap.read(8)
@@ -134,11 +134,11 @@ def _choose_pid() -> int:
     """Runs in a forked child. Its own child is process 1 of a namespace, whose counter it alone sees."""
     unshare(KINDS["pid"])
     ours, theirs = os.pipe()
-    first = os.fork()
+    first = fork()
     if not first:
         try:
             _LAST_PID.write_text(str(_MARK))
-            second = os.fork()
+            second = fork()
             if not second:
                 os._exit(0)
             os.write(theirs, f"0 {second}".encode())
@@ -147,17 +147,10 @@ def _choose_pid() -> int:
         os._exit(0)
     os.close(theirs)
     number, got = map(int, os.read(ours, 100).split())
-    os.waitpid(first, 0)
+    wait_for_exit(first)
     if number:
         raise OSError(number, os.strerror(number))
     return got
-
-
-def _kernel_log() -> str:
-    """Empty where it may not be read."""
-    buffer = ctypes.create_string_buffer(_LONGEST_LOG_BYTES)
-    length = ctypes.CDLL(None).klogctl(_SYSLOG_ACTION_READ_ALL, buffer, len(buffer))
-    return buffer.raw[:length].decode(errors="replace") if length > 0 else ""
 
 
 def _status_of(field: str) -> str | None:

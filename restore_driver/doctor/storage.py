@@ -3,9 +3,7 @@ that it would be made in; nothing is made here."""
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
 import os
 import stat
 from pathlib import Path
@@ -16,10 +14,9 @@ from restore_driver.doctor.space import LEAST_BYTES, nearest
 from restore_driver.errors import DriverError
 from restore_driver.host.disk import free_bytes
 from restore_driver.host.trusted import require_trusted
+from restore_driver.host.verity import enable_verity
 
 NOT_ASKED = "not looked at: no --artifacts directory was named"
-_FS_IOC_ENABLE_VERITY = 0x40806685
-_SHA256, _BLOCK_BYTES = 1, 4096
 
 
 def state(machine: Machine) -> Answer:
@@ -83,7 +80,7 @@ def _space(path: Path) -> Answer:
 
 
 def _try_verity(directory: Path) -> int:
-    """0, or the error number of FS_IOC_ENABLE_VERITY (kernel documentation, filesystems/fsverity).
+    """Return 0, or the error number of enabling fs-verity on a file without a name.
 
     Raises:
         OSError: no file can be made there.
@@ -95,7 +92,7 @@ def _try_verity(directory: Path) -> int:
     finally:
         os.close(written)  # a file that is open for writing is refused
     try:
-        fcntl.ioctl(read, _FS_IOC_ENABLE_VERITY, bytes((ctypes.c_uint32 * 32)(1, _SHA256, _BLOCK_BYTES)))
+        enable_verity(read)
     except OSError as error:
         return error.errno or errno.EIO
     finally:

@@ -9,9 +9,7 @@ SELinux. What needs those belongs into the replica (engine `http`).
 
 from __future__ import annotations
 
-import ctypes
 import os
-import subprocess
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +17,13 @@ from pathlib import Path
 from restore_driver.engines.hooks import HookDetails, Note, ProcessRoot, ResumeState
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.capabilities import Rights
+from restore_driver.host.confinement import enter_root
 from restore_driver.host.namespaces import Entry, keep_open, open_entry
-from restore_driver.host.process import Completed, run
+from restore_driver.host.process import Completed, NotStarted, run
 from restore_driver.wire.replica_spec import ExecEngine
 
 _SHOWN = 200
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_PR_SET_NO_NEW_PRIVS = 38
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ def _hook(argv: tuple[str, ...], process: ProcessRoot, deadline_s: float, reason
             if error.reason is Reason.PLACEHOLDER_LOST:
                 raise DriverError(Reason.REPLICA_LOST, f"process {process.host_pid} does not exist") from error
             raise
-        except (OSError, subprocess.SubprocessError) as error:
+        except (OSError, NotStarted) as error:
             raise DriverError(reason, f"{argv[0]} cannot be run in the replica: {error}") from error
     if done.exit_code != 0:
         said = done.output.strip()[-_SHOWN:]
@@ -71,14 +68,7 @@ def _run(
     def enter() -> None:
         """Enter the replica; from here on nothing may be imported: it would come from the replica's file system."""
         entry.enter()
-        if os.geteuid() == 0:
-            os.fchdir(root_fd)
-            os.chroot(".")
-            os.fchdir(cwd_fd)
-            rights.take_on()
-        else:
-            os.fchdir(cwd_fd)
-            _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        enter_root(root_fd, cwd_fd, rights)
 
     try:
         return run(argv, deadline_s=deadline_s, env=environment, enter=enter)

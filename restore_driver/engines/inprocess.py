@@ -1,14 +1,11 @@
 """Client of the helper within a PyTorch replica (`restore_driver.replica`), over its unix socket.
 
-One JSON object a line each way: `{"op": "quiesce" | "resume" | "state" | "digest", ...}` is answered by
-`{"ok": true, ...}` or `{"ok": false, "reason": ..., "detail": ...}`. The socket's path is the replica's: it is
-resolved within the replica's root, links included, and connected to through a descriptor, so that it may be longer
-than a socket's address.
+`replica/protocol.py` is what travels. The socket's path is the replica's: it is resolved within the replica's root,
+links included, and connected to through a descriptor, so that it may be longer than a socket's address.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from dataclasses import dataclass
@@ -18,9 +15,13 @@ from restore_driver.deadline import Deadline
 from restore_driver.engines.hooks import HookDetails, Note, ProcessRoot, ResumeState
 from restore_driver.errors import DriverError, Reason
 from restore_driver.files.in_root import open_in_root
+from restore_driver.host.jsonlines import Message
+from restore_driver.host.message_stream import MessageStream
+from restore_driver.host.messages import VERSION, raise_error
+from restore_driver.host.unix_sockets import connect
+from restore_driver.replica.protocol import LONGEST_LINE_BYTES, PROTOCOL_VERSION
 from restore_driver.wire.replica_spec import InProcessEngine
 
-_LONGEST_ANSWER_BYTES = 1 << 20
 _SHARE = 0.9
 """Share of the deadline that the helper gets: it should fail first, and leave the replica as it was."""
 
@@ -68,20 +69,35 @@ def ask(
     deadline = Deadline.after(f"the replica's helper ({message['op']})", deadline_s)
     try:
         with _connect(spec, process, deadline) as connection:
-            connection.sendall((json.dumps(message) + "\n").encode())
-            answer = json.loads(_read_line(connection, deadline))
+            stream = MessageStream(connection, LONGEST_LINE_BYTES)
+            stream.send({**message, VERSION: PROTOCOL_VERSION})
+            answer = stream.receive(deadline.left_s())
     except TimeoutError:
         raise DriverError(
             Reason.DEADLINE_EXCEEDED, f"the helper at {spec.socket} gave no whole answer within {deadline_s:.3g} s"
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
         raise DriverError(reason, f"the helper at {spec.socket} can't be asked to {message['op']}: {error}") from error
-    if not isinstance(answer, dict) or not isinstance(answer.get("ok"), bool):
+    except DriverError as error:
+        if error.reason is not Reason.REQUEST_INVALID:
+            raise
+        raise DriverError(reason, f"the helper at {spec.socket} gave no answer: {error.detail}") from error
+    return _result(spec, str(message["op"]), answer, reason)
+
+
+def _result(spec: InProcessEngine, operation: str, answer: Message | None, reason: Reason) -> HookDetails:
+    if answer is None:
+        raise DriverError(reason, f"the helper at {spec.socket} closed the connection without an answer")
+    try:
+        raise_error(answer)
+    except DriverError as error:
+        raise DriverError(
+            reason, f"the helper at {spec.socket} can't {operation}: {error.detail}", error.hint
+        ) from error
+    result = answer.get("result")
+    if not isinstance(result, dict):
         raise DriverError(reason, f"the helper at {spec.socket} answered {str(answer)[:200]}")
-    if not answer.pop("ok"):
-        said = answer.get("detail") or answer.get("reason") or "no reason given"
-        raise DriverError(reason, f"the helper at {spec.socket} can't {message['op']}: {said}")
-    return dict(answer)
+    return result
 
 
 def _connect(spec: InProcessEngine, process: ProcessRoot, deadline: Deadline) -> socket.socket:
@@ -90,26 +106,7 @@ def _connect(spec: InProcessEngine, process: ProcessRoot, deadline: Deadline) ->
         fd = open_in_root(root_fd, spec.socket, os.O_PATH)
     finally:
         os.close(root_fd)
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.settimeout(deadline.left_s())
-        connection.connect(f"/proc/self/fd/{fd}")
-    except BaseException:
-        connection.close()
-        raise
+        return connect(f"/proc/self/fd/{fd}", deadline.left_s())
     finally:
         os.close(fd)
-    return connection
-
-
-def _read_line(connection: socket.socket, deadline: Deadline) -> bytes:
-    answer = bytearray()
-    while not answer.endswith(b"\n"):
-        connection.settimeout(deadline.left_s())
-        more = connection.recv(1 << 16)
-        if not more:
-            raise ValueError("it closed the connection without an answer")
-        answer += more
-        if len(answer) > _LONGEST_ANSWER_BYTES:
-            raise ValueError(f"its answer is longer than {_LONGEST_ANSWER_BYTES:,} bytes")
-    return bytes(answer)

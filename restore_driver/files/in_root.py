@@ -1,4 +1,4 @@
-"""Opening paths as a process in another root would, without ever leaving that root.
+"""Open paths as a process in another root would, without ever leaving that root.
 
 `/proc/PID/root/a/b` is not enough: an absolute symbolic link in there is followed in *our* root. openat2(2) with
 RESOLVE_IN_ROOT follows links as the other process would.
@@ -6,35 +6,30 @@ RESOLVE_IN_ROOT follows links as the other process would.
 
 from __future__ import annotations
 
-import ctypes
 import os
 from contextlib import suppress
 from pathlib import PurePosixPath
 
-_SYS_OPENAT2 = 437
-_RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+from restore_driver.host.openat2 import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 
 
 def open_in_root(root_fd: int, path: str, flags: int) -> int:
-    """Opens a path within a root directory; the caller closes the descriptor.
+    """Open a path within a root directory; the caller closes the descriptor.
 
     Raises:
-        OSError: as the kernel says.
+        OSError: any error of openat2(2).
     """
-    how = _OpenHow(flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
-    fd = _libc.syscall(_SYS_OPENAT2, root_fd, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
-    if fd < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
-    return int(fd)
+    return openat2(root_fd, path, flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
 
 
 def open_parent(root_fd: int, path: str, *, make: bool = False) -> tuple[int, str]:
-    """The directory that a path lies in (made, mode 0755, if asked for), and the path's last part."""
+    """Open the directory that a path lies in, and return its descriptor and the path's last part.
+
+    With `make`, create missing directories with mode 0755.
+
+    Raises:
+        OSError: a directory does not exist or cannot be created.
+    """
     pure = PurePosixPath("/") / path
     if make:
         for directory in reversed(pure.parents[:-1]):

@@ -1,8 +1,8 @@
-"""Becoming another user, with all capabilities kept or with another process's rights and no more.
+"""Change the user of a forked child, keeping all capabilities or with another process's rights and no more.
 
-All are kept for dumps of non-root replicas: CRIU in its `--unprivileged` mode dumps the processes of its own user and
-needs a few capabilities for it, not CAP_SYS_RESOURCE, which root itself lacks on some hosts (nested containers,
-hardened nodes). Another process's rights are for programs that a replica could have started itself.
+All capabilities are kept for dumps of non-root replicas: CRIU in its `--unprivileged` mode dumps the processes of its
+own user and needs a few capabilities for it, without CAP_SYS_RESOURCE, which root itself lacks on some hosts (nested
+containers, hardened nodes). Another process's rights are for programs that a replica could have started itself.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass
 
 from restore_driver.host import proc
+from restore_driver.host.libc import last_error, libc
 from restore_driver.host.process import die_with_parent
 
 CAP_SYS_RESOURCE = 24
@@ -22,7 +23,6 @@ _PR_SET_DUMPABLE = 4
 _SYS_CAPGET, _SYS_CAPSET = {"x86_64": 125, "aarch64": 90}, {"x86_64": 126, "aarch64": 91}
 _HIGHEST = 64
 _SET_NAMES = ("eff", "prm", "inh")
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _Header(ctypes.Structure):
@@ -35,7 +35,7 @@ class _Sets(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Rights:
-    """What a process may do: its users and groups, and its five sets of capabilities, as masks."""
+    """A process's users and groups, and its five sets of capabilities as masks."""
 
     user_ids: tuple[int, int, int]
     """Real, effective and saved."""
@@ -49,7 +49,7 @@ class Rights:
 
     @classmethod
     def of(cls, pid: int) -> Rights:
-        """Those of a process now. One in another user namespace has capabilities there, and none here.
+        """Return the rights of a process; one in another user namespace has its capabilities there, and none here.
 
         Raises:
             DriverError: REPLICA_LOST.
@@ -65,19 +65,19 @@ class Rights:
         )
 
     def take_on(self) -> None:
-        """Runs in a forked child of root, which gives up what the other has not got; never to climb back.
+        """Take on these rights within a forked child of root, irrevocably.
 
-        What the driver itself lacks it can't give. `no_new_privs` is set whether or not the other has it: with it an
-        exec adds nothing, neither by a set-user-id bit nor to root for being root. Nobody may trace this process, which
-        has the driver's memory, between here and its exec.
+        Capabilities that the driver lacks are not gained. `no_new_privs` is set whether or not the other process has
+        it: with it an exec adds no rights, neither by a set-user-id bit nor to user 0. This process has the driver's
+        memory, so it may not be traced between here and its exec.
 
         Raises:
-            OSError: as the kernel says.
+            OSError: any error of the calls that change users, groups and capabilities.
         """
         _prctl(_PR_SET_DUMPABLE, 0)
         _prctl(_PR_SET_KEEPCAPS, 1)
         for number in range(_HIGHEST):
-            if not self.bounding >> number & 1 and _libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1:
+            if not self.bounding >> number & 1 and libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1:
                 _prctl(_PR_CAPBSET_DROP, number)
         os.setgroups(self.groups)
         os.setresgid(*self.group_ids)
@@ -88,22 +88,29 @@ class Rights:
         _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
         for number in _numbers(self.ambient & inheritable):
             _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number)
-        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        forbid_new_privileges()
         die_with_parent()
 
 
+def forbid_new_privileges() -> None:
+    """Set `no_new_privs`: no exec from here on adds rights (prctl(2)).
+
+    Raises:
+        OSError: any error of prctl(2).
+    """
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
 def effective() -> frozenset[int]:
-    """Numbers of this process's effective capabilities."""
+    """Return the numbers of this process's effective capabilities."""
     return frozenset(_numbers(_capget()[0]))
 
 
 def become_with_capabilities(user_id: int) -> None:
-    """Takes on a user id and keeps all capabilities, ambient too, so that they survive execve(2).
-
-    Runs in a forked child.
+    """Change the user and group id of a forked child and keep all capabilities, ambient ones included, over execve(2).
 
     Raises:
-        OSError: as the kernel says.
+        OSError: any error of the calls that change users and capabilities.
     """
     held = _capget()[0]
     _prctl(_PR_SET_KEEPCAPS, 1)
@@ -111,7 +118,7 @@ def become_with_capabilities(user_id: int) -> None:
     os.setresuid(user_id, user_id, user_id)
     _capset(held, held, held)
     for number in _numbers(held):
-        _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, 0, 0)
+        libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, 0, 0)
     die_with_parent()
 
 
@@ -120,11 +127,11 @@ def _numbers(mask: int) -> tuple[int, ...]:
 
 
 def _capget() -> tuple[int, int, int]:
-    """Effective, permitted and inheritable; asked of the kernel, since a container's /proc need not be there."""
+    """Return the effective, permitted and inheritable masks by capget(2), since a container may have no /proc."""
     sets = _Sets()
     number = _SYS_CAPGET[os.uname().machine]
-    if _libc.syscall(number, ctypes.byref(_Header(_VERSION_3, 0)), ctypes.byref(sets)) != 0:
-        raise OSError(ctypes.get_errno(), "capget")
+    if libc.syscall(number, ctypes.byref(_Header(_VERSION_3, 0)), ctypes.byref(sets)) != 0:
+        raise last_error(what="capget")
     eff, prm, inh = (int(getattr(sets, f"{name}_0") | getattr(sets, f"{name}_1") << 32) for name in _SET_NAMES)
     return eff, prm, inh
 
@@ -133,11 +140,10 @@ def _capset(effective: int, permitted: int, inheritable: int) -> None:
     masks = (effective, permitted, inheritable)
     sets = _Sets(*(mask & 0xFFFFFFFF for mask in masks), *(mask >> 32 for mask in masks))
     number = _SYS_CAPSET[os.uname().machine]
-    if _libc.syscall(number, ctypes.byref(_Header(_VERSION_3, 0)), ctypes.byref(sets)) != 0:
-        raise OSError(ctypes.get_errno(), "capset")
+    if libc.syscall(number, ctypes.byref(_Header(_VERSION_3, 0)), ctypes.byref(sets)) != 0:
+        raise last_error(what="capset")
 
 
 def _prctl(option: int, *arguments: int) -> None:
-    if _libc.prctl(option, *arguments, *(0,) * (4 - len(arguments))) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"prctl {option}: {os.strerror(number)}")
+    if libc.prctl(option, *arguments, *(0,) * (4 - len(arguments))) != 0:
+        raise last_error(what=f"prctl {option}")

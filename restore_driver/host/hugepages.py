@@ -1,13 +1,12 @@
-"""Huge pages: for restored memory a system-wide switch, put back after; for images a tmpfs of huge pages.
+"""Huge pages: a system-wide setting for the time of a restore, and a tmpfs of huge pages for images.
 
-CRIU's time is page faults and one thread's copy. With transparent huge pages `always` while it restores, a fault brings
-2 MiB instead of 4 KiB. The kernel offers no such switch per process (PR_SET_THP_DISABLE only forbids; madvise needs
-the restored code's help), so the system's is set, counted among several restores at once, and put back by the last.
+CRIU's time is page faults and one thread's copy. With transparent huge pages `always` while it restores, a fault maps
+2 MiB instead of 4 KiB. The kernel has no such setting per process (PR_SET_THP_DISABLE only forbids; madvise needs the
+restored code's help), so the system's is set, counted among concurrent restores, and put back by the last of them.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
+from restore_driver.host.flock import lock
 from restore_driver.host.mounts import MS_NODEV, MS_NOSUID, mount, mount_point
 
 SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -24,26 +24,26 @@ _RECORD = "transparent-huge-pages.json"
 
 
 def read_switch(switch: Path = SWITCH) -> str:
-    """The setting in force, the word in brackets."""
+    """Return the current setting: the word in brackets."""
     return switch.read_text().split("[")[1].split("]")[0]
 
 
 Warn = Callable[[str], None]
-"""Told, in a sentence, what went wrong beside the work that is done."""
+"""Called with a sentence about a side effect that failed; the work itself goes on."""
 
 
-def _keep_quiet(sentence: str) -> None:
-    """For those to whom what is yielded says enough."""
+def _ignore(sentence: str) -> None:
+    """Discard a warning."""
 
 
 @contextmanager
 def transparent_huge_pages(
-    wanted: str, directory: Path, switch: Path = SWITCH, *, warn: Warn = _keep_quiet
+    wanted: str, directory: Path, switch: Path = SWITCH, *, warn: Warn = _ignore
 ) -> Iterator[bool]:
-    """Sets the switch while the block runs; several blocks may overlap, the last one out puts it back.
+    """Set the system-wide setting while the block runs; blocks may overlap, and the last one puts it back.
 
-    Yields True; False where the switch may not be set: all works without huge pages, only slower. A switch that can't
-    be put back fails nobody's work either: `warn` is told, and `put_back_stale` tries again.
+    Yields True; False where the setting cannot be changed: everything works without huge pages, only slower. A setting
+    that cannot be put back is reported by `warn`, and `put_back_stale` tries again.
     """
     me = {"pid": os.getpid(), "start_ticks": proc.start_ticks(os.getpid())}
     why_not = _enter(me, wanted, directory, switch)
@@ -59,7 +59,7 @@ def transparent_huge_pages(
 
 
 def put_back_stale(directory: Path, switch: Path = SWITCH) -> bool:
-    """After a kill -9: forgets dead users and, if none is left, puts the setting back; True if it did."""
+    """Forget users that were killed and, if none is left, put the setting back; return True if it was."""
     if not (directory / _RECORD).exists():
         return False
     with _record(directory) as (users, was, write):
@@ -71,7 +71,10 @@ def put_back_stale(directory: Path, switch: Path = SWITCH) -> bool:
 
 
 def _enter(me: dict[str, int], wanted: str, directory: Path, switch: Path) -> str:
-    """Records this user, then sets the switch: whoever dies in between leaves what it was before. Why not, if not."""
+    """Record this user, then set the switch, so that a crash in between leaves the old value on record.
+
+    Returns why it could not be set, or an empty text.
+    """
     try:
         with _record(directory) as (users, was, write):
             before = (list(users), was)
@@ -95,7 +98,7 @@ def _exit(me: dict[str, int], directory: Path, switch: Path) -> str:
 
 
 def mount_huge_tmpfs(path: Path, size_bytes: int) -> None:
-    """Mounts a tmpfs of huge pages, for images that are kept in memory; already there is fine.
+    """Mount a tmpfs of huge pages for images that are kept in memory; idempotent.
 
     Raises:
         DriverError: REQUEST_INVALID where the kernel has none.
@@ -110,7 +113,7 @@ def mount_huge_tmpfs(path: Path, size_bytes: int) -> None:
 
 
 def is_huge_tmpfs(path: Path) -> bool:
-    """True when a path is the mount point of a tmpfs with `huge=always`."""
+    """Return True when a path is the mount point of a tmpfs with `huge=always`."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         _, _, after = line.partition(" - ")
         if mount_point(line) == path.absolute() and after.startswith("tmpfs ") and "huge=always" in after:
@@ -124,16 +127,16 @@ _Write = Callable[[_Users, str], None]
 
 @contextmanager
 def _record(directory: Path) -> Iterator[tuple[_Users, str, _Write]]:
-    """The users of the switch and what it was before the first, under a lock."""
+    """Yield the users of the setting, what it was before the first, and a function that writes both; under a lock."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     fd = os.open(directory / _RECORD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        lock(fd)
         text = os.pread(fd, 1 << 20, 0)
         content: dict[str, Any] = json.loads(text) if text else {"users": [], "was": ""}
 
         def write(users: _Users, was: str) -> None:
-            """In one write, blanks over the rest: cut short before, it would be empty to whoever comes after a kill."""
+            """Write both at once, padded with blanks: a truncation before it would leave an empty file after a kill."""
             text = json.dumps({"users": users, "was": was}).encode()
             os.pwrite(fd, text.ljust(os.fstat(fd).st_size), 0)
 
@@ -143,18 +146,18 @@ def _record(directory: Path) -> Iterator[tuple[_Users, str, _Write]]:
 
 
 def _leave(users: _Users, was: str, write: _Write, switch: Path) -> str:
-    """The last one out puts the switch back; why it can't be, if so, and then what it was stays on record."""
+    """Put the setting back when no user is left; return why it could not be, and keep the old value on record then."""
     why_not = _set(switch, was) if was and not users else ""
     write(users, "" if not users and not why_not else was)
     return why_not
 
 
 def _set(switch: Path, value: str) -> str:
-    """Sets the switch; why it can't be set, if so."""
+    """Set the switch; return why it could not be set, or an empty text."""
     try:
         switch.write_text(value)
     except OSError as error:
-        return f"{switch} can't be set to {value}: {error.strerror}"
+        return f"{switch} cannot be set to {value}: {error.strerror}"
     return ""
 
 

@@ -1,8 +1,8 @@
-"""Ending processes so that none is left: not one that a dying master started meanwhile, not one that only looks dead.
+"""Kill a process tree completely: children forked during the kill and zombie thread-group leaders included.
 
-All are stopped first, since whoever is stopped starts nobody; then it is looked once more who is there. Signals go
-through pidfds, taken while the start time is what it was, so a PID that is reused meanwhile is nobody's death. A pidfd
-tells the end when the whole process is through with it: its memory is free and its files (a GPU is one) are closed.
+All processes are stopped first, since a stopped process forks no more; then the tree is listed again. Signals go
+through pidfds, opened while the start time still matches, so that a reused PID is never killed. A pidfd becomes
+readable when the whole process has ended: its memory is free and its files (a GPU is one) are closed.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError
 from restore_driver.host import proc
 
-_STOP_PATIENCE_S = 0.2
-"""A signal stops a process within microseconds, unless it sits in the kernel: then it starts nobody either."""
-_LOOK_EVERY_S = 0.0005
+_STOP_DEADLINE_S = 0.2
+"""A signal stops a process within microseconds, unless it is blocked in the kernel, where it does not fork either."""
+_POLL_S = 0.0005
 
 Listing = Callable[[], Iterable[int]]
 
 
 def end_processes(pids: Iterable[int], deadline: Deadline, belonging: Listing | None = None) -> None:
-    """SIGKILL to all and to those that they started; returns when all are gone and nobody new belongs to them.
+    """Kill processes and their descendants; return when all are gone and no new ones belong to them.
 
     Args:
-        pids: who is ended, with all descendants.
-        deadline: for their ends; what is to be killed is sent its signal even when it has passed.
-        belonging: tells who else belongs to them now, such as the members of a namespace, and is asked again after
-            each round: parents that ended before leave no trace in a tree of processes.
+        pids: processes that are killed with all descendants.
+        deadline: for their end; signals are sent even when it has passed.
+        belonging: lists further processes, such as the members of a namespace. It is called again after each round,
+            since the child of a parent that has ended cannot be found in the tree.
 
     Raises:
         DriverError: DEADLINE_EXCEEDED when one does not end.
@@ -42,7 +42,7 @@ def end_processes(pids: Iterable[int], deadline: Deadline, belonging: Listing | 
     while True:
         ending = _Ending(belonging)
         with ending.stack:
-            ending.take_hold(roots)
+            ending.hold(roots)
             if not ending.held:
                 return
             ending.stop()
@@ -53,35 +53,35 @@ def end_processes(pids: Iterable[int], deadline: Deadline, belonging: Listing | 
 
 
 class _Ending:
-    """One round; `stack` keeps the pidfds of who is `held`."""
+    """One round; `stack` owns the pidfds of the processes in `held`."""
 
     def __init__(self, belonging: Listing | None) -> None:
         self.stack = ExitStack()
         self.held: dict[tuple[int, int], int] = {}
         self._belonging = belonging
 
-    def take_hold(self, roots: Iterable[int]) -> None:
-        """Of these, of who belongs to them, and of all descendants, as they are now."""
+    def hold(self, roots: Iterable[int]) -> None:
+        """Open pidfds of these processes, of those that belong to them, and of all descendants at this moment."""
         listed = (*roots, *(self._belonging() if self._belonging is not None else ()))
         for pid in dict.fromkeys(member for root in listed for member in proc.tree(root)):
-            self._take_hold(pid)
+            self._hold(pid)
 
     def stop(self) -> None:
-        """Stops all, and those that they started while we did."""
-        ends_s = time.monotonic() + _STOP_PATIENCE_S
+        """Stop all processes, and those that they forked meanwhile."""
+        ends_s = time.monotonic() + _STOP_DEADLINE_S
         stopped: set[tuple[int, int]] = set()
         while fresh := self.held.keys() - stopped:
-            for who in fresh:
-                self._send(who, signal.SIGSTOP)
+            for process in fresh:
+                self._send(process, signal.SIGSTOP)
             stopped |= fresh
             while any(proc.is_busy(pid) for pid, _ in stopped) and time.monotonic() < ends_s:
-                time.sleep(_LOOK_EVERY_S)
-            self.take_hold(pid for pid, ticks in stopped if proc.is_same(pid, ticks))
+                time.sleep(_POLL_S)
+            self.hold(pid for pid, ticks in stopped if proc.is_same(pid, ticks))
 
     def kill(self, deadline: Deadline) -> None:
-        """SIGKILL to all; back when all are gone."""
-        for who in self.held:
-            self._send(who, signal.SIGKILL)
+        """Kill all processes, and return when all are gone."""
+        for process in self.held:
+            self._send(process, signal.SIGKILL)
         poll = select.poll()
         for fd in self.held.values():
             poll.register(fd, select.POLLIN)
@@ -91,16 +91,16 @@ class _Ending:
                 poll.unregister(fd)
                 left -= 1
 
-    def _take_hold(self, pid: int) -> None:
+    def _hold(self, pid: int) -> None:
         with suppress(OSError, DriverError):
-            who = proc.identity(pid)
-            if who in self.held or not proc.is_alive(pid):
+            process = proc.identity(pid)
+            if process in self.held or not proc.is_alive(pid):
                 return
             fd = os.pidfd_open(pid)
             self.stack.callback(os.close, fd)
-            if proc.start_ticks(pid) == who[1]:
-                self.held[who] = fd
+            if proc.start_ticks(pid) == process[1]:
+                self.held[process] = fd
 
-    def _send(self, who: tuple[int, int], number: signal.Signals) -> None:
+    def _send(self, process: tuple[int, int], number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.held[who], number)
+            signal.pidfd_send_signal(self.held[process], number)

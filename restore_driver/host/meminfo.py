@@ -1,4 +1,4 @@
-"""How much memory this machine has left."""
+"""Read this machine's available memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def available_memory_bytes() -> int:
-    """MemAvailable of this machine."""
+    """Return MemAvailable of /proc/meminfo in bytes; 0 where it is missing."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024

@@ -1,60 +1,65 @@
-"""mount(2) and umount2(2), and what is mounted where."""
+"""mount(2), umount2(2), and the mount points of a process."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 from pathlib import Path
 
+from restore_driver.host.libc import last_error, libc
+
 _PROC_SUPER_MAGIC = 0x9FA0
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE, MS_BIND = 1, 2, 4, 8, 0x4000, 1 << 18, 4096
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def mount(source: str, target: Path, fstype: str = "", flags: int = 0, options: str = "") -> None:
-    """mount(2).
+    """Call mount(2); `flags` is a mask of the MS_* constants.
 
     Raises:
-        OSError: as the kernel says, naming the target.
+        OSError: any error of mount(2), naming the target.
     """
     arguments = (source.encode(), os.fsencode(target), fstype.encode(), ctypes.c_ulong(flags), options.encode())
-    if _libc.mount(*arguments) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(target))
+    if libc.mount(*arguments) != 0:
+        raise last_error(str(target))
 
 
 def unmount(target: Path, *, lazy: bool = True) -> None:
-    """umount2(2), not following a symbolic link; a target that is not mounted is no error (idempotent).
+    """Call umount2(2) without following a symbolic link; a target that is no mount point is no error.
 
     Raises:
-        OSError: as the kernel says, naming the target.
+        OSError: any other error of umount2(2), naming the target.
     """
     flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
-    if _libc.umount2(os.fsencode(target), flags) != 0:
-        number = ctypes.get_errno()
-        if number not in (2, 22):  # ENOENT, EINVAL: not a mount point
-            raise OSError(number, os.strerror(number), str(target))
+    if libc.umount2(os.fsencode(target), flags) != 0:
+        error = last_error(str(target))
+        if error.errno not in (errno.ENOENT, errno.EINVAL):  # EINVAL: no mount point
+            raise error
 
 
 def require_procfs() -> None:
-    """Refuses a /proc that is not the kernel's: paths such as /proc/self/fd/N would lead where its maker wants.
+    """Refuse a /proc that is not the kernel's: paths such as /proc/self/fd/N could lead anywhere.
 
     Raises:
-        OSError: naming it.
+        OSError: EINVAL, naming it.
     """
     status = (ctypes.c_long * 32)()  # struct statfs: f_type first, 15 longs in all
-    if _libc.statfs(b"/proc", ctypes.byref(status)) != 0 or status[0] != _PROC_SUPER_MAGIC:
-        raise OSError(22, "/proc is not the kernel's", "/proc")
+    if libc.statfs(b"/proc", ctypes.byref(status)) != 0 or status[0] != _PROC_SUPER_MAGIC:
+        raise OSError(errno.EINVAL, "/proc is not the kernel's", "/proc")
 
 
 def mount_points(pid: int | str = "self") -> tuple[Path, ...]:
-    """Mount points in a process's mount namespace."""
+    """Return the mount points in a process's mount namespace.
+
+    Raises:
+        OSError: the process does not exist.
+    """
     lines = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
     return tuple(mount_point(line) for line in lines)
 
 
 def mount_point(line: str) -> Path:
-    """The mount point of a line of mountinfo, where blanks and the like are written in octal (proc(5))."""
+    """Return the mount point of a line of mountinfo, where blanks and the like are octal escapes (proc(5))."""
     return Path(re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), line.split()[4]))

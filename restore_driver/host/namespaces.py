@@ -1,4 +1,4 @@
-"""Entering a replica's or placeholder's namespaces, and running a program there.
+"""Enter the namespaces of a replica or a placeholder and run a program there.
 
 `Entry` opens everything that a program needs *before* the switch: the namespace files, and the directories that it
 will reach as `/proc/self/fd/N` once the host's mounts are out of sight. The program's process is a grandchild: only
@@ -7,7 +7,6 @@ a child born after setns(2) is a member of the pid namespace. Both die with the 
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 from collections.abc import Iterable
@@ -16,36 +15,37 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.fork import fork
+from restore_driver.host.libc import last_error, libc
 from restore_driver.host.process import close_all_but, die_with_parent
 
 KINDS = {"uts": 0x04000000, "ipc": 0x08000000, "net": 0x40000000, "pid": 0x20000000, "mnt": 0x00020000}
 """Namespaces that are entered, in this order, with their CLONE_NEW* flags; not cgroup (the driver joins the
-placeholder's cgroups by name instead) and not user (restoring needs the privileges of the first one)."""
+placeholder's cgroups by name instead) and not user (restoring needs the privileges of the initial one)."""
 
 _LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
 _NO_CONTROLLERS = ("rw", "ro", "xattr", "clone_children", "release_agent")
-"""Mount options of a v1 hierarchy that stand among its controllers."""
-_libc = ctypes.CDLL(None, use_errno=True)
+"""Mount options of a v1 hierarchy that are listed among its controllers."""
 
 
 def setns(fd: int, kind: int) -> None:
-    """setns(2), which Python itself offers from 3.12 on.
+    """Call setns(2), which Python has from 3.12 on; `kind` is a CLONE_NEW* flag.
 
     Raises:
-        OSError: as the kernel says.
+        OSError: any error of setns(2).
     """
-    if _libc.setns(fd, kind) != 0:
-        raise OSError(ctypes.get_errno(), f"setns: {os.strerror(ctypes.get_errno())}")
+    if libc.setns(fd, kind) != 0:
+        raise last_error(what="setns")
 
 
 def unshare(flags: int) -> None:
-    """unshare(2), which Python itself offers from 3.12 on.
+    """Call unshare(2), which Python has from 3.12 on; `flags` is a mask of CLONE_NEW* flags.
 
     Raises:
-        OSError: as the kernel says.
+        OSError: any error of unshare(2).
     """
-    if _libc.unshare(flags) != 0:
-        raise OSError(ctypes.get_errno(), f"unshare: {os.strerror(ctypes.get_errno())}")
+    if libc.unshare(flags) != 0:
+        raise last_error(what="unshare")
 
 
 @dataclass(frozen=True)
@@ -57,22 +57,25 @@ class Entry:
     """
 
     pid: int
-    """The process whose they are, as this pid namespace numbers it."""
+    """PID of the process in this pid namespace."""
     namespaces: tuple[tuple[int, int], ...]
     cgroups: tuple[int, ...] = ()
     last_pid: tuple[int, int] | None = None
     not_joined: tuple[str, ...] = ()
-    """Cgroups of its own that can't be seen from here, as /proc/PID/cgroup has them: who enters stays in ours there."""
+    """Its cgroups that cannot be seen from here, as in /proc/PID/cgroup: an entering process stays in ours there."""
 
     def enters(self, kind: str) -> bool:
-        """Whether a namespace of this kind, of `KINDS`, is another than ours."""
+        """Return True when the process's namespace of this kind (of `KINDS`) differs from ours."""
         return KINDS[kind] in (flag for _, flag in self.namespaces)
 
     def enter(self) -> None:
-        """Runs in a forked child: joins cgroups and namespaces, forks once more, and returns in the grandchild.
+        """Join cgroups and namespaces within a forked child, fork once more, and return in the grandchild.
 
-        The middle process stays only to pass on the exit status: its copies of all descriptors past standard
-        error are closed, since a parent waits for the end of file of some.
+        The process in between stays only to pass on the exit status: its descriptors above standard error are closed,
+        since a parent waits for the end of file of some.
+
+        Raises:
+            OSError: any error of setns(2) or fork(2), or of joining a cgroup.
         """
         for fd in self.cgroups:
             os.write(fd, b"0")
@@ -80,7 +83,7 @@ class Entry:
             setns(fd, kind)
         if self.last_pid is not None:
             self._raise_last_pid(*self.last_pid)
-        child = os.fork()
+        child = fork()
         if child:
             close_all_but(())
             _, status = os.waitpid(child, 0)
@@ -91,8 +94,8 @@ class Entry:
 
     @staticmethod
     def _raise_last_pid(fd: int, pid: int) -> None:
-        """A first child, itself a member of the namespace, raises the mark; the kernel goes by who writes."""
-        child = os.fork()
+        """Set ns_last_pid by a child that is a member of the namespace: the kernel sets the writer's own."""
+        child = fork()
         if not child:
             number = errno.EIO
             try:
@@ -108,13 +111,13 @@ class Entry:
 
 
 def open_entry(pid: int, stack: ExitStack, *, cgroups: bool = False, above_pid: int | None = None) -> Entry:
-    """Opens the namespaces (and, if asked, the cgroups) of a process; the stack closes them again.
+    """Open the namespaces (and with `cgroups`, the cgroups) of a process; the stack closes them.
 
-    `above_pid` is for a placeholder's own pid namespace only: ours is left as it is.
+    `above_pid` applies to a placeholder's own pid namespace only; ours is never changed.
 
     Raises:
         DriverError: PLACEHOLDER_LOST when the process is gone; REQUEST_INVALID when it has cgroups of its own and none
-            can be joined: what is started would count as ours, and end with us.
+            can be joined: a program started there would be accounted to our cgroup, and be killed with it.
     """
     try:
         namespaces = []
@@ -139,15 +142,21 @@ def open_entry(pid: int, stack: ExitStack, *, cgroups: bool = False, above_pid: 
 
 
 def keep_open(path: Path, flags: int, stack: ExitStack) -> int:
-    """Opens a path and has the stack close it."""
+    """Open a path with close-on-exec; the stack closes it.
+
+    Raises:
+        OSError: any error of open(2).
+    """
     fd = os.open(path, flags | os.O_CLOEXEC)
     stack.callback(os.close, fd)
     return fd
 
 
 def _cgroups_of(pid: int) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """The `cgroup.procs` of the cgroups that a process is in and we are not (v2, and v1's named and controller
-    hierarchies); and those of them that can't be seen from here."""
+    """Return the `cgroup.procs` of the cgroups that a process is in and we are not, and those that cannot be seen.
+
+    Both v2 and v1's named and controller hierarchies count.
+    """
     mounts, ours = _cgroup_mounts(), _cgroup_lines("self")
     found, unseen = [], []
     for controllers, path in _cgroup_lines(pid).items():
@@ -162,7 +171,7 @@ def _cgroups_of(pid: int) -> tuple[tuple[Path, ...], tuple[str, ...]]:
 
 
 def _seen(path: str, mounts: Iterable[tuple[PurePosixPath, Path]]) -> Path | None:
-    """Where a cgroup is mounted. Its path begins with `..` when it lies beside the root of our cgroup namespace."""
+    """Return where a cgroup is mounted; its path begins with `..` when it is outside our cgroup namespace's root."""
     pure = PurePosixPath(path)
     for root, point in mounts:
         if ".." not in pure.parts and pure.is_relative_to(root):
@@ -173,13 +182,13 @@ def _seen(path: str, mounts: Iterable[tuple[PurePosixPath, Path]]) -> Path | Non
 
 
 def _cgroup_lines(pid: int | str) -> dict[str, str]:
-    """Controllers as /proc/PID/cgroup writes them ("" for v2) -> path within their hierarchy."""
+    """Return controllers as in /proc/PID/cgroup ("" for v2) -> path within their hierarchy."""
     lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     return {controllers: path for _, controllers, path in (line.split(":", 2) for line in lines)}
 
 
 def _cgroup_mounts() -> dict[str, list[tuple[PurePosixPath, Path]]]:
-    """Controllers as /proc/PID/cgroup writes them -> (what of the hierarchy is mounted, where)."""
+    """Return controllers as in /proc/PID/cgroup -> (root of the mounted part of the hierarchy, mount point)."""
     mounts: dict[str, list[tuple[PurePosixPath, Path]]] = {}
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")

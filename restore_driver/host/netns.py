@@ -1,7 +1,7 @@
-"""Running a piece of Python in another process's network namespace.
+"""Call a Python function in another process's network namespace.
 
-setns(2) of a network namespace is per thread, so each piece gets a thread of its own, which is never used again; the
-caller's thread, and every other one of a resident agent, stays where it is.
+setns(2) of a network namespace is per thread, so each call gets a thread of its own, which is never used again; the
+caller's thread, and all other threads of a resident agent, stay in theirs.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ T = TypeVar("T")
 
 
 def in_network_namespace(pid: int, function: Callable[[], T], deadline_s: float) -> T:
-    """Returns what `function` returns, or raises what it raises.
+    """Call a function in the network namespace of a process; return what it returns and raise what it raises.
 
     Raises:
-        DriverError: DEADLINE_EXCEEDED when it takes longer (the thread is left behind: give the function's own calls
-            deadlines, too); REPLICA_LOST when the process is gone.
+        DriverError: DEADLINE_EXCEEDED when it takes longer (its thread goes on: the function's own calls need
+            deadlines, too); REPLICA_LOST when the process does not exist.
+        RuntimeError: no thread can be started.
     """
     try:
         fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -42,7 +43,7 @@ def in_network_namespace(pid: int, function: Callable[[], T], deadline_s: float)
 
 
 class _Visit(Generic[T]):
-    """One thread's errand; the thread owns the descriptor, since it may outlive its caller's patience."""
+    """One call; its thread owns the descriptor, since it may run longer than the caller waits."""
 
     def __init__(self, fd: int, function: Callable[[], T]) -> None:
         self._fd, self._function = fd, function

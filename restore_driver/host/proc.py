@@ -1,4 +1,4 @@
-"""What /proc says of processes: trees, start times, namespaces, PIDs as other namespaces see them."""
+"""Read /proc: process trees, start times, namespaces, and PIDs in nested namespaces."""
 
 from __future__ import annotations
 
@@ -10,24 +10,30 @@ from restore_driver.errors import DriverError, Reason
 
 PROC = Path("/proc")
 _ENDED, _STOPPED = ("Z", "X"), ("T", "t")
-_LOOKS = 10
+_READINGS = 10
 
 
 def is_alive(pid: int) -> bool:
-    """True for a process that runs or is stopped; a zombie is not alive. One whose first thread has ended, a zombie by
-    itself, lives on in the others, and keeps its memory and its files."""
+    """Return True for a process that runs or is stopped, and False for a zombie.
+
+    A process whose first thread has ended is shown as a zombie, but its other threads keep its memory and its files.
+    """
     if _state(PROC / str(pid)) not in _ENDED:
         return True
     return any(_state(PROC / str(pid) / "task" / task) not in _ENDED for task in _tasks(pid))
 
 
 def is_busy(pid: int) -> bool:
-    """True while a thread of a process is neither stopped nor ended: it may start processes."""
+    """Return True while a thread of a process is neither stopped nor ended: it may fork."""
     return any(_state(PROC / str(pid) / "task" / task) not in (*_STOPPED, *_ENDED) for task in _tasks(pid))
 
 
 def start_ticks(pid: int) -> int:
-    """Start time in clock ticks since boot: with the PID it names one process, even after the PID is reused."""
+    """Return the start time in clock ticks since boot: with the PID it names one process, even after a PID is reused.
+
+    Raises:
+        DriverError: REPLICA_LOST when the process does not exist.
+    """
     try:
         return int(_stat_fields(PROC / str(pid))[19])
     except OSError as error:
@@ -35,7 +41,7 @@ def start_ticks(pid: int) -> int:
 
 
 def is_same(pid: int, ticks: int) -> bool:
-    """True while the process that had this PID and start time lives; a PID alone may be another's by now."""
+    """Return True while the process of this PID and start time lives; the PID alone may be reused."""
     try:
         return is_alive(pid) and start_ticks(pid) == ticks
     except DriverError:
@@ -43,26 +49,30 @@ def is_same(pid: int, ticks: int) -> bool:
 
 
 def identity(pid: int) -> tuple[int, int]:
-    """PID and start time: what `is_same` takes."""
+    """Return PID and start time, the arguments of `is_same`.
+
+    Raises:
+        DriverError: REPLICA_LOST when the process does not exist.
+    """
     return (pid, start_ticks(pid))
 
 
 def children(pid: int) -> tuple[int, ...]:
-    """Direct children of all threads of a process.
+    """Return the direct children of all threads of a process.
 
-    A thread that ends while we look hands its children to another one, which we may have looked at before. So we look
-    again until no thread ended meanwhile, or two looks agree; a process whose threads come and go all the time gets
-    `_LOOKS` of them, and the last one counts.
+    A thread that ends during the reading passes its children to another thread, which may have been read before. So
+    the reading is repeated until no thread ended meanwhile, or two readings agree; for a process whose threads start
+    and end all the time, the last of `_READINGS` counts.
     """
     found: tuple[int, ...] = ()
-    for look in range(_LOOKS):
-        before, (tasks, found) = found, _look_at_children(pid)
-        if _tasks(pid) == tasks or (look and set(found) == set(before)):
+    for reading in range(_READINGS):
+        before, (tasks, found) = found, _read_children(pid)
+        if _tasks(pid) == tasks or (reading and set(found) == set(before)):
             break
     return found
 
 
-def _look_at_children(pid: int) -> tuple[list[str], tuple[int, ...]]:
+def _read_children(pid: int) -> tuple[list[str], tuple[int, ...]]:
     tasks, found = _tasks(pid), list[int]()
     for task in tasks:
         with suppress(OSError):
@@ -79,7 +89,7 @@ def _tasks(pid: int) -> list[str]:
 
 
 def tree(pid: int) -> tuple[int, ...]:
-    """A process and all its descendants, parents first."""
+    """Return a process and all its descendants, parents first."""
     found = [pid]
     for member in found:
         found.extend(child for child in children(member) if child not in found)
@@ -87,7 +97,11 @@ def tree(pid: int) -> tuple[int, ...]:
 
 
 def namespace_id(pid: int, kind: str) -> int:
-    """Inode number of a namespace (`pid`, `mnt`, `net`, `ipc`, `uts`, `user`) of a process."""
+    """Return the inode number of a namespace (`pid`, `mnt`, `net`, `ipc`, `uts`, `user`) of a process.
+
+    Raises:
+        DriverError: REPLICA_LOST when the process does not exist.
+    """
     try:
         return os.stat(PROC / str(pid) / "ns" / kind).st_ino
     except OSError as error:
@@ -95,7 +109,7 @@ def namespace_id(pid: int, kind: str) -> int:
 
 
 def pid_chain(pid: int) -> tuple[int, ...]:
-    """The PID in each nested namespace, ours first, the process's own last (`NSpid`).
+    """Return the PID in each nested namespace, ours first, the process's own last (`NSpid`).
 
     Raises:
         DriverError: REPLICA_LOST.
@@ -104,7 +118,7 @@ def pid_chain(pid: int) -> tuple[int, ...]:
 
 
 def has_session(pid: int) -> bool:
-    """Whether a process's session leader was of its own pid namespace (`NSsid`); of another's it sees only a 0.
+    """Return True when a process's session leader was of its own pid namespace (`NSsid` is 0 otherwise).
 
     Raises:
         DriverError: REPLICA_LOST.
@@ -113,25 +127,25 @@ def has_session(pid: int) -> bool:
 
 
 def members(pid_namespace: int) -> dict[int, int]:
-    """Processes of a pid namespace itself (not of nested ones): their PID there -> their PID here.
+    """Return the processes of a pid namespace itself (not of nested ones): PID there -> PID here.
 
-    All of /proc is looked through. The tree below the namespace's PID 1 would be quicker on a node with thousands of
-    processes, but those that entered from outside (an exec into the container, CRIU) have their parents there.
+    All of /proc is read. The tree below the namespace's PID 1 would be faster on a node with thousands of processes,
+    but processes that entered from outside (an exec into the container, CRIU) have their parents outside.
     """
     found: dict[int, int] = {}
-    for name in os.listdir(PROC):  # no Path for each: it costs more than the look
+    for name in os.listdir(PROC):  # no Path for each: it would take longer than the reading
         if not name.isdigit():
             continue
         try:
             if os.stat(f"{PROC}/{name}/ns/pid").st_ino == pid_namespace and is_alive(int(name)):
                 found[pid_chain(int(name))[-1]] = int(name)
         except (OSError, DriverError):
-            continue  # it ended while we looked
+            continue  # it has ended meanwhile
     return found
 
 
 def user_id(pid: int) -> int:
-    """Real user id of a process; /proc/PID itself may belong to root though the process does not.
+    """Return the real user id of a process; /proc/PID itself may belong to root though the process does not.
 
     Raises:
         DriverError: REPLICA_LOST.
@@ -140,7 +154,7 @@ def user_id(pid: int) -> int:
 
 
 def status(pid: int) -> dict[str, str]:
-    """The lines of /proc/PID/status by their names.
+    """Return the lines of /proc/PID/status by name.
 
     Raises:
         DriverError: REPLICA_LOST.
@@ -153,7 +167,7 @@ def status(pid: int) -> dict[str, str]:
 
 
 def _state(process: Path) -> str:
-    """One letter, as proc(5) has them; X for what is gone."""
+    """Return the state's letter of proc(5); X for a process or thread that does not exist."""
     try:
         return _stat_fields(process)[0]
     except OSError:
@@ -161,6 +175,6 @@ def _state(process: Path) -> str:
 
 
 def _stat_fields(process: Path) -> list[str]:
-    """Fields of a process's or thread's `stat` from `state` on: the name before may hold spaces and brackets."""
+    """Return the fields of a `stat` from `state` on: the name before it may hold spaces and brackets."""
     text = (process / "stat").read_text()
     return text[text.rindex(")") + 2 :].split()

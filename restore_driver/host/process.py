@@ -1,25 +1,21 @@
-"""Subprocesses with a deadline: each in a process group of its own, which is killed whole on a miss.
+"""Run subprocesses with a deadline, each in a process group of its own that is killed as a whole when it is missed.
 
-The child also dies with its parent (`PR_SET_PDEATHSIG`), so that a driver killed at any line leaves no CRIU
-restoring behind its back.
+The child also dies with its parent (`PR_SET_PDEATHSIG`), so that a driver that is killed at any line leaves no CRIU
+running.
 
-Only the process itself is waited for, and never without a limit. `subprocess.Popen` waits for the exec as long as what
-runs before it takes (joining a frozen cgroup takes for ever), and `communicate` for everybody who holds the pipe, be it
-a daemon that the program left behind. So the fork is our own, and the output goes to a file in memory.
+Only the process itself is waited for, and never without a limit. `subprocess.Popen` waits for the exec as long as the
+code before it takes (joining a frozen cgroup takes for ever), and `communicate` for every process that holds the pipe,
+such as a daemon that the program started. So the fork is our own, and the output goes to a file in memory.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import math
 import os
 import select
 import signal
-import subprocess
-import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -27,22 +23,25 @@ from typing import Any, NoReturn
 
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
+from restore_driver.host.fork import fork
+from restore_driver.host.jsonlines import decode, encode
+from restore_driver.host.libc import libc
+from restore_driver.host.messages import error_message, raise_error
 
 _PR_SET_PDEATHSIG = 1
 _SYS_CLOSE_RANGE = 436
 _NOT_STARTED = 127
 _SHOWN_BYTES = 1 << 20
-"""Of the output, its end; a program in a container may write without bounds, and we need not read it all."""
+"""Bytes of the output that are kept, from its end; a program in a container may write without bounds."""
 _AFTER_KILL_S = 5.0
-"""A killed process is gone within milliseconds, with much memory a second; what is frozen or stuck in the kernel stays,
-and nobody waits for it."""
-_libc = ctypes.CDLL(None, use_errno=True)
+"""A killed process ends within milliseconds, or a second with much memory; one that is frozen or stuck in the kernel
+stays, and is no longer waited for."""
 _left_behind: set[int] = set()
 
 
 @dataclass(frozen=True)
 class Completed:
-    """A subprocess that ended by itself within its deadline."""
+    """A subprocess that ended by itself within its deadline; `output` is its last 1 MiB, out and error together."""
 
     argv: tuple[str, ...]
     exit_code: int
@@ -50,8 +49,8 @@ class Completed:
     took_s: float
 
 
-class NotStarted(subprocess.SubprocessError):
-    """What was to be done in the child before the program (`enter`) failed there; the text says how."""
+class NotStarted(Exception):
+    """The code that runs in the child before the program (`enter`) failed there, as the text describes."""
 
 
 def run(
@@ -62,30 +61,36 @@ def run(
     pass_fds: Sequence[int] = (),
     enter: Callable[[], None] | None = None,
 ) -> Completed:
-    """Runs `argv` to its end, standard output and error together; never raises for an exit code.
+    """Run a program to its end and return its output and exit code; an exit code never raises.
 
-    `enter` runs in the child before the program does (see `namespaces.Entry`). What the program leaves running in the
-    background is left alone.
+    Processes that the program leaves running in the background are not touched.
+
+    Args:
+        argv: program and arguments.
+        deadline_s: seconds until the group is killed.
+        env: environment; default: ours.
+        pass_fds: descriptors that the program inherits.
+        enter: runs in the child before the program (see `namespaces.Entry`).
 
     Raises:
-        DriverError: DEADLINE_EXCEEDED once the deadline passes (the group is dead by then, unless it can't be killed);
-            REQUEST_INVALID when the program does not exist; what `enter` raises as one.
-        NotStarted: what else `enter` raises.
+        DriverError: DEADLINE_EXCEEDED once the deadline passes (the group is dead by then, unless it cannot be
+            killed); REQUEST_INVALID when the program does not exist; any that `enter` raises.
+        NotStarted: any other exception of `enter`.
         OSError: any other reason why the program could not be executed.
     """
     _reap_left_behind()
     began_s = time.monotonic()
     with ExitStack() as stack:
         output_fd, null_fd = os.memfd_create("output", os.MFD_CLOEXEC), os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        failure_fd, tell_fd = os.pipe()
+        failure_fd, report_fd = os.pipe()
         for fd in (output_fd, null_fd, failure_fd):
             stack.callback(os.close, fd)
         environment = dict(os.environ if env is None else env)
         parent = os.getpid()
-        child = _fork()
+        child = fork()
         if not child:
-            _become((null_fd, output_fd, output_fd), argv, environment, pass_fds, enter, tell_fd, parent)
-        os.close(tell_fd)
+            _become((null_fd, output_fd, output_fd), argv, environment, pass_fds, enter, report_fd, parent)
+        os.close(report_fd)
         try:
             exit_code = _wait(child, deadline_s)
         except BaseException:
@@ -93,18 +98,18 @@ def run(
             raise
         if exit_code is None:
             gone = _kill_and_reap(child)
-            fate = "was killed" if gone else "can't be killed: it is frozen, or stuck in the kernel"
+            fate = "was killed" if gone else "cannot be killed: it is frozen, or stuck in the kernel"
             raise DriverError(Reason.DEADLINE_EXCEEDED, f"{argv[0]} did not end within {deadline_s:.3g} s and {fate}")
         failure = _written(failure_fd)
         if failure:
-            _raise(argv[0], json.loads(failure))
+            _raise(argv[0], decode(failure))
         size_bytes = os.fstat(output_fd).st_size
         output = os.pread(output_fd, _SHOWN_BYTES, max(size_bytes - _SHOWN_BYTES, 0))
     return Completed(tuple(argv), exit_code, output.decode(errors="replace"), time.monotonic() - began_s)
 
 
 def kill_group(group_id: int) -> None:
-    """SIGKILL to a whole process group, stopped members too; a group that is gone is no error."""
+    """Send SIGKILL to a process group, stopped members included; a group that does not exist is no error."""
     try:
         os.killpg(group_id, signal.SIGKILL)
     except ProcessLookupError:
@@ -112,32 +117,25 @@ def kill_group(group_id: int) -> None:
 
 
 def die_with_parent() -> None:
-    """The kernel kills this process when the thread that forked it ends. A change of user or of capabilities clears
-    that again (prctl(2)): whoever makes one asks anew."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    """Have the kernel kill this process when the thread that forked it ends.
+
+    A change of user or of capabilities clears the setting (prctl(2)), so it must be followed by another call.
+    """
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def outlive_parent() -> None:
-    """Takes `die_with_parent` back."""
-    _libc.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+    """Undo `die_with_parent`."""
+    libc.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
 
 
 def close_all_but(fds: Sequence[int]) -> None:
-    """Closes every descriptor past standard error except those; for a forked child."""
+    """Close every descriptor above standard error except those given; for a forked child."""
     first = 3
     for fd in (*sorted({fd for fd in fds if fd >= first}), 2**32):
         if fd > first:
-            _libc.syscall(_SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(fd - 1), 0)
+            libc.syscall(_SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(fd - 1), 0)
         first = fd + 1
-
-
-def _fork() -> int:
-    """fork(2). Python 3.12 warns of it where there are threads; the child here only makes system calls."""
-    if sys.version_info < (3, 12):
-        return os.fork()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
 
 
 def _become(
@@ -146,16 +144,16 @@ def _become(
     environment: Mapping[str, str],
     pass_fds: Sequence[int],
     enter: Callable[[], None] | None,
-    tell_fd: int,
+    report_fd: int,
     parent: int,
 ) -> NoReturn:
-    """The child, from fork to exec; whatever goes wrong is told through `tell_fd`, which exec closes."""
+    """Run as the child from fork to exec; report a failure through `report_fd`, which exec closes."""
     entered = False
     try:
         os.setpgid(0, 0)
         die_with_parent()
         if os.getppid() != parent:
-            os._exit(_NOT_STARTED)  # it died before we could ask to die with it
+            os._exit(_NOT_STARTED)  # it died before the line above
         for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(ignored_by_python, signal.SIG_DFL)
         for number, fd in enumerate(streams):
@@ -163,41 +161,40 @@ def _become(
         if enter is not None:
             enter()
         entered = True
-        close_all_but([*pass_fds, tell_fd])
+        close_all_but([*pass_fds, report_fd])
         for fd in pass_fds:
             os.set_inheritable(fd, True)
         os.execvpe(argv[0], list(argv), dict(environment))
     except BaseException as error:
         with suppress(BaseException):
-            os.write(tell_fd, _told(error, entered))
+            os.write(report_fd, _failure(error, entered))
     finally:
         os._exit(_NOT_STARTED)
 
 
-def _told(error: BaseException, entered: bool) -> bytes:
-    """What went wrong in the child, within what a pipe takes at once."""
-    said: dict[str, Any] = {"entered": entered, "text": f"{type(error).__name__}: {error}"[:1000]}
+def _failure(error: BaseException, entered: bool) -> bytes:
+    """Return the failure in the child as a message, short enough for a pipe to take it at once."""
+    failure: dict[str, Any] = {"entered": entered, "text": f"{type(error).__name__}: {error}"[:1000]}
     if isinstance(error, OSError):
-        said["number"] = error.errno
+        failure["number"] = error.errno
     if isinstance(error, DriverError):
-        said.update(reason=error.reason.value, detail=error.detail[:1000], hint=error.hint[:500])
-    return json.dumps(said).encode()
+        failure.update(error_message(DriverError(error.reason, error.detail[:1000], error.hint[:500])))
+    return encode(failure)
 
 
 def _written(pipe_fd: int) -> bytes:
-    """What is in a pipe by now, of what a pipe holds at once."""
+    """Return what a pipe holds now, without waiting."""
     os.set_blocking(pipe_fd, False)
     with suppress(BlockingIOError):
         return os.read(pipe_fd, 1 << 16)
     return b""
 
 
-def _raise(program: str, said: Mapping[str, Any]) -> NoReturn:
-    if "reason" in said:
-        raise DriverError(Reason(said["reason"]), said["detail"], said["hint"])
-    if not said["entered"]:
-        raise NotStarted(f"before {program} could start: {said['text']}")
-    cause = OSError(said.get("number") or 0, said["text"], program)
+def _raise(program: str, failure: Mapping[str, Any]) -> NoReturn:
+    raise_error(failure)
+    if not failure["entered"]:
+        raise NotStarted(f"before {program} could start: {failure['text']}")
+    cause = OSError(failure.get("number") or 0, failure["text"], program)
     if isinstance(cause, FileNotFoundError | PermissionError):
         what = "does not exist" if isinstance(cause, FileNotFoundError) else "may not be run"
         raise DriverError(Reason.REQUEST_INVALID, f"{program} {what}", "install it or name its path") from cause
@@ -205,7 +202,7 @@ def _raise(program: str, said: Mapping[str, Any]) -> NoReturn:
 
 
 def _wait(child: int, deadline_s: float) -> int | None:
-    """The exit code, negative for a signal, as `subprocess` has it; None when the deadline passed."""
+    """Return the exit code, negative for a signal as in `subprocess`; None when the deadline passed."""
     pidfd = os.pidfd_open(child)
     try:
         poll = select.poll()
@@ -216,12 +213,12 @@ def _wait(child: int, deadline_s: float) -> int | None:
         os.close(pidfd)
     try:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    except ChildProcessError:  # somebody else in this process reaped it
+    except ChildProcessError:  # another thread of this process reaped it
         return 0
 
 
 def _kill_and_reap(child: int) -> bool:
-    """Kills the group and waits until its members are gone; False when that took too long."""
+    """Kill the group and wait until its members are gone; return False when that took too long."""
     ends_s = time.monotonic() + _AFTER_KILL_S
     members = [pid for pid in proc.tree(child) if _group(pid) == child]
     kill_group(child)

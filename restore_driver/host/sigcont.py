@@ -1,8 +1,8 @@
-"""Letting a stopped tree of processes go on.
+"""Continue a stopped process tree, children before parents.
 
-The deepest first: a parent that waits with WUNTRACED (su and the like do) must not find its child stopped when it runs
-again; many stop themselves then, and nobody would wake them. Each by PID and start time: one that ends as it wakes must
-not keep the others stopped, and whoever has its PID later is left alone.
+A parent that waits with WUNTRACED (su does) must not find its child stopped when it runs again: many stop themselves
+then, and would stay so. Each process is identified by PID and start time: one that ends meanwhile must not keep the
+others stopped, and a process that reuses its PID gets no signal.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from restore_driver.host import proc
 
 
 def continue_tree(root_pid: int, start_ticks: int) -> None:
-    """SIGCONT to a process and all its descendants, as they are now; to nobody if that process is gone."""
+    """Send SIGCONT to a process and all its descendants at this moment; to none if that process has ended.
+
+    `start_ticks` is its start time, as `proc.start_ticks` returns it.
+    """
     members = []
     for pid in proc.tree(root_pid):
         with suppress(DriverError):  # it ended meanwhile

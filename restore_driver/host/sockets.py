@@ -1,4 +1,4 @@
-"""Which TCP addresses a process tree listens on, from /proc."""
+"""List the TCP addresses that a process tree listens on, from /proc."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ class Listener(BaseModel):
 
 
 def listeners(pid: int, pids: Iterable[int]) -> tuple[Listener, ...]:
-    """TCP listeners of the processes, as seen in the network namespace of `pid`, sorted."""
+    """Return the TCP listeners of processes in the network namespace of `pid`, sorted by host and port.
+
+    Processes and tables that cannot be read count as having none.
+    """
     inodes = {inode for member in pids for inode in _socket_inodes(member)}
     found = set()
     for table in ("tcp", "tcp6"):
@@ -49,7 +52,7 @@ def _socket_inodes(pid: int) -> set[str]:
 
 
 def _address(text: str) -> tuple[str, int]:
-    """The kernel writes addresses as words of the host's byte order."""
+    """Parse an address of /proc/net/tcp, whose words are in the host's byte order."""
     address, port = text.split(":")
     words = [int(address[at : at + 8], 16) for at in range(0, len(address), 8)]
     packed = b"".join(struct.pack("=I", word) for word in words)

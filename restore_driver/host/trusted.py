@@ -1,32 +1,27 @@
-"""What root may act on: paths that only root can have written, reached without leaving their directory.
+"""Refuse paths that others than root could have written, and open files without leaving their directory.
 
-Restoring an image is running it as root, so an artifact, a socket or a directory is refused unless it and its
-parents belong to root and nobody else may write there (the rule of sshd's StrictModes), and a file within an
-artifact is opened by openat2(2) with RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS: neither `..` nor a link leads out.
+Restoring an image is running it as root, so an artifact, a socket or a directory is refused unless it and its parents
+belong to root and no other user may write there (the rule of sshd's StrictModes), and a file within an artifact is
+opened by openat2(2) with RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS: neither `..` nor a link leads out.
 """
 
 from __future__ import annotations
 
-import ctypes
+import errno
 import os
 import stat
 from pathlib import Path, PurePosixPath
 
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.openat2 import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
 
-_SYS_OPENAT2 = 437
-_RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x02, 0x04, 0x08
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+_BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 
 
 def require_trusted(path: Path, *, owner: int = 0) -> None:
-    """Refuses a path unless it and every parent belong to `owner` or root and only they may write there.
+    """Refuse a path unless it and every parent belong to `owner` or root and only they may write there.
 
-    A directory with the sticky bit (such as /tmp) may be a parent: others can't replace what is in it.
+    A directory with the sticky bit (such as /tmp) may be a parent: other users cannot replace the files in it.
 
     Raises:
         DriverError: NOT_TRUSTED, naming the first path that breaks the rule.
@@ -37,7 +32,7 @@ def require_trusted(path: Path, *, owner: int = 0) -> None:
             status = os.lstat(step)
         except OSError as error:
             raise DriverError(
-                Reason.NOT_TRUSTED, f"{step} cannot be looked at: {error.strerror}", "give a path that exists"
+                Reason.NOT_TRUSTED, f"{step} cannot be examined: {error.strerror}", "give a path that exists"
             ) from error
         if stat.S_ISLNK(status.st_mode):
             if step == whole or status.st_uid not in (0, owner):
@@ -54,7 +49,7 @@ def require_trusted(path: Path, *, owner: int = 0) -> None:
 
 
 def open_beneath(directory_fd: int, relative: str, flags: int = os.O_RDONLY) -> int:
-    """Opens a file below a directory; neither `..`, an absolute path nor any symbolic link may lead out.
+    """Open a file below a directory; neither `..`, an absolute path nor any symbolic link may lead out.
 
     Returns:
         A file descriptor with close-on-exec.
@@ -64,18 +59,22 @@ def open_beneath(directory_fd: int, relative: str, flags: int = os.O_RDONLY) -> 
         OSError: when the file cannot be opened for another reason.
     """
     refuse_escaping(relative)
-    how = _OpenHow(flags | os.O_CLOEXEC, 0, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS)
-    fd = _libc.syscall(_SYS_OPENAT2, directory_fd, os.fsencode(relative), ctypes.byref(how), ctypes.sizeof(how))
-    if fd >= 0:
-        return int(fd)
-    number = ctypes.get_errno()
-    if number in (18, 40):  # EXDEV: left the directory; ELOOP: a symbolic link
-        raise DriverError(Reason.NOT_TRUSTED, f"{relative} leaves the artifact or is a symbolic link", "make it anew")
-    raise OSError(number, os.strerror(number), relative)
+    try:
+        return openat2(directory_fd, relative, flags, _BENEATH)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.ELOOP):
+            raise
+        raise DriverError(
+            Reason.NOT_TRUSTED, f"{relative} leaves the artifact or is a symbolic link", "make it anew"
+        ) from error
 
 
 def refuse_escaping(relative: str) -> None:
-    """Refuses a name that is absolute, empty or climbs out by `..`, before any file is looked at."""
+    """Refuse a name that is absolute, empty, contains `..` or a NUL, before any file is opened.
+
+    Raises:
+        DriverError: NOT_TRUSTED naming it.
+    """
     path = PurePosixPath(relative)
     if not relative or path.is_absolute() or ".." in path.parts or "\0" in relative:
         raise DriverError(Reason.NOT_TRUSTED, f"{relative!r} is not a path within the artifact", "make it anew")

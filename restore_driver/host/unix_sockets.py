@@ -1,80 +1,158 @@
-"""Unix sockets that only their owner and root may connect to, who it is that connected, and what a line is."""
+"""Unix stream sockets: listeners with a mode from their first moment on, connections that wait for a full backlog, and
+the credentials of peers.
+
+Standard library only, like `jsonlines`.
+"""
 
 from __future__ import annotations
 
-import json
+import errno
+import math
 import os
+import select
 import socket
 import struct
-import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
 
-from restore_driver.errors import DriverError, Reason
+_SO_PEERPIDFD = 77
+"""unix(7), from Linux 6.5 on; Python 3.13 has no name for it yet."""
+_SECOND_US = 1_000_000
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+_DESCRIPTOR_PATIENCE_S, _PAUSE_S = 5.0, 0.05
 
-_PAUSE_S = 0.1
-"""After a connection could not be accepted (no descriptors are left, say)."""
 
+def listen(path: Path | str, mode: int = 0o600) -> socket.socket:
+    """Listen at a path, whose socket has `mode` from its first moment on; a file that stands there is removed.
 
-def listen(path: str, backlog: int) -> socket.socket:
-    """Listens at a path, of mode 0600 from its first moment on; what was there goes.
+    The backlog is the largest that the kernel grants (net.core.somaxconn): a burst of clients waits there.
 
     Raises:
-        OSError: as the kernel says.
+        OSError: any error of bind(2) or listen(2).
     """
     with suppress(FileNotFoundError):
         os.unlink(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
     try:
-        listener.bind(path)
-    finally:
-        os.umask(before)
-    listener.listen(backlog)
+        before = os.umask(0o777 & ~mode)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(before)
+        listener.listen(socket.SOMAXCONN)
+    except BaseException:
+        listener.close()
+        raise
     return listener
 
 
-def accept_one(listener: socket.socket, converse: Callable[[socket.socket], None], name: str) -> None:
-    """Waits for a connection and serves it in a thread of its own.
+def connect(path: Path | str, deadline_s: float) -> socket.socket:
+    """Connect to a path, waiting for space in the listener's backlog; the socket's timeout is the deadline after.
 
-    Whatever there is too little of at that moment, the listener outlives it: the connection is hung up on.
+    A socket with a timeout is non-blocking to the kernel, and connect(2) fails at once with EAGAIN while the backlog is
+    full: a busy server would look like a dead one. With SO_SNDTIMEO the kernel waits.
+
+    Raises:
+        TimeoutError: the backlog stayed full.
+        OSError: any other error of connect(2); ECONNREFUSED when no process listens.
     """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection, _ = listener.accept()
-    except OSError:
-        time.sleep(_PAUSE_S)
-        return
-    try:
-        threading.Thread(target=converse, args=(connection,), name=name, daemon=True).start()
-    except RuntimeError:  # no more threads can be had
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(deadline_s))
+        connection.connect(str(path))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(0.0))
+        connection.settimeout(deadline_s)
+    except BlockingIOError as error:
         connection.close()
+        raise TimeoutError(f"its backlog stayed full for {deadline_s:.3g} s") from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def is_served(path: Path | str, deadline_s: float = 1.0) -> bool:
+    """Return True when a process listens at a path, however busy; the socket of a killed one is still a file."""
+    try:
+        connect(path, deadline_s).close()
+    except TimeoutError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def is_root_or_us(connection: socket.socket) -> bool:
-    """Whether root, or a process of our own user, connected."""
+    """Return True when root, or a process of our own user, connected."""
     return peer(connection)[1] in (0, os.geteuid())
 
 
 def peer(connection: socket.socket) -> tuple[int, int]:
-    """PID, as this pid namespace numbers it, and user id of the process that connected, as the kernel vouches for them
-    (SO_PEERCRED, unix(7))."""
+    """Return PID (in this pid namespace) and user id of the process that connected (SO_PEERCRED, unix(7))."""
     packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, user_id, _ = struct.unpack("3i", packed)
     return int(pid), int(user_id)
 
 
-def json_object(line: bytes) -> dict[str, Any]:
-    """What a line says.
+def is_same_machine_root(connection: socket.socket) -> bool:
+    """Return True when root or our own user connected from our own pid and user namespaces, and still lives.
+
+    User 0 of a container that sees the socket is user 0 to the kernel, too, hence the namespaces. The peer's life is
+    checked after them: it may have left its connection to another process, and its PID to a process of the host.
 
     Raises:
-        DriverError: REQUEST_INVALID for a line that is no JSON object.
+        OSError: no descriptor is left to check its life with (EMFILE, ENFILE).
     """
+    if not is_root_or_us(connection):
+        return False
+    pid, _ = peer(connection)
     try:
-        message = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DriverError(Reason.REQUEST_INVALID, f"a line is no JSON: {error}") from error
-    if not isinstance(message, dict):
-        raise DriverError(Reason.REQUEST_INVALID, "a line is no JSON object")
-    return message
+        same = all(
+            os.stat(f"/proc/{pid}/ns/{kind}").st_ino == os.stat(f"/proc/self/ns/{kind}").st_ino
+            for kind in ("pid", "user")
+        )
+    except OSError:
+        return False
+    return same and _peer_lives(connection)
+
+
+def has_hung_up(connection: socket.socket) -> bool:
+    """Return True once the other side has closed the whole connection, whatever it sent before."""
+    poll = select.poll()
+    poll.register(connection, 0)  # POLLHUP is reported without being asked for
+    return bool(poll.poll(0))
+
+
+def _peer_lives(connection: socket.socket) -> bool:
+    try:
+        fd = _peer_pidfd(connection)
+    except OSError as error:
+        if error.errno in _NO_DESCRIPTORS:
+            raise
+        return error.errno == errno.ENOPROTOOPT  # an older kernel has no such option; other errors mean a dead peer
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return not poll.poll(0)  # readable once its process has ended, pidfd_open(2)
+    finally:
+        os.close(fd)
+
+
+def _peer_pidfd(connection: socket.socket) -> int:
+    """Return a pidfd of the peer; wait a while for a descriptor, since without one no peer can be told from another."""
+    ends_s = time.monotonic() + _DESCRIPTOR_PATIENCE_S
+    while True:
+        try:
+            packed = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, struct.calcsize("i"))
+        except OSError as error:
+            if error.errno not in _NO_DESCRIPTORS or time.monotonic() >= ends_s:
+                raise
+            time.sleep(_PAUSE_S)
+        else:
+            return int(struct.unpack("i", packed)[0])
+
+
+def _timeval(seconds: float) -> bytes:
+    """Return struct timeval, rounded up to microseconds; 0 means no limit."""
+    return struct.pack("ll", *divmod(math.ceil(max(seconds, 0.0) * _SECOND_US), _SECOND_US))

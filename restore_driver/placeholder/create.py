@@ -7,8 +7,6 @@ in tests it is a PID 1 of ours (`init.py`) in namespaces of its own.
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +15,10 @@ from typing import Literal
 
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
+from restore_driver.host.fork import fork, kill
 from restore_driver.host.mounts import MS_PRIVATE, MS_REC, mount
 from restore_driver.host.namespaces import KINDS, unshare
+from restore_driver.host.spawn import run_detached
 
 _INIT = Path(__file__).with_name("init.py")
 Network = Literal["host", "private"]
@@ -36,10 +36,7 @@ class Placeholder:
 
     def end(self) -> None:
         """Kills its PID 1, with which the kernel kills every process in it; idempotent."""
-        try:
-            os.kill(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
+        kill(self.pid)
 
 
 def create(
@@ -64,28 +61,20 @@ def create(
     def isolate() -> None:
         unshare(flags)
         mount("", Path("/"), flags=MS_REC | MS_PRIVATE)
-        first = os.fork()
+        first = fork()
         if first:  # the child is PID 1; nobody here waits for it, this machine's init will
             os.write(write_fd, b"%d\n" % first)
             os._exit(0)
 
     interpreter = os.path.realpath(sys.executable)
+    argv = [interpreter, "-I", "-S", str(_INIT), str(write_fd), str(root), network]
     try:
-        child = subprocess.Popen(
-            [interpreter, "-I", "-S", str(_INIT), str(write_fd), str(root), network],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL if output is None else output,
-            stderr=subprocess.DEVNULL if output is None else output,
-            pass_fds=(write_fd,),
-            start_new_session=True,
-            preexec_fn=isolate,
-        )
-    except (OSError, subprocess.SubprocessError) as error:
+        run_detached(argv, isolate, (write_fd,), output)
+    except OSError as error:
         os.close(read_fd)
         raise DriverError(Reason.PLACEHOLDER_LOST, f"a placeholder's namespaces can't be made here: {error}") from error
     finally:
         os.close(write_fd)
-    child.wait()
     with os.fdopen(read_fd, "rb") as lines:
         said = b""
         while not said.endswith(b"ready") and select([lines], [], [], deadline_s)[0]:

@@ -1,4 +1,4 @@
-"""The helper within a PyTorch replica: its large memory stands at fixed addresses and can leave and return.
+"""The helper within a PyTorch replica: large device memory at fixed addresses, unmapped and mapped again on request.
 
 Imported by the replica's own process, so it needs no more than the standard library, cuda-bindings and torch there.
 

@@ -1,24 +1,16 @@
-"""The replica's side of quiesce and resume: a thread on a unix socket, a line of JSON each way.
+"""Quiesce and resume a replica from within its process, requested over a unix socket (`protocol.py`).
 
-    {"op": "quiesce"}   no step runs any more; weights and scratch leave the card; caches are emptied, workers ended
-    {"op": "resume"}    + {"leases": {model: token}, "holder_socket": path}: memory is mapped again, steps go on
-    {"op": "digest"}    the digest of the weights on the card
-    {"op": "state"}     running, or quiet, and what is mapped
+Quiesce and resume may be repeated, also after one that failed half-way. A step that begins while the replica is
+quiesced waits, however long that is; it does not fail.
 
-Each may bring {"deadline_s": seconds}. Answers are {"ok": true, ...timings} or {"ok": false, "detail": ...}. Both ways
-may be repeated, also after one that failed half-way. A step that comes while the replica is quiet waits, however long
-that is; it does not fail.
-
-All that may take long comes before the first range is unmapped: until then a quiesce that is late, or fails, leaves a
-replica that runs as before. A resume calls off every quiesce that was asked for before it: whoever asked for that has
-given up by then, and nobody else would wake the replica.
+Everything slow comes before the first range is unmapped: until then a quiesce that is late, or fails, leaves a replica
+that runs as before. A resume cancels every quiesce that was requested before it: the client of that quiesce has given
+up by then, and no other would resume the replica.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import json
 import os
 import socket
 import threading
@@ -28,18 +20,27 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from restore_driver.host.unix_sockets import accept_one, is_root_or_us, listen
+from restore_driver.errors import DriverError, Reason
+from restore_driver.host.buffers import trim_heap
+from restore_driver.host.message_stream import MessageStream
+from restore_driver.host.messages import error_message
+from restore_driver.host.resident_server import ResidentServer
+from restore_driver.host.unix_sockets import is_root_or_us, listen
+from restore_driver.replica.protocol import FAILED, LONGEST_LINE_BYTES, check_version
 from restore_driver.replica.ranges import ScratchRange, WeightsRange
 from restore_driver.replica.stacks import Stacks
 from restore_driver.replica.vmm import VmmError
 from restore_driver.weights.client import HolderClient
 
 _PATIENCE_S = 600.0
-"""For whoever names no deadline."""
+"""Deadline of a request that names none."""
+_REQUEST_S = 30.0
+"""For a client to send a request, and to take its answer."""
+_MOST_CLIENTS = 16
 
 
 class ReplicaControl:
-    """Owns the switch between running and quiet."""
+    """Switches a replica between running and quiesced; safe for several threads."""
 
     def __init__(
         self,
@@ -51,34 +52,45 @@ class ReplicaControl:
         on_resume: Callable[[], None] = lambda: None,
         ordinal: int = 0,
     ) -> None:
-        """`on_quiesce` is called when no step runs any more; `on_resume` before steps go on, and only after that one,
-        though it may have failed half-way. Either may be repeated."""
+        """Prepare; `start` begins to listen.
+
+        Args:
+            path: socket, of mode 0600.
+            weights: ranges of weights by model; their content comes back from a weights holder.
+            scratch: ranges whose content need not survive.
+            on_quiesce: called when no step runs any more; may be called repeatedly.
+            on_resume: called before steps go on, and only after `on_quiesce`, though that may have failed half-way.
+            ordinal: GPU that is current for the engine's threads.
+        """
         self.path, self.weights, self.scratch = path, dict(weights or {}), list(scratch)
         self.on_quiesce, self.on_resume, self.ordinal = on_quiesce, on_resume, ordinal
         self._steps = threading.Condition()
         self._running, self._quiet, self._workers_end = 0, False, False
         self._resumes = 0
-        """How many were asked for."""
+        """Number of resumes that were requested."""
         self._moving = threading.Lock()
-        """Held by whoever maps, unmaps or reads the ranges."""
-        self._rests = False
-        """Between `on_quiesce` and `on_resume`."""
+        """Held while ranges are mapped, unmapped or read."""
+        self._on_quiesce_called = False
+        """True between `on_quiesce` and `on_resume`."""
         self._stacks = Stacks()
         self._torn: set[str] = set()
-        """Models that are mapped, but perhaps not whole."""
+        """Models that are mapped, but perhaps incomplete."""
 
     def start(self) -> None:
-        """Begins to listen, in a thread of its own; all is compiled by now, so the compile workers end meanwhile.
+        """Begin to listen, in a thread of its own, and end torch's compile workers meanwhile.
 
-        Ending them takes seconds, which would else be part of the first checkpoint's pause.
+        Everything is compiled by now. Ending them takes seconds, which would be part of the first checkpoint's pause.
+
+        Raises:
+            OSError: the socket cannot be bound.
         """
-        self._begin_ending_workers()
-        listener = listen(self.path, 4)
-        threading.Thread(target=self._listen, args=(listener,), name="replica-control", daemon=True).start()
+        self._start_ending_workers()
+        server = ResidentServer(listen(self.path), self._converse, "replica-client", _MOST_CLIENTS)
+        threading.Thread(target=server.run, kwargs={"drain": False}, name="replica-control", daemon=True).start()
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Around each use of the card; waits while the replica is quiet."""
+        """Enclose each use of the GPU; waits while the replica is quiesced."""
         with self._steps:
             self._steps.wait_for(lambda: not self._quiet)
             self._running += 1
@@ -90,11 +102,11 @@ class ReplicaControl:
                 self._steps.notify_all()
 
     def quiesce(self, deadline_s: float = _PATIENCE_S) -> dict[str, Any]:
-        """Brings the replica to rest; what took how long, in seconds.
+        """Let running steps end and release the GPU memory; returns seconds by part and `released_bytes`.
 
         Raises:
-            TimeoutError: workers, steps or the card were not at rest in time, or a resume called it off; the replica
-                is as it was.
+            TimeoutError: workers, steps or the GPU did not finish in time, or a resume cancelled it; the replica runs
+                as before.
         """
         times, freed = _Times(), 0
         with self._steps:
@@ -105,7 +117,7 @@ class ReplicaControl:
             with self._steps:
                 was_quiet, self._quiet = self._quiet, True
             try:
-                self._come_to_rest(wanted, times)
+                self._drain(wanted, times)
             except BaseException:
                 if not was_quiet:
                     self._go_on()
@@ -117,10 +129,15 @@ class ReplicaControl:
         return {**times.laps, "released_bytes": freed}
 
     def resume(self, leases: Mapping[str, str], holder: str | None, deadline_s: float = _PATIENCE_S) -> dict[str, Any]:
-        """Maps everything again and lets the steps go on.
+        """Map everything again and let the steps go on; returns seconds by part, and the copies' facts by model.
+
+        Args:
+            leases: model -> token of its copy on the GPU.
+            holder: socket of the weights holder, as the replica sees it.
+            deadline_s: for all of it.
 
         Raises:
-            RuntimeError: weights are gone and nobody was named who has them; what failed stays unmapped.
+            RuntimeError: weights are released and no holder was named; what failed stays unmapped.
             TimeoutError, DriverError: the holder, or another request, was not done in time.
         """
         times, ends_s = _Times(), time.monotonic() + deadline_s
@@ -128,7 +145,7 @@ class ReplicaControl:
             self._resumes += 1
             self._steps.notify_all()
         with self._alone(ends_s):
-            self._take_stacks_back()
+            self._restore_stacks()
             times.lap("stacks_s")
             for scratch in self.scratch:
                 if not scratch.range.mapped:
@@ -145,49 +162,50 @@ class ReplicaControl:
         return {**times.laps, **({"weights": facts} if facts else {})}
 
     def digest(self, deadline_s: float = _PATIENCE_S) -> str:
-        """Of all weights together.
+        """Return the digest of all weights together, as text.
 
         Raises:
-            RuntimeError: some are not on the card now; reading there would cost the replica its context.
+            RuntimeError: some are not on the GPU now; reading there would destroy the replica's CUDA context.
+            TimeoutError: another request runs.
         """
         with self._alone(time.monotonic() + deadline_s):
             gone = [name for name, held in self.weights.items() if not held.range.mapped or name in self._torn]
             if gone:
-                raise RuntimeError(f"the weights of {gone[0]} are not on the card")
+                raise RuntimeError(f"the weights of {gone[0]} are not on the GPU")
             self._enter()
             return ".".join(weights.digest() for weights in self.weights.values())
 
     @contextmanager
     def _alone(self, ends_s: float) -> Iterator[None]:
         if not self._moving.acquire(timeout=_left_s(ends_s)):
-            raise TimeoutError("another request is at work on this replica")
+            raise TimeoutError("another request runs on this replica")
         try:
             yield
         finally:
             self._moving.release()
 
-    def _come_to_rest(self, wanted: _Wanted, times: _Times) -> None:
-        """New steps wait by now; those that run end, and all that needs not be in an image goes."""
+    def _drain(self, wanted: _Wanted, times: _Times) -> None:
+        """Wait for running steps (new ones wait by now), and release whatever need not be in an image."""
         self._await(lambda: not self._running, wanted, "a step did not end in time")
         self._end_workers(wanted)  # of what the last steps compiled; a worker must not end under a dump
         self._synchronize()
-        self._await(wanted.in_time, wanted, "the card was not at rest in time")
-        self._rests = True
+        self._await(wanted.in_time, wanted, "the GPU did not finish in time")
+        self._on_quiesce_called = True
         self.on_quiesce()
         self._synchronize()
         times.lap("drain_s")
         _empty_caches()
         for ordinal in self._devices():
-            self._stacks.give_up(ordinal)
-        self._await(wanted.in_time, wanted, "the replica was not at rest in time")
+            self._stacks.release(ordinal)
+        self._await(wanted.in_time, wanted, "the replica did not finish in time")
         times.lap("caches_s")
 
     def _go_on(self) -> None:
-        with suppress(VmmError):  # there is no room for them: each launch of a kernel makes its own, as it needs them
-            self._take_stacks_back()
-        if self._rests:
+        with suppress(VmmError):  # no memory for them: each kernel launch allocates its own as it needs them
+            self._restore_stacks()
+        if self._on_quiesce_called:
             self.on_resume()
-            self._rests = False
+            self._on_quiesce_called = False
         with self._steps:
             self._quiet = False
             self._steps.notify_all()
@@ -196,16 +214,16 @@ class ReplicaControl:
         with self._steps:
             self._steps.wait_for(lambda: done() or self._resumes != wanted.resumes, _left_s(wanted.ends_s))
             if self._resumes != wanted.resumes:
-                raise TimeoutError("it was called off by a resume")
+                raise TimeoutError("it was cancelled by a resume")
             if not done():
                 raise TimeoutError(late)
 
     def _end_workers(self, wanted: _Wanted) -> None:
-        self._begin_ending_workers()
+        self._start_ending_workers()
         self._await(lambda: not self._workers_end, wanted, "the compile workers did not end in time")
 
-    def _begin_ending_workers(self) -> None:
-        """In a thread: torch waits for them as long as it likes."""
+    def _start_ending_workers(self) -> None:
+        """End the workers in a thread: torch waits for them without a limit."""
         with self._steps:
             if not self._workers_end:
                 threading.Thread(target=self._let_workers_end, name="replica-workers", daemon=True).start()
@@ -222,9 +240,9 @@ class ReplicaControl:
     def _take(
         self, weights: WeightsRange, name: str, leases: Mapping[str, str], holder: str | None, ends_s: float
     ) -> dict[str, Any]:
-        """Mapped while the holder still copies; waited for after. Half a model is none: it is unmapped again."""
+        """Map a model's memory while the holder copies into it, then wait for the copy; unmap it again on a failure."""
         if name not in leases or holder is None:
-            raise RuntimeError(f"the weights of {name} are gone and no holder was named")
+            raise RuntimeError(f"the weights of {name} are released and no holder was named")
         times = _Times()
         client = HolderClient(holder)
         self._torn.add(name)
@@ -252,24 +270,24 @@ class ReplicaControl:
         yield from (scratch.range for scratch in self.scratch)
 
     def _enter(self) -> None:
-        """The device's context is current per thread."""
+        """Make the device's context current in this thread."""
         import torch
 
         torch.cuda.set_device(self.ordinal)
 
     def _synchronize(self) -> None:
-        """torch waits for one device at a time."""
+        """Wait for all devices; torch waits for one at a time."""
         import torch
 
         for ordinal in self._devices():
             torch.cuda.synchronize(ordinal)
 
-    def _take_stacks_back(self) -> None:
+    def _restore_stacks(self) -> None:
         for ordinal in self._devices():
-            self._stacks.take_back(ordinal)
+            self._stacks.restore(ordinal)
 
     def _devices(self) -> Iterator[int]:
-        """Each in turn, its context current meanwhile; ours is at the end."""
+        """Yield each ordinal with its context current, and make our own current at the end."""
         import torch
 
         for ordinal in sorted({self.ordinal, *(piece.ordinal for piece in self._ranges())}):
@@ -277,52 +295,59 @@ class ReplicaControl:
             yield ordinal
         self._enter()
 
-    def _listen(self, listener: socket.socket) -> None:
-        while True:
-            accept_one(listener, self._converse, "replica-asker")
-
     def _converse(self, connection: socket.socket) -> None:
-        with connection, suppress(OSError), connection.makefile("rb") as lines:
-            for line in lines:
-                connection.sendall((json.dumps(self._answer(connection, line)) + "\n").encode())
-
-    def _answer(self, connection: socket.socket, line: bytes) -> dict[str, Any]:
+        stream = MessageStream(connection, LONGEST_LINE_BYTES)
+        connection.settimeout(_REQUEST_S)
         try:
             if not is_root_or_us(connection):
-                raise PermissionError("only root and my own user may ask")
-            message = json.loads(line)
-            deadline_s = float(message.get("deadline_s", _PATIENCE_S))
-            match message.get("op"):
-                case "quiesce":
-                    return {"ok": True, **self.quiesce(deadline_s)}
-                case "resume":
-                    leases, holder = message.get("leases", {}), message.get("holder_socket")
-                    return {"ok": True, **self.resume(leases, holder, deadline_s)}
-                case "digest":
-                    return {"ok": True, "digest": self.digest(deadline_s)}
-                case "state":
-                    mapped = [piece.mapped for piece in self._ranges()]
-                    return {"ok": True, "quiet": self._quiet, "mapped": mapped}
-                case other:
-                    raise ValueError(f"there is no op {other!r}")
-        except Exception as error:  # told to whoever asked; the replica lives on
-            return {"ok": False, "detail": f"{type(error).__name__}: {error}"}
+                raise DriverError(Reason.NOT_TRUSTED, "only root and the replica's own user may use its helper")
+            while (message := stream.receive(_REQUEST_S)) is not None:
+                stream.send(self._answer(message))
+        except DriverError as error:
+            stream.send(error_message(error))
+
+    def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
+        operation = message.get("op")
+        try:
+            check_version(message)
+            return {"result": self._carry_out(message)}
+        except DriverError as error:
+            return error_message(error)
+        except TimeoutError as error:
+            return error_message(DriverError(Reason.DEADLINE_EXCEEDED, str(error)))
+        except Exception as error:  # answered to the client; the replica keeps running
+            reason = FAILED.get(str(operation), Reason.REQUEST_INVALID)
+            return error_message(DriverError(reason, f"{type(error).__name__}: {error}"))
+
+    def _carry_out(self, message: dict[str, Any]) -> dict[str, Any]:
+        deadline_s = float(message.get("deadline_s", _PATIENCE_S))
+        match message.get("op"):
+            case "quiesce":
+                return self.quiesce(deadline_s)
+            case "resume":
+                return self.resume(message.get("leases", {}), message.get("holder_socket"), deadline_s)
+            case "digest":
+                return {"digest": self.digest(deadline_s)}
+            case "state":
+                return {"quiet": self._quiet, "mapped": [piece.mapped for piece in self._ranges()]}
+            case other:
+                raise DriverError(Reason.REQUEST_INVALID, f"there is no op {other!r:.100}")
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Until when a quiesce is wanted."""
+    """Until when a quiesce is wanted: a moment of the monotonic clock, or the next resume."""
 
     ends_s: float
     resumes: int
-    """That had been asked for before it."""
+    """Resumes that had been requested before it."""
 
     def in_time(self) -> bool:
         return time.monotonic() < self.ends_s
 
 
 class _Times:
-    """Laps of a stopwatch."""
+    """Seconds by part, each from the end of the one before."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
@@ -335,7 +360,7 @@ class _Times:
 
 
 def _empty_caches() -> None:
-    """What needs not be in an image: torch's caches on card and host, malloc's free lists."""
+    """Release what need not be in an image: torch's caches on GPU and host, malloc's free lists."""
     import torch
 
     gc.collect()
@@ -345,11 +370,11 @@ def _empty_caches() -> None:
         if empty is not None:
             empty()
             break
-    ctypes.CDLL(None).malloc_trim(0)
+    trim_heap()
 
 
 def end_compile_workers() -> None:
-    """Inductor's worker processes: they would be dumped with the replica, and are not needed once all is compiled."""
+    """End Inductor's worker processes: they would be dumped with the replica, and are not needed after compilation."""
     with suppress(ImportError, AttributeError):
         from torch._inductor import async_compile
 

@@ -1,4 +1,4 @@
-"""Torch tensors in reserved ranges: weights, which come back from outside, and scratch, which comes back empty."""
+"""Torch tensors in reserved ranges: weights, restored from a holder, and scratch, restored empty."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from restore_driver.replica.vmm import Range
 
 ALIGNMENT_BYTES = 256
-"""Of each tensor within a range: what cudaMalloc gives, which kernels may count on."""
+"""Alignment of each tensor within a range: that of cudaMalloc, which kernels may rely on."""
 _ROW_WORDS = 1 << 15
-"""Of the digest: 256 KiB, so that a range, in units of 2 MiB, has whole rows."""
+"""Words of a row of the digest: 256 KiB, so that a range, in units of 2 MiB, has whole rows."""
 _MULTIPLIER = 0x9E3779B97F4A7C15
 """2^64 divided by the golden ratio, odd: Knuth's multiplicative hashing, TAOCP 3, 6.4."""
 
@@ -38,7 +38,7 @@ class ScratchRange:
         self.bytes = _as_tensor(self.range, ordinal)
 
     def tensor(self, dtype: Any, shape: tuple[int, ...], offset_bytes: int = 0) -> Any:
-        """A view of a piece of it."""
+        """Return a view of a part of it: `shape` elements of a torch `dtype` from `offset_bytes` on."""
         count = 1
         for extent in shape:
             count *= extent
@@ -54,9 +54,12 @@ class WeightsRange:
 
     @classmethod
     def adopt(cls, module: Any, ordinal: int = 0) -> WeightsRange:
-        """Moves all parameters and buffers of a module into a new range; tied ones stay tied.
+        """Move all parameters and buffers of a module into a new range; tied ones stay tied.
 
-        The module may be on any device: one on the host never needs its size twice on the card.
+        The module may be on any device: one on the host never needs its size twice on the GPU.
+
+        Raises:
+            VmmError: the GPU has too little memory.
         """
         import torch
 
@@ -84,15 +87,19 @@ class WeightsRange:
 
     @property
     def total_bytes(self) -> int:
-        """Of the range."""
+        """Bytes of the range."""
         return self.range.size_bytes
 
     def layout(self) -> dict[str, Any]:
-        """What a weights holder needs beside the files."""
+        """Return `total_bytes` and `offsets_bytes` by tensor: what a weights holder needs besides the files."""
         return {"total_bytes": self.total_bytes, "offsets_bytes": self.offsets_bytes}
 
     def save(self, directory: Path, shard_bytes: int = 4 << 30) -> list[Path]:
-        """Writes the tensors as safetensors files, and `layout.json` beside them."""
+        """Write the tensors as safetensors files with `layout.json` beside them; return the files.
+
+        Raises:
+            OSError: a file could not be written.
+        """
         from safetensors.torch import save_file
 
         directory.mkdir(parents=True, exist_ok=True)
@@ -110,12 +117,12 @@ class WeightsRange:
         return files
 
     def digest(self) -> str:
-        """64 bits over every byte of the range and its place, at the speed of reading it twice.
+        """Return 64 bits, as 16 hexadecimal digits, over every byte of the range and its place.
 
         The 64-bit words are laid out in rows; the sums of all rows and of all columns, modulo 2^64, are each weighed by
         odd multipliers of their place and added up. A changed word changes a row and a column; two exchanged words
         change two of either. Damage goes unseen if it cancels out in rows and columns alike, or else once in 2^64: this
-        guards against errors. Adversaries are kept out by the files' digests.
+        guards against errors; the files' digests guard against adversaries. It takes two reads of the range.
         """
         import torch
 
@@ -131,7 +138,7 @@ class WeightsRange:
 
 
 def _multipliers(like: Any) -> Any:
-    """An odd multiplier for each place."""
+    """Return an odd multiplier for each place."""
     import torch
 
     places = torch.arange(1, like.numel() + 1, dtype=torch.int64, device=like.device)
@@ -139,7 +146,7 @@ def _multipliers(like: Any) -> Any:
 
 
 def _storages(module: Any) -> Iterator[tuple[str, Any]]:
-    """Each distinct parameter or buffer once, by its first name."""
+    """Yield each distinct parameter or buffer once, by its first name."""
     seen = set()
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if id(tensor) not in seen and tensor.numel():
@@ -154,5 +161,5 @@ def _as_tensor(range_: Range, ordinal: int) -> Any:
 
 
 def _signed(word: int) -> int:
-    """The same 64 bits as torch's signed integers hold them."""
+    """Return the same 64 bits as a signed integer, as torch stores them."""
     return word - (1 << 64) if word >= 1 << 63 else word

@@ -1,4 +1,4 @@
-"""A range of device addresses that is reserved once and mapped again and again (CUDA virtual memory management).
+"""Reserve a range of device addresses once and map memory to it repeatedly (CUDA virtual memory management).
 
 CUDA graphs and tensors hold addresses. So weights and KV cache live in reserved ranges: before a checkpoint their
 memory is unmapped, after it other memory is mapped at the same place, and captured graphs replay unchanged. The
@@ -16,7 +16,7 @@ class VmmError(RuntimeError):
 
 
 def call(name: str, *arguments: Any) -> Any:
-    """A function of the driver API; its values, without the error code.
+    """Call a function of the driver API and return its values, without the error code.
 
     Raises:
         VmmError: naming function and code.
@@ -30,7 +30,7 @@ def call(name: str, *arguments: Any) -> Any:
 
 
 class Range:
-    """`size_bytes` (rounded up to the card's granularity) of addresses on one device."""
+    """`size_bytes` (rounded up to the GPU's granularity) of addresses on one device. Methods raise VmmError."""
 
     def __init__(self, size_bytes: int, ordinal: int = 0) -> None:
         from cuda.bindings import driver
@@ -53,11 +53,11 @@ class Range:
         self.mapped = False
 
     def map_own(self) -> None:
-        """New memory of our own; its content is undefined."""
+        """Map new memory of our own; its content is undefined."""
         self._map(call("cuMemCreate", self.size_bytes, self._properties, 0))
 
     def map_imported(self, fd: int) -> None:
-        """Memory that another process exported as a descriptor; the descriptor is closed."""
+        """Map memory that another process exported as a descriptor, and close the descriptor."""
         from cuda.bindings import driver
 
         kind = driver.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
@@ -68,13 +68,13 @@ class Range:
         self._map(handle)
 
     def unmap(self) -> None:
-        """Gives the memory up; the addresses stay ours. A range that is not mapped is left as it is."""
+        """Release the memory and keep the addresses; a range that is not mapped stays as it is."""
         if self.mapped:
             call("cuMemUnmap", self._pointer, self.size_bytes)
             self.mapped = False
 
     def _map(self, handle: Any) -> None:
-        """The mapping holds the memory, so the handle goes at once: unmapping then frees it."""
+        """Map a handle and release it: the mapping holds the memory, and unmapping frees it."""
         try:
             call("cuMemMap", self._pointer, self.size_bytes, 0, handle, 0)
         finally:

@@ -18,6 +18,7 @@ from restore_driver.artifact import read_lock as hold
 from restore_driver.artifact.manifest import NAME as MANIFEST
 from restore_driver.artifact.publish import swap_in
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.atomic import atomic_file
 from restore_driver.host.disk import is_full, sync, write_all
 from restore_driver.host.trusted import open_beneath, refuse_escaping
 from restore_driver.store.backend import StoredObject, Write, missing
@@ -72,14 +73,8 @@ class LocalBackend:
             target = self._path(name)
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             half = target.with_name(f".half-{uuid.uuid4().hex}")
-            try:
-                with half.open("xb", buffering=0) as file:
-                    half.chmod(0o600)
-                    yield lambda content: write_all(file.fileno(), content)
-                    os.fsync(file.fileno())
-                half.rename(target)
-            finally:
-                half.unlink(missing_ok=True)
+            with atomic_file(target, temporary=half) as fd:
+                yield lambda content: write_all(fd, content)
 
     def remove(self, name: str) -> None:
         """See `Backend`."""

@@ -27,6 +27,7 @@ from restore_driver.artifact.manifest import FileEntry, Manifest
 from restore_driver.artifact.publish import refuse_what_is_no_artifact, swap_in
 from restore_driver.artifact.seal import check_seal, seal_as_it_is, seal_path, verify_and_seal
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.atomic import replace_durably
 from restore_driver.host.disk import is_full
 from restore_driver.host.trusted import require_trusted
 from restore_driver.store import chunk_index as travel
@@ -189,7 +190,7 @@ class Stage:
         seal_as_it_is(staging.artifact)
         with hold.alone(self.target) if self.target.exists() else nullcontext():
             swap_in(staging.artifact, self.target)
-            os.rename(seal_path(staging.artifact), seal_path(self.target))
+            replace_durably(seal_path(staging.artifact), seal_path(self.target))
         shutil.rmtree(staging.path, ignore_errors=True)
 
     def _result(self, outcome: str, place: str, manifest: Manifest, fetch: Fetch | None, resumed_bytes: int) -> Staged:

@@ -1,12 +1,11 @@
-"""What the holder needs of a device, as a port: memory that can be exported as a descriptor, filled from the host.
+"""The holder's port to a GPU: device memory that is filled from the host and exported as a descriptor.
 
-`CudaDevice` is a card. `HostDevice` keeps its "device memory" in memfds: a holder on a machine without a GPU works with
-it, and hands memory over by descriptor just so; the same contract test runs against both.
+`CudaDevice` is a GPU. `HostDevice` keeps its "device memory" in memfds: a holder on a machine without a GPU works with
+it, and hands memory over by descriptor in the same way; the same contract test runs against both.
 """
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import threading
@@ -17,74 +16,80 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.buffers import address_of
 
 CONTEXT_MARGIN_BYTES = 512 << 20
-"""Left free on a card beside the weights: a restored replica's own context."""
-NO_CARD = "host"
-"""In place of a card's UUID, of memory that takes a card's place."""
+"""Left free on a GPU besides the weights, for a restored replica's own context."""
+NO_GPU = "host"
+"""In place of a GPU's UUID where memfds replace its memory."""
 
 
 class DeviceMemory(Protocol):
-    """Memory on the device that somebody else is going to own."""
+    """Memory on the device that a replica is going to own. All methods raise DriverError: WEIGHTS_FAILED."""
 
     def copy_from(self, source: memoryview) -> None:
-        """Fills it; returns once all bytes are there."""
+        """Fill it, and return once all bytes have arrived."""
 
     def export(self) -> int:
-        """A descriptor for it; the caller closes it."""
+        """Return a descriptor for it, which the caller closes."""
 
     def release(self) -> None:
-        """Gives up our own reference; whoever imported the descriptor keeps the memory."""
+        """Release our own reference; a process that imported the descriptor keeps the memory."""
 
 
 class Device(Protocol):
-    """One card."""
+    """One GPU. All methods raise DriverError: WEIGHTS_FAILED, TOO_LITTLE_MEMORY."""
 
     def free_bytes(self) -> int:
-        """Free device memory."""
+        """Return the free device memory in bytes."""
 
     def uuid(self) -> str | None:
-        """As NVIDIA names it; `NO_CARD` where there is none, None where it does not tell."""
+        """Return its UUID as NVIDIA writes it; `NO_GPU` for memfds, None where the bindings do not provide it."""
 
     def granularity_bytes(self) -> int:
-        """Sizes are multiples of this."""
+        """Return the number of bytes that sizes are multiples of."""
 
     def allocate(self, size_bytes: int) -> DeviceMemory:
-        """Exportable device memory."""
+        """Allocate exportable device memory."""
 
     def pin(self, buffer: mmap.mmap) -> Callable[[], None]:
-        """Page-locks host memory; the function returned takes that back."""
+        """Page-lock host memory; the function that is returned undoes it."""
 
 
 _COPY_BYTES = 16 << 20
-"""One copy to the card, the next only once it is there. A copy engine serves whoever waits when a copy ends and none of
-the same process is queued behind it: with two or more queued, a CUDA restore beside them waits for the last (0.61 s
-instead of 0.30 on an H100, whatever their size). Waiting costs 7% of the rate at this size (49 instead of 53 GB/s), 20%
-at a quarter of it."""
+"""Bytes of one copy to the GPU; the next is queued only once it has arrived. A copy engine serves another process when
+a copy ends and none of the same process is queued behind it: with two or more queued, a concurrent CUDA restore waits
+for the last of them (0.61 s instead of 0.30 on an H100, whatever their size). Waiting costs 7% of the rate at this size
+(49 instead of 53 GB/s), 20% at a quarter of it."""
 
 
 @dataclass
 class HostDevice:
-    """Memfds of a given total size in place of a card."""
+    """Memfds of a given total size in place of a GPU."""
 
     total_bytes: int
     _used_bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def free_bytes(self) -> int:
-        """What is left."""
+        """Return the bytes that are left."""
         return self.total_bytes - self._used_bytes
 
     def uuid(self) -> str | None:
-        """It is no card."""
-        return NO_CARD
+        """Return `NO_GPU`."""
+        return NO_GPU
 
     def granularity_bytes(self) -> int:
-        """A page."""
+        """Return the page size."""
         return mmap.PAGESIZE
 
     def allocate(self, size_bytes: int) -> DeviceMemory:
-        """A memfd."""
+        """Create a memfd.
+
+        Raises:
+            DriverError: TOO_LITTLE_MEMORY.
+            OSError: the host has no memory for it.
+        """
         with self._lock:
             if size_bytes > self.free_bytes():
                 raise DriverError(Reason.TOO_LITTLE_MEMORY, f"{size_bytes:,} bytes wanted, {self.free_bytes():,} free")
@@ -98,11 +103,11 @@ class HostDevice:
         return _HostMemory(self, fd, size_bytes)
 
     def pin(self, buffer: mmap.mmap) -> Callable[[], None]:
-        """Nothing to do."""
+        """Do nothing: host memory needs no page lock here."""
         return lambda: None
 
     def give_back(self, size_bytes: int) -> None:
-        """Memory that was released; unlike a card's, even if somebody imported it."""
+        """Count memory as free again; unlike a GPU's, even while another process has it mapped."""
         with self._lock:
             self._used_bytes -= size_bytes
 
@@ -126,13 +131,13 @@ class _HostMemory:
 
 
 class CudaDevice:
-    """A card through cuda-bindings; its primary context lives as long as the holder does."""
+    """A GPU through cuda-bindings; its primary context lives as long as the holder does."""
 
     def __init__(self, ordinal: int = 0) -> None:
-        """Loads driver and bindings, and makes the context.
+        """Load driver and bindings, and create the context.
 
         Raises:
-            DriverError: CUDA_MISSING naming what is not there; WEIGHTS_FAILED for an ordinal that no card has.
+            DriverError: CUDA_MISSING naming what is missing; WEIGHTS_FAILED for an ordinal that no GPU has.
         """
         try:
             from cuda.bindings import driver
@@ -143,11 +148,11 @@ class CudaDevice:
             raise DriverError(Reason.CUDA_MISSING, error.detail, "see `nvidia-smi` on this machine") from error
         except ImportError as error:
             raise DriverError(
-                Reason.CUDA_MISSING, f"cuda-bindings can't be imported: {error}", "pip install 'forethaw[gpu]'"
+                Reason.CUDA_MISSING, f"cuda-bindings cannot be imported: {error}", "pip install 'forethaw[gpu]'"
             ) from error
         except Exception as error:  # the bindings' own error where there is no libcuda differs from version to version
             raise DriverError(
-                Reason.CUDA_MISSING, f"libcuda can't be loaded: {error}", "install NVIDIA's driver"
+                Reason.CUDA_MISSING, f"libcuda cannot be loaded: {error}", "install NVIDIA's driver"
             ) from error
         self._device = self._call("cuDeviceGet", ordinal)
         self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
@@ -166,13 +171,13 @@ class CudaDevice:
         self._access.flags = driver.CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
 
     def free_bytes(self) -> int:
-        """Free device memory."""
+        """Return the free device memory in bytes."""
         self._enter()
         free, _ = self._call("cuMemGetInfo")
         return int(free)
 
     def uuid(self) -> str | None:
-        """As `nvidia-smi -L` writes it."""
+        """Return the UUID as `nvidia-smi -L` writes it."""
         for name in ("cuDeviceGetUuid_v2", "cuDeviceGetUuid"):  # 13 renamed the second into the first
             if hasattr(self._cuda, name):
                 raw = bytes(self._call(name, self._device).bytes)
@@ -180,19 +185,19 @@ class CudaDevice:
         return None
 
     def granularity_bytes(self) -> int:
-        """Of `cuMemCreate`; 2 MiB on today's cards."""
+        """Return the granularity of `cuMemCreate`: 2 MiB on current GPUs."""
         flag = self._cuda.CUmemAllocationGranularity_flags.CU_MEM_ALLOC_GRANULARITY_MINIMUM
         return int(self._call("cuMemGetAllocationGranularity", self._properties, flag))
 
     def allocate(self, size_bytes: int) -> DeviceMemory:
-        """`cuMemCreate`, mapped for our own copy."""
+        """Allocate by `cuMemCreate`, mapped for our own copy."""
         self._enter()
         return _CudaMemory(self, size_bytes)
 
     def pin(self, buffer: mmap.mmap) -> Callable[[], None]:
-        """`cuMemHostRegister`: quick on memory that is there already, in huge pages."""
+        """Page-lock by `cuMemHostRegister`: fast on memory that is populated already, in huge pages."""
         self._enter()
-        address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+        address = address_of(buffer)
         portable = self._cuda.CU_MEMHOSTREGISTER_PORTABLE
         self._call("cuMemHostRegister", address, len(buffer), portable)
 
@@ -203,7 +208,7 @@ class CudaDevice:
         return unpin
 
     def _enter(self) -> None:
-        """The context is current per thread."""
+        """Make the context current in this thread."""
         self._call("cuCtxSetCurrent", self._context)
 
     def _call(self, name: str, *arguments: Any) -> Any:
@@ -218,7 +223,7 @@ class _CudaMemory:
     def __init__(self, device: CudaDevice, size_bytes: int) -> None:
         self._device, self._size_bytes = device, size_bytes
         call = device._call
-        with ExitStack() as undo:  # whatever fails, what was done before it is taken back, the last first
+        with ExitStack() as undo:  # on a failure, undo the steps before it in reverse
             self._handle = call("cuMemCreate", size_bytes, device._properties, 0)
             undo.callback(call, "cuMemRelease", self._handle)
             self._address = call("cuMemAddressReserve", size_bytes, 0, 0, 0)
@@ -233,7 +238,7 @@ class _CudaMemory:
         self._device._enter()
         stream = call("cuStreamCreate", self._device._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)
         try:
-            address, target = ctypes.addressof(ctypes.c_char.from_buffer(source)), int(self._address)
+            address, target = address_of(source), int(self._address)
             for at in range(0, len(source), _COPY_BYTES):
                 size = min(_COPY_BYTES, len(source) - at)
                 call("cuMemcpyHtoDAsync", target + at, address + at, size, stream)
@@ -248,14 +253,18 @@ class _CudaMemory:
     def release(self) -> None:
         call = self._device._call
         self._device._enter()
-        with ExitStack() as each:  # one that fails keeps none of the others; the last comes first
+        with ExitStack() as each:  # run every step even if one raises, the last first
             each.callback(call, "cuMemRelease", self._handle)
             each.callback(call, "cuMemAddressFree", self._address, self._size_bytes)
             each.callback(call, "cuMemUnmap", self._address, self._size_bytes)
 
 
 def measure_pinned_rate(device: Device, size_bytes: int = 2 << 30, repeats: int = 5) -> float:
-    """Bytes per second from page-locked host memory to the device: the yardstick; median of `repeats`."""
+    """Return bytes per second from page-locked host memory to the device: the median of `repeats` copies.
+
+    Raises:
+        DriverError: TOO_LITTLE_MEMORY where the device has no `size_bytes` free; WEIGHTS_FAILED.
+    """
     import time
 
     rates = []

@@ -1,172 +1,239 @@
-"""The holder's process: a socket, a thread a connection, one card.
+"""The holder as a server: requests of the driver and of replicas to one store of models and one GPU.
 
-    python -m restore_driver.weights.holder --socket PATH --budget-bytes N [--device 0] [--state PATH]
-    forethaw holder serve --socket PATH --budget 40G                the same, for people (`commands/holder.py`)
+It serves root, and its own user, within its own pid and user namespace: agent and command line must be there, too (on
+Kubernetes: hostPID). Replicas connect from anywhere, each with the token of a lease.
 
-It serves root, and its own user, within its own pid and user namespace: agent and command line belong there, too (on
-Kubernetes: hostPID). Replicas come from anywhere, each with the token of a lease.
-
-Leases that a connection began and nobody finished end with that connection. With `--state`, the models that are held
-are written down, and a holder that comes back after its death reads them again. Its death hurts no running replica:
-device memory that was mapped belongs to whoever mapped it.
+Leases that a connection began and no replica finished end with that connection. With a state file, the models that are
+held are listed there, and a holder that starts after another's death reads them again. A holder's death harms no
+running replica: device memory that was mapped belongs to the process that mapped it.
 """
 
 from __future__ import annotations
 
-import argparse
-import errno
-import json
+import math
 import os
-import select
-import signal
 import socket
-import struct
-import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.jsonlines import Message
 from restore_driver.host.meminfo import available_memory_bytes
+from restore_driver.host.message_stream import MessageStream
+from restore_driver.host.messages import dump_error, error_message
+from restore_driver.host.resident_server import MOST_CONNECTIONS, ResidentServer
 from restore_driver.host.trusted import require_trusted
-from restore_driver.host.unix_sockets import accept_one, is_root_or_us, peer
-from restore_driver.weights.device import NO_CARD, CudaDevice, Device, HostDevice, measure_pinned_rate
-from restore_driver.weights.leases import Leases
-from restore_driver.weights.protocol import FOR_TAKERS, hung_up, receive, send, size, sizes, text, texts
+from restore_driver.host.unix_sockets import has_hung_up, is_same_machine_root, listen, peer
+from restore_driver.logs import SILENT, Logger
+from restore_driver.weights.device import NO_GPU, Device, measure_pinned_rate
+from restore_driver.weights.leases import Lease, Leases
+from restore_driver.weights.model_list import read_models, write_models
+from restore_driver.weights.protocol import (
+    FOR_REPLICAS,
+    LONGEST_LINE_BYTES,
+    check_version,
+    size,
+    sizes,
+    text,
+    texts,
+)
 from restore_driver.weights.safetensors import Layout
 from restore_driver.weights.store import Store
 
-_SO_PEERPIDFD = 77
-"""unix(7), from Linux 6.5 on; Python has no name for it yet."""
+_MOST_REPLICAS = MOST_CONNECTIONS // 2
+"""Connections of clients that need a token: the socket is open to all users, and they must leave some to root."""
+_REPLICA_IDLE_S = 60.0
+"""Between the requests of a client that needs a token; a replica maps memory in between, milliseconds."""
+_REQUEST_S = 30.0
+"""For a whole request, from its first byte on, and for a client to take each answer."""
+
+Handler = Callable[[Message, set[str]], Message]
+"""Answers one request; the set has the tokens of the leases that its connection began."""
 
 
 class Holder:
     """Serves one store on one socket."""
 
-    def __init__(self, device: Device, path: Path, budget_bytes: int, state: Path | None, huge_pages: bool) -> None:
-        self.device, self.path, self.state = device, path, state
+    def __init__(
+        self,
+        device: Device,
+        path: Path,
+        budget_bytes: int,
+        state: Path | None,
+        huge_pages: bool,
+        log: Logger = SILENT,
+    ) -> None:
+        self.device, self.path, self.state, self._log = device, path, state, log
         self.store = Store(device, budget_bytes, huge_pages)
-        self.leases = Leases(device, self.store)
+        self.leases = Leases(device, self.store, on_copied=self._log_copy)
         self._writing = threading.Lock()
+        self._replicas = threading.Semaphore(_MOST_REPLICAS)
+        self._server: ResidentServer | None = None
+        self._stopping = False
+        self._handlers: dict[str, Handler] = {
+            "preload": self._answer_preload,
+            "load": self._answer_load,
+            "done": self._answer_release,
+            "release": self._answer_release,
+            "drop": self._answer_drop,
+            "measure": lambda message, begun: {"pinned_h2d_bytes_per_s": measure_pinned_rate(self.device)},
+            "status": lambda message, begun: self._status(),
+        }
 
     def reload(self) -> list[str]:
-        """Reads the models that the state file names; a model that can't be had any more is left out and told."""
+        """Read the models of the state file again; return why each model that is left out could not be had."""
         failed: list[str] = []
         if self.state is None or not self.state.exists():
             return failed
-        require_trusted(self.state, owner=os.geteuid())
         try:
-            for about in json.loads(self.state.read_text()):
-                if not isinstance(about, dict):
-                    raise ValueError(f"{about!r:.100} is no model")
+            for about in read_models(self.state):
                 try:
                     self._preload(about)
                 except (DriverError, OSError) as error:
                     failed.append(str(error))
-        except (ValueError, TypeError, RecursionError) as error:  # cut off or edited: the models can be preloaded again
+        except ValueError as error:
             failed.append(f"{self.state} is no list of models: {error}")
         return failed
 
     def serve(self, ready: Callable[[], None]) -> None:
-        """Listens until the process ends."""
+        """Listen and answer until `stop`.
+
+        Raises:
+            DriverError: NOT_TRUSTED for the socket's directory.
+        """
         require_trusted(self.path.parent, owner=os.geteuid())
-        self.path.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            listener.bind(str(self.path))
-            self.path.chmod(0o666)  # takers of other users come with a token; its directory keeps the rest out
-            listener.listen(64)
-            ready()
-            while True:  # whatever there is too little of now, the models are kept for when there is enough
-                accept_one(listener, self._converse, "holder-asker")
+        # Replicas of other users come with a token; the socket's directory keeps other processes out.
+        self._server = ResidentServer(listen(self.path, 0o666), self._converse, "holder-client")
+        began_s = time.monotonic()
+        models = len(self.store.models)
+        self._log.info("holder_started", socket=str(self.path), gpu=self.device.uuid(), models=models)
+        ready()
+        if self._stopping:  # before there was a server to stop
+            self._server.stop()
+        self._server.run(drain=False)
+        self._log.info("holder_stopped", took_s=time.monotonic() - began_s)
+
+    def stop(self) -> None:
+        """Accept no new connections and let `serve` return; may be called from a signal handler."""
+        self._stopping = True
+        if self._server is not None:
+            self._server.stop()
 
     def _converse(self, connection: socket.socket) -> None:
+        stream = MessageStream(connection, LONGEST_LINE_BYTES)
+        connection.settimeout(_REQUEST_S)
+        try:
+            if _is_trusted(connection):
+                self._converse_with(stream, trusted=True)
+            elif self._replicas.acquire(blocking=False):
+                try:
+                    self._converse_with(stream, trusted=False)
+                finally:
+                    self._replicas.release()
+            else:
+                raise DriverError(Reason.BUSY, f"{_MOST_REPLICAS} replicas are connected", "try again")
+        except DriverError as error:
+            self._log_refusal(stream, None, error)
+            stream.send(error_message(error))
+
+    def _converse_with(self, stream: MessageStream, trusted: bool) -> None:
+        """Answer a connection's requests until it closes; then end the leases that it began."""
         begun: set[str] = set()
-        buffered = bytearray()
-        with connection, suppress(OSError):
+        with suppress(TimeoutError):  # a client that sends half a request, or holds a slot idle
             try:
-                ours = is_ours(connection)
-                while True:
-                    message, fd = receive(connection, buffered)
-                    if fd is not None:
-                        os.close(fd)
-                    if message is None:
-                        break
-                    self._answer(connection, message, ours, begun)
-            except DriverError as error:
-                send(connection, _told(error))
+                while (message := self._next(stream, trusted)) is not None:
+                    self._answer(stream, message, trusted, begun)
             finally:
                 self._end(begun)
 
-    def _end(self, begun: set[str]) -> None:
-        """Nobody is there to be told any more, so copies that still run are not waited for."""
-        with ExitStack() as all_of_them:  # one that fails keeps none of the others
-            for token in begun:
-                all_of_them.callback(self.leases.release, token, patience_s=0.0)
+    @staticmethod
+    def _next(stream: MessageStream, trusted: bool) -> Message | None:
+        """Receive a request; a trusted client holds leases and may be idle for as long as a restore takes."""
+        return stream.receive(_REQUEST_S, first_byte_s=math.inf if trusted else _REPLICA_IDLE_S)
 
-    def _answer(self, connection: socket.socket, message: dict[str, Any], ours: bool, begun: set[str]) -> None:
+    def _end(self, begun: set[str]) -> None:
+        """End leases without waiting for copies that still run: their client has disconnected."""
+        with ExitStack() as cleanup:  # run every release even if one raises
+            for token in begun:
+                cleanup.callback(self.leases.release, token, patience_s=0.0)
+
+    def _answer(self, stream: MessageStream, message: Message, trusted: bool, begun: set[str]) -> None:
         what = str(message.get("do"))
         try:
-            if not ours and what not in FOR_TAKERS:
-                raise DriverError(
-                    Reason.NOT_TRUSTED,
-                    f"{what} is for root alone",
-                    "ask as root, from the holder's own pid and user namespace (on Kubernetes: hostPID)",
-                )
+            check_version(message)
+            self._refuse_stranger(what, trusted)
             if what == "take":
-                fd, size_bytes = self.leases.export(text(message, "token"), lambda: hung_up(connection))
-                try:
-                    send(connection, {"size_bytes": size_bytes}, fd)
-                finally:
-                    os.close(fd)
+                self._send_memory(stream, text(message, "token"))
                 return
-            if what == "wait":
-                answer = self.leases.wait(text(message, "token"), lambda: hung_up(connection)).timings()
-            else:
-                answer = self._do(what, message, begun)
+            answer = self._carry_out(stream, what, message, begun)
         except DriverError as error:
-            answer = _told(error)
-        except OSError as error:  # a file that is gone, a disk that is full; where the asker is gone, so is this answer
-            answer = _told(DriverError(Reason.WEIGHTS_FAILED, f"{what}: {error}"))
-        except Exception as error:  # no memory, no thread, or a defect of ours: told, and the next request is served
-            answer = _told(DriverError(Reason.WEIGHTS_FAILED, f"{what}: {type(error).__name__}: {error}"))
-        send(connection, answer)
+            answer = self._refused(stream, what, error)
+        except Exception as error:  # no memory, no thread, a file that is gone: the next request is served
+            said = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            answer = self._refused(stream, what, DriverError(Reason.WEIGHTS_FAILED, f"{what}: {said}"))
+        stream.send(answer)
 
-    def _do(self, what: str, message: dict[str, Any], begun: set[str]) -> dict[str, Any]:
-        if what == "load":
-            self._refuse_other_card(None if message.get("gpu") is None else text(message, "gpu"))
-            lease = self.leases.load(text(message, "model"))
-            begun.add(lease.token)
-            return {"token": lease.token, "gpu": self.device.uuid()}
-        if what in ("done", "release"):
-            begun.discard(text(message, "token"))
-            self.leases.release(text(message, "token"))
-            return {}
-        if what == "preload":
-            answer = self._preload(message)
-            self._write_state()
-            return answer
-        if what == "drop":
-            self.store.drop(text(message, "model"))
-            self._write_state()
-            return {}
-        if what == "measure":
-            return {"pinned_h2d_bytes_per_s": measure_pinned_rate(self.device)}
-        if what == "status":
-            return self._status()
-        raise DriverError(Reason.REQUEST_INVALID, f"there is no request {what!r}")
+    def _carry_out(self, stream: MessageStream, what: str, message: Message, begun: set[str]) -> Message:
+        if what == "wait":
+            return self.leases.wait(text(message, "token"), lambda: has_hung_up(stream.connection)).timings()
+        if what not in self._handlers:
+            raise DriverError(Reason.REQUEST_INVALID, f"there is no request {what!r:.100}")
+        return self._handlers[what](message, begun)
 
-    def _refuse_other_card(self, wanted: str | None) -> None:
-        own = self.device.uuid()
-        if wanted is not None and own not in (None, NO_CARD) and wanted != own:
+    def _send_memory(self, stream: MessageStream, token: str) -> None:
+        fd, size_bytes = self.leases.export(token, lambda: has_hung_up(stream.connection))
+        try:
+            stream.send({"size_bytes": size_bytes}, fd)
+        finally:
+            os.close(fd)
+
+    @staticmethod
+    def _refuse_stranger(what: str, trusted: bool) -> None:
+        if not trusted and what not in FOR_REPLICAS:
             raise DriverError(
-                Reason.WEIGHTS_FAILED,
-                f"the replica is on GPU {wanted}, this holder's card is {own}",
-                "name the socket of the holder of that card",
+                Reason.NOT_TRUSTED,
+                f"{what} is for root alone",
+                "ask as root, from the holder's own pid and user namespace (on Kubernetes: hostPID)",
             )
 
-    def _preload(self, about: dict[str, Any]) -> dict[str, Any]:
+    def _answer_load(self, message: Message, begun: set[str]) -> Message:
+        self._refuse_other_gpu(None if message.get("gpu") is None else text(message, "gpu"))
+        lease = self.leases.load(text(message, "model"))
+        begun.add(lease.token)
+        return {"token": lease.token, "gpu": self.device.uuid()}
+
+    def _answer_release(self, message: Message, begun: set[str]) -> Message:
+        token = text(message, "token")
+        begun.discard(token)
+        self.leases.release(token)
+        return {}
+
+    def _answer_preload(self, message: Message, begun: set[str]) -> Message:
+        answer = self._preload(message)
+        self._write_state()
+        self._log.info("model_preloaded", model=message["model"], **answer)
+        return answer
+
+    def _answer_drop(self, message: Message, begun: set[str]) -> Message:
+        self.store.drop(text(message, "model"))
+        self._write_state()
+        self._log.info("model_dropped", model=message["model"])
+        return {}
+
+    def _refuse_other_gpu(self, wanted: str | None) -> None:
+        own = self.device.uuid()
+        if wanted is not None and own not in (None, NO_GPU) and wanted != own:
+            raise DriverError(
+                Reason.WEIGHTS_FAILED,
+                f"the replica is on GPU {wanted}, this holder's GPU is {own}",
+                "name the socket of the holder of that GPU",
+            )
+
+    def _preload(self, about: Message) -> Message:
         name, files = text(about, "model"), tuple(Path(file) for file in texts(about, "files"))
         layout = Layout(size(about, "total_bytes"), sizes(about, "offsets_bytes"))
         before = self.store.models.get(name)
@@ -186,117 +253,33 @@ class Holder:
         }
 
     def _write_state(self) -> None:
-        if self.state is None:
-            return
-        with self._writing:
-            held = [
-                {
-                    "model": model.name,
-                    "files": [str(file) for file in model.files],
-                    "total_bytes": model.layout.total_bytes,
-                    "offsets_bytes": dict(model.layout.offsets_bytes),
-                }
-                for model in self.store.held()
-            ]
-            new = self.state.with_name(self.state.name + ".new")
-            new.write_text(json.dumps(held))
-            os.replace(new, self.state)
+        if self.state is not None:
+            with self._writing:
+                write_models(self.state, self.store.held())
+
+    def _refused(self, stream: MessageStream, what: str, error: DriverError) -> Message:
+        self._log_refusal(stream, what, error)
+        return error_message(error)
+
+    def _log_refusal(self, stream: MessageStream, what: str | None, error: DriverError) -> None:
+        pid, user_id = peer(stream.connection)
+        self._log.warning("request_refused", do=what, **dump_error(error), client_pid=pid, client_user_id=user_id)
+
+    def _log_copy(self, lease: Lease) -> None:
+        about = {"model": lease.model.name, **lease.timings()}
+        if lease.failure is None:
+            self._log.info("weights_copied", **about)
+        else:
+            self._log.warning("weights_copy_failed", **about, **dump_error(lease.failure))
 
 
-def is_ours(connection: socket.socket) -> bool:
-    """Whether whoever connected may do more than take what he has a token for.
+def _is_trusted(connection: socket.socket) -> bool:
+    """Return True for root and the holder's own user, of its own pid and user namespace.
 
-    User 0 of a container that sees the socket is user 0 to the kernel, too: the peer must besides be in our own pid and
-    user namespaces. So holder, agent and command line belong into the same ones (on Kubernetes: hostPID). It must live
-    still, once that was looked at: it can leave its connection to others, and its PID to a process of the host.
+    Raises:
+        DriverError: BUSY while no descriptor is left to check that with.
     """
-    if not is_root_or_us(connection):
-        return False
-    pid, _ = peer(connection)
     try:
-        same = all(
-            os.stat(f"/proc/{pid}/ns/{kind}").st_ino == os.stat(f"/proc/self/ns/{kind}").st_ino
-            for kind in ("pid", "user")
-        )
-    except OSError:
-        return False
-    return same and _peer_lives(connection)
-
-
-def _peer_lives(connection: socket.socket) -> bool:
-    try:
-        (fd,) = struct.unpack("i", connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, struct.calcsize("i")))
+        return is_same_machine_root(connection)
     except OSError as error:
-        return error.errno == errno.ENOPROTOOPT  # an older kernel can't tell; others say this of a peer that is gone
-    try:
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        return not poll.poll(0)  # readable once its process has ended, pidfd_open(2)
-    finally:
-        os.close(fd)
-
-
-def _told(error: DriverError) -> dict[str, Any]:
-    return {"error": error.detail, "reason": error.reason.value, "hint": error.hint}
-
-
-def open_device(name: str) -> Device:
-    """The card of an ordinal, or `host:BYTES` for memfds without a card.
-
-    Raises:
-        DriverError: REQUEST_INVALID for what is neither; CUDA_MISSING.
-    """
-    kind, _, size = name.partition(":")
-    if kind == "host" and size.isdecimal():
-        return HostDevice(int(size))
-    if not name.isdecimal():
-        raise DriverError(Reason.REQUEST_INVALID, f"--device {name!r} is no card", "give its ordinal, or host:BYTES")
-    return CudaDevice(int(name))
-
-
-def refuse_second(path: Path) -> None:
-    """A live holder keeps its socket, and its models; the socket of a dead one is replaced.
-
-    Raises:
-        DriverError: BUSY when a holder answers there.
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, suppress(OSError):
-        probe.settimeout(1.0)
-        probe.connect(str(path))
-        raise DriverError(Reason.BUSY, f"a holder serves {path} already", "end it, or give another --socket")
-
-
-def serve(device: str, path: Path, budget_bytes: int, state: Path | None, huge_pages: bool) -> None:
-    """The process: reads again what a dead one held, says `ready`, and serves until SIGTERM.
-
-    Raises:
-        DriverError: BUSY when a holder serves there; NOT_TRUSTED; REQUEST_INVALID or CUDA_MISSING for the device.
-    """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    require_trusted(path.parent, owner=os.geteuid())
-    refuse_second(path)
-    holder = Holder(open_device(device), path, budget_bytes, state, huge_pages)
-    for failure in holder.reload():
-        print(f"not reloaded: {failure}", file=sys.stderr, flush=True)
-    holder.serve(lambda: print("ready", flush=True))
-
-
-def main() -> None:
-    """The options."""
-    parser = argparse.ArgumentParser(prog="restore_driver.weights.holder", description=__doc__)
-    where = "where to listen; only root may write beside it, and only root of this pid namespace may load"
-    parser.add_argument("--socket", type=Path, required=True, help=where)
-    parser.add_argument("--budget-bytes", type=int, required=True, help="page-locked host memory for models")
-    parser.add_argument("--device", default="0", help="ordinal of the card, or host:BYTES for memfds without a card")
-    parser.add_argument("--state", type=Path, help="file that lists the models, read again after a death")
-    parser.add_argument("--small-pages", action="store_true", help="no huge pages for the models")
-    options = parser.parse_args()
-    try:
-        serve(options.device, options.socket, options.budget_bytes, options.state, not options.small_pages)
-    except DriverError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()
+        raise DriverError(Reason.BUSY, f"the client cannot be identified: {error}", "try again") from error

@@ -1,11 +1,11 @@
-"""Loads under way: a model on its way from host memory to the card, until somebody has mapped it.
+"""Leases: copies of a model from host memory to the GPU, until a replica has mapped the memory.
 
-A lease begins with a promise: refused before anything is touched if the card has too little memory, other promises
-counted. Allocation (tens of milliseconds) and copy are a thread's, so that whoever asked goes on at once; the taker
-gets the descriptor as soon as there is memory, and maps it while the copy runs.
+A lease begins with a reservation: refused before anything is touched if the GPU has too little memory, other
+reservations counted. Allocation (tens of milliseconds) and copy run in a thread, so that the client goes on at once;
+the replica gets the descriptor as soon as there is memory, and maps it while the copy runs.
 
-A copy that hangs in the driver can't be ended. So nobody waits for one longer than he likes (`Left`), it holds no lock
-that others need, except those who want memory of the same card, and its own thread gives up its memory when it ends.
+A copy that hangs in the driver cannot be ended. So waiters poll `Left` and give up when their client has disconnected;
+the copy holds no lock but that for memory of the same GPU, and its own thread releases its memory when it ends.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _COPY_PATIENCE_S = 10.0
 _LOOK_S = 0.5
 
 Left = Callable[[], bool]
-"""Whether whoever waits has left, and need not be answered."""
+"""Return True once the waiting client has disconnected."""
 
 
 @dataclass
 class Lease:
-    """One copy of a model on the card, still ours."""
+    """One copy of a model on the GPU that is still the holder's."""
 
     token: str
     model: HeldModel
@@ -44,17 +44,17 @@ class Lease:
     failure: DriverError | None = None
     given_up: bool = False
     guard: threading.Lock = field(default_factory=threading.Lock)
-    """Between handing the memory over and giving it up."""
+    """Excludes handing the memory over while it is released."""
 
     def free(self) -> None:
-        """Lets go of memory that was given up; nothing is copied there any more."""
+        """Release memory that was given up; nothing is copied there any more."""
         with self.guard:
             if self.given_up and self.memory is not None:
                 memory, self.memory = self.memory, None
                 memory.release()
 
     def timings(self) -> dict[str, Any]:
-        """What it took, once copied."""
+        """Return bytes, seconds and rate of the copy, once it has ended."""
         bytes_ = self.model.layout.total_bytes
         return {
             "bytes": bytes_,
@@ -66,29 +66,31 @@ class Lease:
 
 @dataclass
 class Leases:
-    """All loads under way."""
+    """All leases."""
 
     device: Device
     store: Store
     margin_bytes: int = CONTEXT_MARGIN_BYTES
     leases: dict[str, Lease] = field(default_factory=dict)
-    _promised_bytes: int = 0
-    """Of leases that are not allocated yet, which the card therefore still counts as free."""
+    on_copied: Callable[[Lease], None] = lambda _: None
+    """Called by the copy's thread when it has ended, in success or failure."""
+    _reserved_bytes: int = 0
+    """Reserved by leases that are not allocated yet, which the GPU therefore still counts as free."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    """For the table of leases."""
-    _card: threading.Lock = field(default_factory=threading.Lock)
-    """For what is promised and had of the card."""
+    """Guards the table of leases."""
+    _gpu: threading.Lock = field(default_factory=threading.Lock)
+    """Guards reservations and allocations on the GPU."""
 
     def load(self, name: str) -> Lease:
-        """Promises memory on the card and begins to copy.
+        """Reserve memory on the GPU and begin to copy.
 
         Raises:
             DriverError: TOO_LITTLE_MEMORY with nothing touched; WEIGHTS_FAILED for a model that is not held.
         """
         model = self.store.borrow(name)
         try:
-            with self._card:  # one after the other: two can't be promised the same memory
-                lease = self._promise(model)
+            with self._gpu:  # one after the other: two cannot reserve the same memory
+                lease = self._reserve(model)
         except BaseException:
             self.store.give_back(model)
             raise
@@ -99,14 +101,14 @@ class Leases:
         except BaseException:
             with self._lock:
                 del self.leases[lease.token]
-            with self._card:
-                self._promised_bytes -= lease.size_bytes
+            with self._gpu:
+                self._reserved_bytes -= lease.size_bytes
             self.store.give_back(model)
             raise
         return lease
 
     def get(self, token: str) -> Lease:
-        """The lease of a token.
+        """Return the lease of a token.
 
         Raises:
             DriverError: WEIGHTS_FAILED for a token that is not known (any more).
@@ -118,10 +120,10 @@ class Leases:
         return lease
 
     def export(self, token: str, left: Left = lambda: False) -> tuple[int, int]:
-        """A descriptor of a lease's device memory and its size, as soon as it is allocated; the caller closes it.
+        """Return a descriptor of a lease's device memory (the caller closes it) and its size, once it is allocated.
 
         Raises:
-            DriverError: what the allocation or the copy failed of; WEIGHTS_FAILED for a lease that was given up.
+            DriverError: the failure of the allocation or the copy; WEIGHTS_FAILED for a lease that was given up.
         """
         lease = self.get(token)
         _wait(lease.allocated, left)
@@ -133,10 +135,10 @@ class Leases:
             return lease.memory.export(), lease.size_bytes
 
     def wait(self, token: str, left: Left = lambda: False) -> Lease:
-        """Returns once the copy is done.
+        """Return the lease once its copy is done.
 
         Raises:
-            DriverError: what the copy failed of.
+            DriverError: the failure of the copy; WEIGHTS_FAILED once the client has left.
         """
         lease = self.get(token)
         _wait(lease.copied, left)
@@ -145,10 +147,10 @@ class Leases:
         return lease
 
     def release(self, token: str, patience_s: float = _COPY_PATIENCE_S) -> None:
-        """Gives up our reference once the copy is done; idempotent.
+        """End a lease and release its memory once the copy is done; idempotent.
 
-        The copy is waited for, so that the memory is free when this returns, but not for ever: then the copy's own
-        thread gives it up.
+        Wait up to `patience_s` seconds for the copy, so that the memory is free when this returns; after that the
+        copy's own thread releases it.
         """
         with self._lock:
             lease = self.leases.pop(token, None)
@@ -159,18 +161,18 @@ class Leases:
         if lease.copied.wait(patience_s):
             lease.free()
 
-    def _promise(self, model: HeldModel) -> Lease:
+    def _reserve(self, model: HeldModel) -> Lease:
         granularity = self.device.granularity_bytes()
         size = -(-model.layout.total_bytes // granularity) * granularity
-        free = self.device.free_bytes() - self._promised_bytes
+        free = self.device.free_bytes() - self._reserved_bytes
         if size + self.margin_bytes > free:
             raise DriverError(
                 Reason.TOO_LITTLE_MEMORY,
-                f"model {model.name} needs {size:,} bytes of the card and {self.margin_bytes:,} beside it, "
+                f"model {model.name} needs {size:,} bytes of the GPU and {self.margin_bytes:,} beside it, "
                 f"{free:,} are free",
                 "park or end a replica on it",
             )
-        self._promised_bytes += size
+        self._reserved_bytes += size
         return Lease(secrets.token_hex(16), model, size)
 
     def _copy(self, lease: Lease) -> None:
@@ -191,10 +193,11 @@ class Leases:
             lease.allocated.set()
             lease.copied.set()
             lease.free()
+            self.on_copied(lease)
 
     def _allocate(self, lease: Lease) -> DeviceMemory:
-        with self._card:  # a promise becomes memory in one step, or is off
-            self._promised_bytes -= lease.size_bytes
+        with self._gpu:  # a reservation becomes memory in one step, or ends
+            self._reserved_bytes -= lease.size_bytes
             lease.memory = self.device.allocate(lease.size_bytes)
         lease.allocated.set()
         return lease.memory
@@ -203,4 +206,4 @@ class Leases:
 def _wait(event: threading.Event, left: Left) -> None:
     while not event.wait(_LOOK_S):
         if left():
-            raise DriverError(Reason.WEIGHTS_FAILED, "whoever waited for the copy has left")
+            raise DriverError(Reason.WEIGHTS_FAILED, "the client that waited for the copy has disconnected")

@@ -1,7 +1,7 @@
-"""safetensors files: eight bytes of header length, a JSON header, then the tensors' bytes.
+"""Read the index of safetensors files: eight bytes of header length, a JSON header, then the tensors' bytes.
 
-The format is Hugging Face's (github.com/huggingface/safetensors, "Format"). Only offsets are read here: what the bytes
-mean is the replica's affair.
+The format is Hugging Face's (github.com/huggingface/safetensors, "Format"). Only offsets are read here; the
+replica interprets the bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ALIGNMENT_BYTES = 256
 
 @dataclass(frozen=True)
 class Stored:
-    """Where a tensor's bytes lie."""
+    """Location of a tensor's bytes."""
 
     file: Path
     offset_bytes: int
@@ -31,14 +31,14 @@ class Stored:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each tensor belongs in a replica's range of weights; bytes between them are zero."""
+    """Offset of each tensor in a replica's range of weights; bytes between them are zero."""
 
     total_bytes: int
     offsets_bytes: Mapping[str, int]
 
 
 def index(files: Iterable[Path]) -> dict[str, Stored]:
-    """Every tensor of the files.
+    """Return the location of every tensor of the files.
 
     Raises:
         DriverError: WEIGHTS_FAILED naming the file and what is wrong with it.
@@ -53,7 +53,7 @@ def index(files: Iterable[Path]) -> dict[str, Stored]:
 
 
 def in_file_order(files: Iterable[Path]) -> Layout:
-    """The layout of a replica that has the files' own tensors one after the other, as they lie in the files.
+    """Return the layout of a replica that has the files' own tensors in file order.
 
     Raises:
         DriverError: WEIGHTS_FAILED naming the file and what is wrong with it.
@@ -69,7 +69,7 @@ def in_file_order(files: Iterable[Path]) -> Layout:
 
 
 def check(layout: Layout, tensors: Mapping[str, Stored]) -> None:
-    """The layout's tensors are there, lie within its range and do not overlap.
+    """Refuse a layout whose tensors are missing, overlap or exceed its range.
 
     Raises:
         DriverError: WEIGHTS_FAILED naming the tensor.

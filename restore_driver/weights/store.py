@@ -1,4 +1,4 @@
-"""Models in page-locked host memory, within a budget: loaded from their files, evicted when another needs the room."""
+"""Models in page-locked host memory within a budget: read from their files, evicted least recently used first."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ class HeldModel:
     pin_s: float
     used_at: int
     users: int = 0
-    """Copies to a card that are under way: not evicted while there are any."""
+    """Copies to a GPU that are under way: the model is not evicted while there are any."""
 
 
 @dataclass
 class Store:
-    """Models by name."""
+    """Models by name; safe for several threads."""
 
     device: Device
     budget_bytes: int
     huge_pages: bool = True
     models: dict[str, HeldModel] = field(default_factory=dict)
-    _promised_bytes: int = 0
+    _reserved_bytes: int = 0
     _uses: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _readers: dict[str, threading.Lock] = field(default_factory=dict)
     """One for each name that was ever preloaded."""
 
     def preload(self, name: str, files: tuple[Path, ...], layout: Layout, available_bytes: int) -> HeldModel:
-        """Reads a model into page-locked memory; one that is there with the same layout stays.
+        """Read a model into page-locked memory; one that is held with the same files and layout stays.
 
         Raises:
             DriverError: TOO_LITTLE_MEMORY before anything is touched; WEIGHTS_FAILED for its files.
         """
-        with self._reading(name):  # two at once of one model would read it twice, and lose one that is pinned
+        with self._reading(name):  # two readers of one model would read it twice, and leak one that is pinned
             return self._preload(name, files, layout, available_bytes)
 
     def _preload(self, name: str, files: tuple[Path, ...], layout: Layout, available_bytes: int) -> HeldModel:
@@ -69,13 +69,13 @@ class Store:
                 return present
             if present is not None:
                 self._evict(present)
-            self._make_room(name, size, available_bytes)
-            self._promised_bytes += size
+            self._evict_for(name, size, available_bytes)
+            self._reserved_bytes += size
         try:
             model = self._read(name, files, layout, tensors, size)
         finally:
             with self._lock:
-                self._promised_bytes -= size
+                self._reserved_bytes -= size
         with self._lock:
             self.models[name] = model
         return model
@@ -85,10 +85,10 @@ class Store:
             return self._readers.setdefault(name, threading.Lock())
 
     def borrow(self, name: str) -> HeldModel:
-        """A model that is not evicted until `give_back`.
+        """Return a model that is not evicted until `give_back`.
 
         Raises:
-            DriverError: WEIGHTS_FAILED when it is not here.
+            DriverError: WEIGHTS_FAILED when it is not held.
         """
         with self._lock:
             model = self.models.get(name)
@@ -100,31 +100,35 @@ class Store:
             return model
 
     def give_back(self, model: HeldModel) -> None:
-        """The copy is done."""
+        """End a `borrow`."""
         with self._lock:
             model.users -= 1
 
     def drop(self, name: str) -> None:
-        """Forgets a model; one that is not here is no error."""
+        """Release a model; one that is not held is no error.
+
+        Raises:
+            DriverError: BUSY while it is being copied.
+        """
         with self._lock:
             if name in self.models:
                 self._evict(self.models[name])
 
     @property
     def held_bytes(self) -> int:
-        """Page-locked memory in use and promised."""
+        """Page-locked bytes, in use and reserved."""
         with self._lock:
             return self._held_bytes()
 
     def held(self) -> tuple[HeldModel, ...]:
-        """The models that are there now, by name."""
+        """Return the held models, sorted by name."""
         with self._lock:
             return tuple(model for _, model in sorted(self.models.items()))
 
     def _held_bytes(self) -> int:
-        return self._promised_bytes + sum(len(model.buffer) for model in self.models.values())
+        return self._reserved_bytes + sum(len(model.buffer) for model in self.models.values())
 
-    def _make_room(self, name: str, size: int, available_bytes: int) -> None:
+    def _evict_for(self, name: str, size: int, available_bytes: int) -> None:
         idle = sorted((model for model in self.models.values() if not model.users), key=lambda model: model.used_at)
         could_free = sum(len(model.buffer) for model in idle)
         if self._held_bytes() - could_free + size > self.budget_bytes:
@@ -145,10 +149,10 @@ class Store:
 
     def _evict(self, model: HeldModel) -> None:
         if model.users:
-            raise DriverError(Reason.BUSY, f"model {model.name} is on its way to a card", "try again")
+            raise DriverError(Reason.BUSY, f"model {model.name} is being copied to a GPU", "try again")
         del self.models[model.name]
         model.unpin()
-        with suppress(BufferError):  # a view that is still about: freed with it
+        with suppress(BufferError):  # a view still exists: the memory is freed with it
             model.buffer.close()
 
     def _read(

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from autoscaler.observation import counted
 from policies.actions import ON_THE_WAY
 from policies.keys import SnapshotKey, TargetKey
+from policies.leadtime import LeadTime
 from policies.paths import DemandPaths
 from policies.reasons import for_count
 from policies.types import (
@@ -34,6 +35,7 @@ from policies.types import (
     TargetObservation,
     TargetPlan,
     TargetSpec,
+    TierSpec,
 )
 from tests.policies.worlds import BUYS, LENDS, LENDS_AND_BUYS, STEP_ENDS_S, target
 
@@ -70,8 +72,17 @@ def specs(draw: st.DrawFn) -> tuple[TargetSpec, ...]:
             miss_cost=draw(st.sampled_from([0.1, 1.0, 10.0])),
             slo_wait_s=draw(st.sampled_from([0.5, 2.0, 10.0])),
         )
+        spec = replace(spec, ladder=tuple(_spread(tier) for tier in spec.ladder))
         made.append(replace(spec, snapshot=None) if draw(st.booleans()) and name == "c" else spec)
     return tuple(made)
+
+
+def _spread(tier: TierSpec) -> TierSpec:
+    """Give a tier a lead time that varies and, with a snapshot, fails at times: draws then depend on their salt."""
+    base_s = tier.lead_time.mean_s
+    quantiles_s = (0.5 * base_s, base_s, 4.0 * base_s)
+    fails = LeadTime(quantiles_s, 0.2, (30.0, 60.0)) if tier.needs_snapshot else LeadTime(quantiles_s)
+    return replace(tier, lead_time=fails)
 
 
 @dataclass

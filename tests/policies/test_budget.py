@@ -23,12 +23,15 @@ def cut(
     required: list[float] | None = None,
     known: set[str] | None = None,
 ) -> Allotment:
-    """Allot with every path requiring what is wanted, and every target known, unless said otherwise."""
+    """Allot with every path requiring what is wanted, and every target known, unless said otherwise.
+
+    What an unknown target wants, it holds.
+    """
     warm = {t.key: {PARKED: n} for t, n in zip(targets, parked or [], strict=False)}
     paths = np.repeat(np.array(required if required is not None else wanted, np.float32)[:, None], 50, axis=1)
-    keys = frozenset(t.key for t in targets if known is None or t.key.name in known)
     wants = {t.key: n for t, n in zip(targets, wanted, strict=True)}
-    return allot(targets, wants, warm, supply or {}, paths, keys, budget)
+    blind = {key: n for key, n in wants.items() if known is not None and key.name not in known}
+    return allot(targets, wants, warm, supply or {}, paths, blind, budget)
 
 
 def active(allotment: Allotment) -> dict[str, int]:
@@ -125,6 +128,25 @@ def test_unknown_targets_keep_what_they_hold_before_the_minimums_of_others() -> 
     assert active(cut(targets, [3, 4], budget=5, required=[0.0, 4.0], known={"b"})) == {"a": 3, "b": 2}
 
 
+def test_unknown_targets_grow_to_their_minimum_only_after_others_kept_what_they_hold() -> None:
+    """b holds its 1 replica; a, which holds none, would like its minimum of 1 on the same 2 GPUs."""
+    targets, wants = (spec("a", gpus=2, least=1), spec("b")), [1, 1]
+    blind = {targets[0].key: 0, targets[1].key: 1}
+    paths = np.zeros((2, 50), np.float32)
+
+    got = allot(targets, dict(zip((t.key for t in targets), wants, strict=True)), {}, {}, paths, blind, 2)
+
+    assert active(got) == {"a": 0, "b": 1}
+
+
+def test_what_unknown_targets_hold_stays_even_beyond_the_budget() -> None:
+    """a holds 6 GPUs of a budget of 4, in replicas of which none fits into the budget of 1: b gets nothing."""
+    targets = (spec("a", gpus=2), spec("b", least=1))
+
+    assert active(cut(targets, [3, 4], budget=4, known={"b"})) == {"a": 3, "b": 0}
+    assert active(cut(targets, [3, 4], budget=1, known={"b"})) == {"a": 3, "b": 0}
+
+
 def test_a_replica_that_does_not_fit_is_not_replaced_by_a_smaller_one() -> None:
     """With one GPU more the replica of 4 fits, and what the smaller target had got would be taken away."""
     targets = (spec("a", gpus=4, miss_cost=100.0), spec("b"))
@@ -189,7 +211,8 @@ def test_the_budget_is_kept_exactly_and_a_larger_one_takes_nothing_from_anything
     used = sum(got.supply.values()) + sum(
         fleet[i][0] * (got.active[key(f"t{i}")] + SHARE * got.warm[key(f"t{i}")][PARKED]) for i in order
     )
-    assert used <= budget
+    stays = sum(f[0] * (f[1] + f[2]) for f in fleet if not f[4])
+    assert used <= max(budget, stays)
     assert all(a <= b for a, b in zip(parts(got), parts(wider), strict=True))
 
 
@@ -209,8 +232,7 @@ def test_the_order_of_cuts_holds_for_any_fleet(
     known, unknown = [r for r in rows if r[0][4]], [r for r in rows if not r[0][4]]
     if any(n < f[1] for f, n, _ in known):
         assert all(n <= f[1] for f, n, _ in known)
-    if any(n < f[1] + f[2] for f, n, _ in unknown):
-        assert all(n == 0 for _, n, _ in known)
+    assert all(n == f[1] + f[2] for f, n, _ in unknown)
 
 
 @given(fleets, st.integers(0, 90))

@@ -18,10 +18,11 @@ from policies.baselines.planner import PlannerPolicy
 from policies.baselines.static import StaticPolicy
 from policies.decide import ForethawPolicy
 from policies.keys import SnapshotKey, TargetKey
+from policies.leadtime import LeadTime
 from policies.paths import DemandPaths
 from policies.types import ACTIVE, DecisionInput, Policy
 from tests.policies.drawn import World, worlds
-from tests.policies.worlds import given, key, seen, steady, target
+from tests.policies.worlds import STEP_ENDS_S, given, key, ladder, seen, steady, target
 
 PLENTY = 10_000
 """A budget that cuts none of the drawn worlds."""
@@ -77,6 +78,23 @@ def test_the_rows_of_a_forecast_are_found_by_key_whatever_stands_around_them(pol
     mixed = DemandPaths((key("b"), key("x"), key("a")), told.paths.step_ends_s, rows, told.paths.known)
 
     assert active(policy, replace(told, paths=mixed)) == active(policy, told)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_lead_times_are_drawn_by_key_and_not_by_position(seed: int) -> None:
+    """A wake takes 0.5 to 30 s: which path draws which decides what must be active on noisy, rising demand."""
+    wake = LeadTime((0.5, 2.0, 8.0, 30.0))
+    serves, _, staged, *farther = ladder(1)
+    rungs = (serves, replace(staged, lead_time=wake), *farther)
+    targets = (replace(target("a"), ladder=rungs), replace(target("b"), ladder=rungs))
+    random = np.random.default_rng(seed)
+    paths = np.linspace(20.0, 200.0, len(STEP_ENDS_S)) * random.gamma(1.0, 1.0, (2, 50, len(STEP_ENDS_S)))
+    told = given(targets, (seen(20), seen(20)), paths, budget=PLENTY)
+
+    both = active(ForethawPolicy(), told)
+
+    assert active(ForethawPolicy(), without(told, key("a"))) == {key("b"): both[key("b")]}
+    assert active(ForethawPolicy(), replace(told, targets=targets[::-1])) == both
 
 
 def test_memory_goes_with_its_target() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import accumulate
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.leadtime import LeadTime
-from policies.spares import SupplyNeed, excess_gpus, supply_needs
+from policies.spares import PoolExcess, SupplyNeed, excess_gpus, supply_needs
 from policies.types import SupplyStep, TargetSpec
 from tests.policies.makers import SPARE, STEP_ENDS_S, spec
 
@@ -36,8 +37,16 @@ def needs(
 ) -> tuple[SupplyNeed, ...]:
     """Ask with no replica active, wakes of 1 s and decisions 2 s apart: lent GPUs serve within 11 s."""
     return supply_needs(
-        targets, np.array(required), np.zeros(len(targets)), STEP_ENDS_S, supply, 1.0, 2.0, have or {}, pooled=pooled
+        excess_of(targets, required, len(required[0])), STEP_ENDS_S, supply, 3.0, have or {}, pooled=pooled
     )
+
+
+def excess_of(targets: tuple[TargetSpec, ...], required: Iterable[np.ndarray], n_paths: int = N_PATHS) -> PoolExcess:
+    """The GPUs required with no replica active, added a target at a time."""
+    excess = PoolExcess(len(STEP_ENDS_S), n_paths, apart=True)
+    for target, paths in zip(targets, required, strict=True):
+        excess.add((target,), paths[None], np.zeros(1))
+    return excess
 
 
 def test_targets_that_do_not_surge_together_share_one_reserve() -> None:
@@ -113,7 +122,7 @@ def test_spares_are_kept_where_they_are_soon_needed_again() -> None:
 
 
 def test_without_targets_nothing_is_kept() -> None:
-    none = supply_needs((), np.zeros((0, 5, 6)), np.zeros(0), STEP_ENDS_S, (SPARE, LENT), 1.0, 2.0, {"free": 3})
+    none = supply_needs(excess_of((), ()), STEP_ENDS_S, (SPARE, LENT), 3.0, {"free": 3})
 
     assert none == (SupplyNeed("free", 0, 0, 0.0, 0.0, 0),)
 
@@ -152,7 +161,7 @@ def test_every_mix_that_a_number_covers_fits_into_pieces_of_its_shape(mixes: lis
     required = np.repeat(np.array(mixes, float).T[:, :, None], len(STEP_ENDS_S), axis=2)
     costless = SupplyStep("free", LeadTime((0.0,)), 0.0)
 
-    need = supply_needs(targets, required, np.zeros(3), STEP_ENDS_S, (costless, LENT), 1.0, 2.0, {})[0]
+    need = supply_needs(excess_of(targets, required, len(mixes)), STEP_ENDS_S, (costless, LENT), 3.0, {})[0]
 
     for mix in mixes:
         pieces = [need.shape] * (need.gpus // need.shape) if need.shape else []
@@ -176,9 +185,8 @@ def test_what_is_held_covers_the_need_up_to_every_step_and_is_never_more_than_th
     supply = (SPARE, DEAR_LENT if dear else LENT, NODE)
     targets = (spec("a"), spec("b", gpus=2))
 
-    found = supply_needs(
-        targets, required, np.zeros(2), STEP_ENDS_S, supply, 1.0, 2.0, {"free": free, "lent": lent}, pooled=pooled
-    )
+    have = {"free": free, "lent": lent}
+    found = supply_needs(excess_of(targets, required, len(paths)), STEP_ENDS_S, supply, 3.0, have, pooled=pooled)
 
     gpus = list(accumulate(n.gpus for n in found))
     held = list(accumulate(n.held for n in found))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from restore_driver.capacity import require_free_disk, require_free_gpu_memory, require_free_memory
-from restore_driver.cuda import CardMemory, MemoryReading
+from restore_driver.cuda import GpuMemory, MemoryReading
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.disk import free_bytes
@@ -23,13 +23,13 @@ class Gpus:
     """As `CudaProcesses`: GPUs `a`, `b`, ... with this much memory free."""
 
     def __init__(self, *free_bytes: int) -> None:
-        self._cards = tuple(
-            CardMemory(uuid=uuid, total_bytes=1 << 51, free_bytes=free)
+        self._gpus = tuple(
+            GpuMemory(uuid=uuid, total_bytes=1 << 51, free_bytes=free)
             for uuid, free in zip("abcdef", free_bytes, strict=False)
         )
 
     def memory(self, deadline_s: float) -> MemoryReading:
-        return MemoryReading(cards=self._cards, processes={})
+        return MemoryReading(gpus=self._gpus, processes={})
 
 
 def refusal(call: Any, *arguments: Any) -> tuple[Reason, str] | None:

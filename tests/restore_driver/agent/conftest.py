@@ -32,11 +32,22 @@ class RunningAgent:
 
     process: subprocess.Popen[str]
     path: Path
+    log: Path
+    """Its standard error: JSON lines, and the sentence of a refusal to start."""
 
-    def wait(self) -> tuple[int, str]:
-        """Its exit code and what it said on standard error."""
-        _, said = self.process.communicate(timeout=PATIENCE_S)
-        return self.process.returncode, said
+    def wait(self) -> int:
+        """Return its exit code."""
+        self.process.communicate(timeout=PATIENCE_S)
+        return self.process.returncode
+
+    def events(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Return its log lines so far, of one event or all."""
+        found = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [event for event in found if name is None or event["event"] == name]
+
+    def sentences(self) -> list[str]:
+        """Return the lines of standard error that are not of the log."""
+        return [line for line in self.log.read_text().splitlines() if not line.startswith("{")]
 
     def says(self, sent: bytes, *, hang_up: bool = False) -> list[dict[str, Any]]:
         """What comes back for these bytes, to the end of the connection."""
@@ -56,11 +67,13 @@ StartAgent = Callable[..., RunningAgent]
 def started(directory: Path, name: str = "agent.sock") -> RunningAgent:
     """An agent that serves, with its state below a directory; or one that has ended."""
     argv = [sys.executable, "-m", "restore_driver", "agent", "--state", str(directory / "state")]
-    argv += ["--socket", str(directory / name)]
-    process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    argv += ["--socket", str(directory / name), "--log-format", "json"]
+    log = Path(tempfile.mkdtemp(dir=directory)) / "log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)
     assert process.stdout is not None
     process.stdout.readline()  # "ready on ...", or the end
-    return RunningAgent(process, directory / name)
+    return RunningAgent(process, directory / name, log)
 
 
 @pytest.fixture
@@ -86,9 +99,9 @@ def agent() -> Iterator[RunningAgent]:
     running = started(directory)
     yield running
     running.process.send_signal(signal.SIGTERM)
-    code, said = running.wait()
+    code, sentences = running.wait(), running.sentences()
     shutil.rmtree(directory)
-    assert (code, said) == (0, "")
+    assert (code, sentences) == (0, [])
 
 
 @dataclass

@@ -97,7 +97,7 @@ def test_sigterm_waits_for_the_attempt_at_work(
 
     assert waiting
     assert result.outcome == "published"
-    assert agent.wait() == (0, "")
+    assert (agent.wait(), agent.sentences()) == (0, [])
     assert not agent.path.exists()
     assert check_seal(tmp_path / "snapshot").name == "snapshot"
 
@@ -136,10 +136,13 @@ def test_an_agent_killed_in_the_middle_is_cleaned_up_after_by_the_next(
     emptied = set(placeholder.members())
     again = ask(second.path, restore, PATIENCE_S)
     second.process.send_signal(signal.SIGTERM)
-    code, said = second.wait()
+    code = second.wait()
+    [rolled_back] = second.events("attempt_rolled_back")
 
     assert heard[-1] == {"event": "begin", "phase": "prove"}  # and no result
     assert (len(left), emptied) == (2, {1})
     assert code == 0
-    assert said.startswith("took back restore-pod-1-") and "kill-restored, take-files-back" in said
+    assert rolled_back["attempt"].startswith("restore-pod-1-")
+    assert (rolled_back["reason"], rolled_back["level"]) == ("DriverDied", "info")
+    assert {"kill-restored", "take-files-back"} <= set(rolled_back["undone"])
     assert (again.outcome, again.reason, "DriverDied" in (again.detail or "")) == ("refused", "AttemptedBefore", True)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from restore_driver.agent.client import serves, status
-from restore_driver.agent.protocol import LONGEST_LINE_BYTES
+from restore_driver.agent.limits import LONGEST_LINE_BYTES
 from restore_driver.errors import DriverError, Reason
 from tests.restore_driver.agent.conftest import RunningAgent, StartAgent
 from tests.restore_driver.real.conftest import ROOT
@@ -25,7 +25,7 @@ from tests.restore_driver.real.conftest import ROOT
 def test_it_says_who_it_is_and_what_it_has(agent: RunningAgent) -> None:
     said = status(agent.path)
 
-    assert set(said) == {"pid", "criu", "cuda", "cuda_missing", "gpus", "attempts"}
+    assert set(said) == {"api_version", "pid", "criu", "cuda", "cuda_missing", "gpus", "attempts"}
     assert (said["pid"], said["attempts"]) == (agent.process.pid, 0)
     assert said["criu"].startswith("4.")
 
@@ -42,12 +42,12 @@ CHECKPOINT = {"do": "checkpoint", "pid": 12, "artifact": "/a", "replica": {}}
 @pytest.mark.parametrize(
     ("sent", "said"),
     [
-        (b"{", "is no JSON"),
-        (b"\xff\xfe", "is no JSON"),
-        (b"", "is no JSON"),
-        (b"[" * 100_000, "is no JSON"),
-        (b"[1]", "is no JSON object"),
-        (b'"status"', "is no JSON object"),
+        (b"{", "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"[1]", "is not a JSON object"),
+        (b'"status"', "is not a JSON object"),
         (b"{}", "do"),
         (b'{"do": "dance"}', "'dance'"),
         (b'{"do": 7}', "do"),
@@ -58,6 +58,9 @@ CHECKPOINT = {"do": "checkpoint", "pid": 12, "artifact": "/a", "replica": {}}
         (json.dumps({**CHECKPOINT, "deadlines_s": {"tea": 1}}).encode(), "'tea'"),
         (json.dumps({**CHECKPOINT, "deadlines_s": {"gate": 0}}).encode(), "checkpoint.deadlines_s.gate: "),
         (b'{"do": "restore", "artifact": "/a"}', "restore.placeholder_pid: "),
+        (b'{"do": "status", "api_version": "forethaw.dev/v9"}', "this driver speaks API version forethaw.dev/v1alpha1"),
+        (b'{"do": "status", "surprise": 1}', "surprise: "),
+        (b'{"do": "status", "do": "status"}', "the key 'do' is there twice"),
         (b'{"do": "restore", "artifact": "/a", "placeholder_pid": 7, "pod_uid": "../x"}', "restore.pod_uid: "),
     ],
 )
@@ -120,7 +123,7 @@ def test_another_user_does_not_get_in_and_is_not_answered_if_he_does(agent: Runn
 
     assert "Permission denied" in shut_out.stderr
     assert let_in.returncode == 0, let_in.stderr
-    assert error_of([json.loads(let_in.stdout)]) == ("NotTrusted", "only root may ask this agent")
+    assert error_of([json.loads(let_in.stdout)]) == ("NotTrusted", "only root may use this agent")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +134,7 @@ def test_another_user_does_not_get_in_and_is_not_answered_if_he_does(agent: Runn
         ("directory of another", "belongs to user 1000"),
         ("directory that others may write", "may be written by others"),
         ("link", "agent.sock is a symbolic link"),
-        ("nothing", "agent.sock cannot be looked at"),
+        ("nothing", "agent.sock cannot be examined"),
     ],
 )
 def test_the_client_asks_nobody_but_roots_agent(broken: str, said: str, tmp_path: Path) -> None:
@@ -172,8 +175,8 @@ def test_an_agent_that_ends_before_its_result_is_named(tmp_path: Path) -> None:
         with pytest.raises(DriverError) as silent:
             status(tmp_path / "agent.sock", deadline_s=0.1)
 
-    assert (not_listening.value.reason, silent.value.reason) == (Reason.DRIVER_DIED, Reason.DRIVER_DIED)
-    assert "can't be asked" in not_listening.value.detail and "can't be asked" in silent.value.detail
+    assert (not_listening.value.reason, silent.value.reason) == (Reason.DRIVER_DIED, Reason.DEADLINE_EXCEEDED)
+    assert "can't be asked" in not_listening.value.detail and "did not answer within 0.1 s" in silent.value.detail
 
 
 def test_a_stale_socket_is_replaced_and_a_living_agents_is_not(start_agent: StartAgent) -> None:
@@ -184,10 +187,10 @@ def test_a_stale_socket_is_replaced_and_a_living_agents_is_not(start_agent: Star
     stale = first.path.exists(), serves(first.path)
     second = start_agent()
     third = start_agent()
-    code, said = third.wait()
+    code = third.wait()
 
     assert stale == (True, False)
-    assert (code, said.splitlines()[-1]) == (
+    assert (code, third.sentences()[-1]) == (
         2,
         f"Busy: an agent serves {second.path} already; stop it, or give another --socket",
     )
@@ -205,7 +208,8 @@ def test_what_is_no_socket_is_never_removed(kind: str, start_agent: StartAgent, 
     else:
         path.symlink_to("elsewhere")
     before = os.lstat(path).st_ino
-    code, said = start_agent("precious").wait()
+    agent = start_agent("precious")
+    code, said = agent.wait(), agent.log.read_text()
 
     assert (code, "RequestInvalid" in said, "Traceback" in said) == (2, True, False), said
     assert os.lstat(path).st_ino == before
@@ -214,9 +218,9 @@ def test_what_is_no_socket_is_never_removed(kind: str, start_agent: StartAgent, 
 def test_a_directory_that_others_may_write_takes_no_socket(start_agent: StartAgent, tmp_path: Path) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
-    code, said = start_agent("open/agent.sock").wait()
+    agent = start_agent("open/agent.sock")
 
-    assert (code, "NotTrusted" in said) == (2, True)
+    assert (agent.wait(), "NotTrusted" in agent.log.read_text()) == (2, True)
     assert list((tmp_path / "open").iterdir()) == []
 
 
@@ -225,7 +229,7 @@ def test_an_idle_agent_ends_at_once_and_takes_its_socket_along(number: signal.Si
     agent = start_agent()
     agent.process.send_signal(number)
 
-    assert agent.wait() == (0, "")
+    assert (agent.wait(), agent.sentences()) == (0, [])
     assert not agent.path.exists()
 
 

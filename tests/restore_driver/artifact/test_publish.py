@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
@@ -119,15 +118,15 @@ def test_a_draft_that_is_swept_before_it_is_locked_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another driver's sweep comes between this one's mkdir and its lock."""
-    locks = fcntl.flock
+    lock = publishing.lock
     swept: list[tuple[Path, ...]] = []
 
-    def sweep_first(fd: int, operation: int) -> None:
-        if not operation & fcntl.LOCK_NB and not swept:
+    def sweep_first(fd: int) -> None:
+        if not swept:
             swept.append(sweep(tmp_path))
-        locks(fd, operation)
+        lock(fd)
 
-    monkeypatch.setattr(publishing.fcntl, "flock", sweep_first)
+    monkeypatch.setattr(publishing, "lock", sweep_first)
     publish(tmp_path / "snapshot")
 
     assert len(swept[0]) == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -98,14 +97,14 @@ def test_what_was_tried_before_is_refused_with_how_it_ended(outcome: dict[str, A
 
 def forget_first(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     """The owner ends and forgets its journal between our opening and our lock."""
-    locks, left = fcntl.flock, [path]
+    try_lock, left = journals.try_lock, [path]
 
-    def lock(fd: int, operation: int) -> None:
+    def lock(fd: int) -> bool:
         if left:
             left.pop().unlink()
-        locks(fd, operation)
+        return try_lock(fd)
 
-    monkeypatch.setattr(journals.fcntl, "flock", lock)
+    monkeypatch.setattr(journals, "try_lock", lock)
 
 
 def test_a_record_forgotten_while_it_is_opened_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from typer.main import get_command
 
-from restore_driver.agent.protocol import lines, send
+from restore_driver.agent.limits import LONGEST_LINE_BYTES
 from restore_driver.commands import light
 from restore_driver.commands.attempts import typer_command
 from restore_driver.commands.option_table import COMMANDS, AttemptCommand, Kind, Option
+from restore_driver.host.message_stream import MessageStream
 from restore_driver.host.unix_sockets import listen
 from restore_driver.spec_file import load_replica_spec
 from restore_driver.wire.requests import AnyRequest
@@ -239,21 +240,22 @@ class FakeAgent:
     """An attempt ends when this is set, if there is one."""
 
     def serve(self, stopping: threading.Event) -> None:
-        with listen(str(self.path), 16) as listener:
+        with listen(self.path) as listener:
             listener.settimeout(0.05)
             while not stopping.is_set():
                 with suppress(TimeoutError):
                     connection, _ = listener.accept()
                     with connection, suppress(OSError):
                         connection.settimeout(PATIENCE_S)
-                        message = next(lines(connection), None)
+                        stream = MessageStream(connection, LONGEST_LINE_BYTES)
+                        message = stream.receive(PATIENCE_S)
                         if message is not None:
                             self.requests.append(message)
-                            send(connection, {"event": "begin", "phase": "gate"})
+                            stream.send({"event": "begin", "phase": "gate"})
                             if self.at_work is not None:
                                 self.at_work.wait(PATIENCE_S)
                             if self.answer is not None:
-                                send(connection, self.answer)
+                                stream.send(self.answer)
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def test_failures_in_the_programs_words(command, output, kind, reason):
 def test_silent_failure_names_its_exit_code():
     failed = read_failure("cuda-checkpoint --action unlock --pid 7", 139, "")
 
-    assert failed.detail == "cuda-checkpoint --action unlock --pid 7: it ended with 139 and said nothing"
+    assert failed.detail == "cuda-checkpoint --action unlock --pid 7: it ended with 139 and printed nothing"
 
 
 def test_arguments_reach_the_driver(stand_in):

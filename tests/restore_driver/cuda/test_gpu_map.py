@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from restore_driver.cuda import device_map
-from restore_driver.cuda.gpu_map import uuid_from_bytes, uuid_to_bytes
+from restore_driver.cuda.gpu_map import uuid_to_bytes
 from restore_driver.errors import DriverError, Reason
 
 A, B, C, D = (f"GPU-{letter * 8}-0000-0000-0000-000000000000" for letter in "abcd")
-UUIDS = st.binary(min_size=16, max_size=16).map(uuid_from_bytes)
+UUIDS = st.uuids().map(lambda uuid: f"GPU-{uuid}")
 
 
 @st.composite
@@ -62,10 +62,6 @@ def test_refused(snapshot, placeholder, detail):
     assert (refused.value.reason, refused.value.detail) == (Reason.FINGERPRINT_MISMATCH, detail)
 
 
-@given(st.binary(min_size=16, max_size=16))
-def test_forms_of_a_uuid(raw):
-    assert uuid_to_bytes(uuid_from_bytes(raw)) == raw
-
-
-def test_form_as_nvidia_smi_prints_it():
-    assert uuid_from_bytes(bytes(range(16))) == "GPU-00010203-0405-0607-0809-0a0b0c0d0e0f"
+@given(st.uuids())
+def test_a_uuid_is_its_16_bytes(uuid):
+    assert uuid_to_bytes(f"GPU-{uuid}") == uuid.bytes

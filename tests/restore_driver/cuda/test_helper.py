@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,9 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from restore_driver.cuda import CudaState, HelperClient
+from restore_driver.cuda import CudaState, HelperClient, wire
+from restore_driver.cuda.helper import Helper
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
+from restore_driver.host.message_stream import MessageStream
+from restore_driver.logs import SILENT, LogFormat
 from tests.restore_driver.waiting import eventually
 
 LONG_S = 30.0
@@ -220,3 +225,58 @@ def test_machine_without_a_driver(tmp_path):
 
 def wait_until_gone(pid: int) -> None:
     eventually(lambda: not proc.is_alive(pid), f"the end of process {pid}")
+
+
+def test_another_version_is_refused_by_name(stand_in, client, monkeypatch):
+    """By the helper, whose agent may be of another release; and by the agent, when the helper's first line has it."""
+    subject = stand_in.spawn()
+    client.start(LONG_S)
+    monkeypatch.setattr(wire, "PROTOCOL_VERSION", 2)
+    with pytest.raises(DriverError) as refused_by_agent:
+        client.state(subject.pid)
+    monkeypatch.setattr(wire, "check_version", lambda message: None)
+    with pytest.raises(DriverError) as refused_by_helper:
+        client.state(subject.pid)
+
+    assert refused_by_agent.value.detail == "version 1 of the CUDA helper's protocol is not known, version 2 is"
+    assert refused_by_helper.value.detail == "version 2 of the CUDA helper's protocol is not known, version 1 is"
+    assert {refused_by_agent.value.reason, refused_by_helper.value.reason} == {Reason.REQUEST_INVALID}
+
+
+def test_its_log_has_a_line_for_start_and_refusal_and_none_by_default(stand_in, capfd):
+    """A one-shot command's terminal shows nothing of it."""
+    pytest.importorskip("cuda.bindings.driver")
+    subject = stand_in.spawn()
+    for form in (LogFormat.OFF, LogFormat.JSON):
+        client = HelperClient(stand_in.directory, form)
+        client.start(LONG_S)
+        with pytest.raises(DriverError):
+            client.restore(subject.pid, None, LONG_S)
+        pid = client.helper_pid
+        client.close()
+        lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+
+        if form is LogFormat.OFF:
+            assert lines == []
+    started, refused = lines
+    assert (started["event"], started["process"], started["pid"]) == ("cuda_helper_started", "cuda-helper", pid)
+    assert (refused["event"], refused["do"], refused["target_pid"]) == ("request_refused", "restore", subject.pid)
+    assert (refused["reason"], refused["took_s"] >= 0.0) == ("CudaFailed", True)
+
+
+def test_a_request_without_a_thread_is_answered(stand_in):
+    """The helper lives on, and serves the next one."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        helper = Helper(theirs, SILENT)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_thread)
+            helper._start({"id": 7, "do": "memory", "version": 1})
+        answer = MessageStream(ours, 10_000).receive(LONG_S)
+
+    assert answer["id"] == 7
+    assert answer["error"]["detail"] == "CUDA helper: can't start new thread"
+
+
+def no_thread(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from restore_driver.cuda import CardMemory, MemoryProof, MemoryReading, gpu_uuids
+from restore_driver.cuda import GpuMemory, MemoryProof, MemoryReading, gpu_uuids
 from restore_driver.cuda.memory import open_device_files
-from restore_driver.cuda.smi import parse_cards, parse_processes, read_memory
+from restore_driver.cuda.smi import parse_gpus, parse_processes, read_memory
 from restore_driver.errors import DriverError, Reason
 
 MIB = 1 << 20
@@ -20,7 +20,7 @@ PID = 1 << 22  # above the highest PID: it has no files open
 
 
 def reading(free_mib: int, processes: dict[int, int | None]) -> MemoryReading:
-    return MemoryReading((CardMemory(CARD, 1024 * MIB, free_mib * MIB),), processes)
+    return MemoryReading((GpuMemory(CARD, 1024 * MIB, free_mib * MIB),), processes)
 
 
 def proof(before: MemoryReading, after: MemoryReading):
@@ -35,7 +35,7 @@ def test_listed_before_and_not_after():
         "witness": "process-list",
         "held_before_bytes": 300 * MIB,
         "freed_bytes": 0,
-        "cards": [],
+        "gpus": [],
         "free_bytes": {CARD: 400 * MIB},
     }
 
@@ -43,10 +43,10 @@ def test_listed_before_and_not_after():
 def test_never_listed_but_the_card_has_more():
     """In a container the list is empty: then the card must show it."""
     assert proof(reading(500, {}), reading(800, {})) == {
-        "witness": "card",
+        "witness": "free-memory",
         "held_before_bytes": 0,
         "freed_bytes": 300 * MIB,
-        "cards": ["GPU-00000000-0000-0000-0000-000000000001"],
+        "gpus": ["GPU-00000000-0000-0000-0000-000000000001"],
         "free_bytes": {CARD: 800 * MIB},
     }
 
@@ -67,12 +67,12 @@ def test_never_listed_but_the_card_has_more():
         (
             reading(500, {}),
             reading(501, {}),
-            f"processes [{PID}] were listed on no card, and free memory grew by 1,048,576 bytes",
+            f"processes [{PID}] were listed on no GPU, and free memory grew by 1,048,576 bytes",
         ),
         (
             reading(500, {}),
             reading(100, {}),
-            f"processes [{PID}] were listed on no card, and free memory grew by 0 bytes",
+            f"processes [{PID}] were listed on no GPU, and free memory grew by 0 bytes",
         ),
     ],
 )
@@ -108,14 +108,10 @@ def test_open_device_file_is_doubt_enough():
     assert refused.value.detail == f"process {child.pid} still holds /dev/nvidia0 open"
 
 
-def test_reading_answers_by_card_and_process():
+def test_a_reading_sums_the_reported_memory_of_processes():
     found = reading(500, {1: 3, 2: None, 3: 4})
 
-    assert found.device_memory(CARD) == (500 * MIB, 1024 * MIB)
     assert found.process_memory_bytes((1, 2, 3, 9)) == 7
-    with pytest.raises(DriverError) as missing:
-        found.device_memory(OTHER)
-    assert missing.value.reason is Reason.CUDA_MISSING
 
 
 def test_text_of_processes():
@@ -129,9 +125,9 @@ def test_text_of_processes():
 def test_text_of_cards():
     text = f"{CARD}, 143771, 143000\n{OTHER}, 143771, 17\n"
 
-    assert parse_cards(text) == (
-        CardMemory(CARD, 143771 * MIB, 143000 * MIB),
-        CardMemory(OTHER, 143771 * MIB, 17 * MIB),
+    assert parse_gpus(text) == (
+        GpuMemory(CARD, 143771 * MIB, 143000 * MIB),
+        GpuMemory(OTHER, 143771 * MIB, 17 * MIB),
     )
 
 
@@ -140,7 +136,7 @@ def test_nvml_and_nvidia_smi_agree(stand_in, client):
     subject, gone = stand_in.spawn(), stand_in.spawn()
     stand_in.set_state(gone.pid, "checkpointed")
     expected = MemoryReading(
-        (CardMemory(CARD, 1024 * MIB, 960 * MIB), CardMemory(OTHER, 1024 * MIB, 1024 * MIB)), {subject.pid: 64 * MIB}
+        (GpuMemory(CARD, 1024 * MIB, 960 * MIB), GpuMemory(OTHER, 1024 * MIB, 1024 * MIB)), {subject.pid: 64 * MIB}
     )
 
     assert client.memory(30.0) == expected

@@ -105,7 +105,7 @@ def test_the_program_stands_in_for_bindings_that_are_missing(gpu: Gpu, tmp_path:
             "cuda-helper",
             Verdict.WARNING,
             "the cuda-checkpoint program answers instead, and each call pays for a cuInit: CudaMissing: cuda-bindings "
-            "can't be imported: no such bindings; pip install 'forethaw[gpu]'",
+            "cannot be imported: no such bindings; pip install 'forethaw[gpu]'",
             "pip install 'forethaw[gpu]'",
         ),
         Finding("cuda-checkpoint", Verdict.OK, str(tmp_path / "programs" / "cuda-checkpoint")),

@@ -165,7 +165,7 @@ class Helper:
 
     def __init__(self, root: Path) -> None:
         self.root, self.asked = root, list[Any]()
-        self.answer: Callable[[dict[str, Any]], bytes] = lambda message: b'{"ok": true, "digest": "d"}\n'
+        self.answer: Callable[[dict[str, Any]], bytes] = lambda message: b'{"result": {"digest": "d"}}\n'
         (root / "run").mkdir(parents=True)
         self._listener = socket.socket(socket.AF_UNIX)
         fd = os.open(root / "run", os.O_RDONLY)

@@ -23,10 +23,16 @@ def test_what_is_asked(helper: Helper) -> None:
     resume(SPEC, helper.target, 5.0, ResumeState(leases={"m": "token"}))
     assert inprocess.digest(SPEC, helper.target, 5.0) == "d"
     assert helper.asked == [
-        {"op": "quiesce", "deadline_s": 4.5},
-        {"op": "resume", "deadline_s": 4.5},
-        {"op": "resume", "deadline_s": 4.5, "leases": {"m": "token"}, "holder_socket": "/run/holder.sock"},
-        {"op": "digest", "deadline_s": 4.5},
+        {"op": "quiesce", "deadline_s": 4.5, "version": 1},
+        {"op": "resume", "deadline_s": 4.5, "version": 1},
+        {
+            "op": "resume",
+            "deadline_s": 4.5,
+            "leases": {"m": "token"},
+            "holder_socket": "/run/holder.sock",
+            "version": 1,
+        },
+        {"op": "digest", "deadline_s": 4.5, "version": 1},
     ]
 
 
@@ -42,13 +48,18 @@ def test_links_are_the_replicas_own(helper: Helper) -> None:
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (b'{"ok": false, "detail": "RuntimeError: a step hangs"}\n', "can't quiesce: RuntimeError: a step hangs"),
-        (b'{"ok": false, "reason": "Busy"}\n', "can't quiesce: Busy"),
+        (
+            b'{"error": {"reason": "QuiesceFailed", "detail": "RuntimeError: a step hangs", "hint": ""}}\n',
+            "can't quiesce: RuntimeError: a step hangs",
+        ),
+        (b'{"error": {"reason": "Odd", "detail": "why"}}\n', "can't quiesce: Odd: why"),
+        (b'{"error": "why"}\n', "can't quiesce: an error without its form: 'why'"),
+        (b'{"ok": true}\n', "answered {'ok': True}"),
         (b'{"fine": true}\n', "answered {'fine': True}"),
-        (b"[]\n", "answered []"),
-        (b"what?\n", "can't be asked to quiesce: Expecting value"),
-        (b"", "can't be asked to quiesce: it closed the connection without an answer"),
-        (b"x" * (2 << 20), "can't be asked to quiesce: its answer is longer than 1,048,576 bytes"),
+        (b"[]\n", "gave no answer: a line is not a JSON object"),
+        (b"what?\n", "gave no answer: a line is not JSON: Expecting value"),
+        (b"", "closed the connection without an answer"),
+        (b"x" * (2 << 20), "gave no answer: a line is longer than 1,048,576 bytes"),
     ],
 )
 def test_each_bad_answer_is_told(helper: Helper, answer: bytes, said: str) -> None:
@@ -76,7 +87,7 @@ def test_a_hang_ends_at_the_deadline(helper: Helper) -> None:
 
 
 def test_no_digest_is_no_proof(helper: Helper) -> None:
-    helper.answer = lambda message: b'{"ok": true}\n'
+    helper.answer = lambda message: b'{"result": {}}\n'
     with pytest.raises(DriverError) as caught:
         inprocess.digest(SPEC, helper.target, 5.0)
     assert caught.value.reason is Reason.PROOF_FAILED

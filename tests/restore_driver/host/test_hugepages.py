@@ -56,7 +56,7 @@ def test_a_switch_that_may_not_be_set_is_done_without_and_forgotten(switch: Swit
         assert setting(switch) == "always"
 
     assert (huge, later, setting(switch)) == (False, True, "madvise")
-    assert warnings == [f"no huge pages: {switch} can't be set to always: Permission denied"]
+    assert warnings == [f"no huge pages: {switch} cannot be set to always: Permission denied"]
 
 
 def test_a_missing_switch_is_done_without(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_what_cannot_be_put_back_is_said_and_tried_again(switch: Switch, tmp_pat
     warnings: list[str] = []
     with transparent_huge_pages("always", tmp_path, switch, warn=warnings.append) as huge:
         switch.refuses = ("madvise",)
-    assert (huge, warnings) == (True, [f"not put back: {switch} can't be set to madvise: Permission denied"])
+    assert (huge, warnings) == (True, [f"not put back: {switch} cannot be set to madvise: Permission denied"])
     assert put_back_stale(tmp_path, switch) is False
     switch.refuses = ()
 

@@ -77,7 +77,7 @@ def test_what_can_not_even_be_killed_is_left_behind(frozen: Path) -> None:
     def join() -> None:
         (frozen / "cgroup.procs").write_text("0")
 
-    with pytest.raises(DriverError, match="can't be killed") as caught:
+    with pytest.raises(DriverError, match="cannot be killed") as caught:
         run(["true"], deadline_s=0.2, enter=join)
 
     assert caught.value.reason is Reason.DEADLINE_EXCEEDED

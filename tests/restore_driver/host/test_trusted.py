@@ -35,7 +35,7 @@ def test_what_only_root_can_write_is_trusted(directory: Path) -> None:
         (lambda path: os.chown(path.parent, 1000, 0), "belongs to user 1000"),
         (lambda path: path.parent.chmod(0o777), "may be written by others"),
         (lambda path: (path.rename(f"{path}.real"), path.symlink_to(f"{path}.real")), "is a symbolic link"),
-        (lambda path: path.unlink(), "cannot be looked at"),
+        (lambda path: path.unlink(), "cannot be examined"),
     ],
 )
 def test_what_another_could_have_written_is_refused(

@@ -173,7 +173,7 @@ def test_a_digest_that_changed_is_found(server: Server, tmp_path: Path) -> None:
     target = ProcessRoot(server.child.pid, helper.root)
     before = proof.record(spec, target, 10.0)
     held = proof.prove(spec, target, before, 10.0)
-    helper.answer = lambda message: b'{"ok": true, "digest": "another"}\n'
+    helper.answer = lambda message: b'{"result": {"digest": "another"}}\n'
     with pytest.raises(DriverError) as caught:
         proof.prove(spec, target, before, 10.0)
     helper.close()

@@ -103,10 +103,10 @@ class Stacks:
     def __init__(self) -> None:
         self.there, self.none_left = True, False
 
-    def give_up(self, ordinal: int) -> None:
+    def release(self, ordinal: int) -> None:
         self.there = False
 
-    def take_back(self, ordinal: int) -> None:
+    def restore(self, ordinal: int) -> None:
         if self.none_left:
             raise VmmError("cuCtxSetLimit: CUDA_ERROR_OUT_OF_MEMORY")
         self.there = True

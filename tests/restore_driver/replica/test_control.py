@@ -64,13 +64,13 @@ def test_a_quiesce_that_fails_after_them_gives_the_stacks_back(
     monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: time.monotonic() + late_s[0]))
 
     class Slow(Stacks):
-        def give_up(self, ordinal: int) -> None:
-            super().give_up(ordinal)
+        def release(self, ordinal: int) -> None:
+            super().release(ordinal)
             self.none_left, late_s[0] = none_left, LONG_S
 
     stacks: Any = Slow()
     control._stacks = stacks
-    with pytest.raises(TimeoutError, match="the replica was not at rest in time"):
+    with pytest.raises(TimeoutError, match="the replica did not finish in time"):
         control.quiesce(LONG_S)
 
     assert stacks.there is not none_left
@@ -114,7 +114,7 @@ def test_a_resume_calls_off_a_quiesce_that_still_waits(control: ReplicaControl) 
     asking.join(LONG_S)
     step.end()
 
-    assert [str(error) for error in raised] == ["it was called off by a resume"]
+    assert [str(error) for error in raised] == ["it was cancelled by a resume"]
     assert mapped(control) == [True] * 3
     after = Step(control)
     assert after.runs.wait(LONG_S)
@@ -141,7 +141,7 @@ def test_half_a_model_is_none(control: ReplicaControl) -> None:
 
 def test_no_digest_of_what_is_not_there(control: ReplicaControl) -> None:
     control.quiesce()
-    with pytest.raises(RuntimeError, match="the weights of a are not on the card"):
+    with pytest.raises(RuntimeError, match="the weights of a are not on the GPU"):
         control.digest()
 
 
@@ -195,7 +195,7 @@ def test_a_resume_calls_off_a_quiesce_wherever_it_waits(
             goes_on.set()
             quiescing.join(LONG_S)
 
-        assert (place, raised) == (place, ["it was called off by a resume"])
+        assert (place, raised) == (place, ["it was cancelled by a resume"])
         assert (mapped(control), control._quiet) == ([True] * 3, False)
 
 
@@ -212,7 +212,7 @@ def test_a_card_that_comes_to_rest_too_late_is_not_unmapped(
     """Steps end when their kernels are launched; whoever asked has given up by the time the kernels end."""
     late = threading.Event()
     monkeypatch.setattr(sys.modules["torch"].cuda, "synchronize", lambda ordinal: late.wait(0.2))
-    with pytest.raises(TimeoutError, match="not at rest in time"):
+    with pytest.raises(TimeoutError, match="did not finish in time"):
         control.quiesce(0.1)
 
     assert (mapped(control), control._quiet) == ([True] * 3, False)
@@ -282,7 +282,7 @@ def test_half_a_model_that_can_not_be_unmapped_is_served_to_nobody(control: Repl
         control.resume({"a": "t", "b": "t"}, "/holder")
     with pytest.raises(RuntimeError, match="cuMemUnmap failed"):
         control.resume({"b": "t"}, "/holder")
-    with pytest.raises(RuntimeError, match="the weights of b are not on the card"):
+    with pytest.raises(RuntimeError, match="the weights of b are not on the GPU"):
         control.digest()
     assert control._quiet
 

@@ -1,11 +1,10 @@
-"""Who asks a replica over its socket: answered meanwhile, and whatever becomes of others."""
+"""Clients of a replica's socket: answered in parallel, whatever becomes of the others."""
 
 from __future__ import annotations
 
 import json
 import socket
 import threading
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -17,10 +16,10 @@ from tests.restore_driver.waiting import eventually
 __all__ = ["control"]
 
 
-def test_who_can_not_be_served_now_does_not_end_the_control(
+def test_clients_are_served_though_accept_and_thread_start_fail_once(
     control: ReplicaControl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither a connection that can't be accepted (no descriptors are left), nor a thread that can't be had."""
+    """No descriptor is left (EMFILE), then no thread: the connection waits, and is answered."""
     accept, start, refusals = socket.socket.accept, threading.Thread.start, ["accept", "thread"]
 
     def accept_later(listener: socket.socket) -> Any:
@@ -30,7 +29,7 @@ def test_who_can_not_be_served_now_does_not_end_the_control(
         return accept(listener)
 
     def start_later(thread: threading.Thread) -> None:
-        if thread.name == "replica-asker" and refusals and refusals[0] == "thread":
+        if thread.name == "replica-client" and refusals and refusals[0] == "thread":
             refusals.pop(0)
             raise RuntimeError("can't start new thread")
         start(thread)
@@ -38,32 +37,60 @@ def test_who_can_not_be_served_now_does_not_end_the_control(
     monkeypatch.setattr(socket.socket, "accept", accept_later)
     monkeypatch.setattr(threading.Thread, "start", start_later)
     control.start()
-    with ask(control, {"op": "state"}) as refused, suppress(ConnectionResetError):
-        assert refused.recv(1) == b""
-
-    assert told(ask(control, {"op": "state"}))["ok"] is True
+    assert told(ask(control, {"op": "state"}))["result"]["quiet"] is False
+    assert told(ask(control, {"op": "state"}))["result"]["quiet"] is False
     assert refusals == []
 
 
-def test_the_state_is_told_while_a_quiesce_waits(control: ReplicaControl) -> None:
-    """A thread a connection; and what is no request is answered, too."""
+def test_the_state_is_answered_while_a_quiesce_waits(control: ReplicaControl) -> None:
+    """Each connection has a thread of its own."""
     control.start()
     step = Step(control)
     assert step.runs.wait(LONG_S)
     with ask(control, {"op": "quiesce", "deadline_s": LONG_S}) as quiescing:
-        eventually(lambda: told(ask(control, {"op": "state"}))["quiet"], "the quiesce at work")
-        assert told(ask(control, {"op": "state"})) == {"ok": True, "quiet": True, "mapped": [True] * 3}
-        assert told(ask(control, {"op": "dance"}))["detail"] == "ValueError: there is no op 'dance'"
-        assert told(ask(control, []))["ok"] is False
+        eventually(lambda: told(ask(control, {"op": "state"}))["result"]["quiet"], "the quiesce")
+        assert told(ask(control, {"op": "state"})) == {"result": {"quiet": True, "mapped": [True] * 3}}
         step.end()
-        assert told(quiescing)["released_bytes"] == 3 * Range.size_bytes
+        assert told(quiescing)["result"]["released_bytes"] == 3 * Range.size_bytes
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "detail"),
+    [
+        ({"op": "dance"}, "RequestInvalid", "there is no op 'dance'"),
+        ({"op": "state", "version": 2}, "RequestInvalid", "version 2 of the replica helper's protocol is not known"),
+        ({"op": "state", "version": None}, "RequestInvalid", "version None of the replica helper's protocol is not"),
+        ({"op": "state", "version": True}, "RequestInvalid", "version True of the replica helper's protocol is not"),
+        ({"op": "quiesce", "deadline_s": "soon"}, "QuiesceFailed", "ValueError: could not convert string to float"),
+        ([], "RequestInvalid", "a line is not a JSON object"),
+    ],
+)
+def test_invalid_requests_are_refused_with_reason_and_detail(
+    message: Any, reason: str, detail: str, control: ReplicaControl
+) -> None:
+    control.start()
+    error = told(ask(control, message))["error"]
+
+    assert (set(error), error["reason"]) == ({"reason", "detail", "hint"}, reason)
+    assert error["detail"].startswith(detail)
+
+
+def test_a_quiesce_that_is_late_is_answered_with_the_deadline(control: ReplicaControl) -> None:
+    control.start()
+    step = Step(control)
+    assert step.runs.wait(LONG_S)
+    error = told(ask(control, {"op": "quiesce", "deadline_s": 0.05}))["error"]
+    step.end()
+
+    assert (error["reason"], error["detail"]) == ("DeadlineExceeded", "a step did not end in time")
 
 
 def ask(control: ReplicaControl, message: Any) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(LONG_S)
     connection.connect(control.path)
-    connection.sendall((json.dumps(message) + "\n").encode())
+    sent = {"version": 1, **message} if isinstance(message, dict) else message
+    connection.sendall((json.dumps(sent) + "\n").encode())
     return connection
 
 

@@ -45,13 +45,13 @@ def test_one_that_is_renamed_before_the_lock_is_not_taken_for_another(
 ) -> None:
     """Opened, then put away by a prune, then locked: the reader would hold what nobody finds any more."""
     (tmp_path / "artifact").mkdir()
-    lock = read_lock.fcntl.flock
+    try_lock = read_lock.try_lock
 
-    def rename_first(fd: int, kind: int) -> None:
+    def rename_first(fd: int, *, shared: bool) -> bool:
         (tmp_path / "artifact").rename(tmp_path / ".gone-artifact")
-        lock(fd, kind)
+        return try_lock(fd, shared=shared)
 
-    monkeypatch.setattr(read_lock.fcntl, "flock", rename_first)
+    monkeypatch.setattr(read_lock, "try_lock", rename_first)
 
     assert refused(read_lock.reading(tmp_path / "artifact")) is Reason.BUSY
 

@@ -45,7 +45,7 @@ def environment(library: Path, fail: str = "") -> dict[str, str]:
 def holder(library: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A holder of that card, with a model of 3 MiB; its socket."""
     path = tmp_path / "holder"
-    argv = [sys.executable, "-m", "restore_driver.weights.holder", "--socket", str(path), "--device", "0"]
+    argv = [sys.executable, "-m", "restore_driver.weights", "--socket", str(path), "--device", "0"]
     child = subprocess.Popen(
         [*argv, "--budget-bytes", str(64 * MIB)],
         cwd=ROOT,
@@ -68,7 +68,7 @@ def test_a_model_comes_to_the_card_and_is_handed_over(holder: Path, tmp_path: Pa
     client = ask(holder)
     before = client.status()
     free = before["free_device_bytes"]
-    answer, _ = client.ask({"do": "load", "model": "m", "gpu": UUID}, 10.0)
+    answer = client.ask({"do": "load", "model": "m", "gpu": UUID}, 10.0)
     token = answer["token"]
     assert (before["gpu"], answer["gpu"]) == (UUID, UUID)
     fd, size = client.take(token, 10.0)
@@ -214,13 +214,13 @@ call("cuInit", 0)
 call("cuCtxSetCurrent", call("cuDevicePrimaryCtxRetain", 0))
 free, stacks = lambda: call("cuMemGetInfo")[0] >> 20, Stacks()
 before = free()
-stacks.take_back(0)
+stacks.restore(0)
 for _ in range(2):
     for _ in range(2):
-        stacks.give_up(0)
+        stacks.release(0)
     print(free() - before, end=" ")
     for _ in range(2):
-        stacks.take_back(0)
+        stacks.restore(0)
     print(free() - before, end=" ")
 """
 

@@ -90,7 +90,7 @@ def begin() -> Iterator[Begin]:
         budget: int = 64 * MIB, card: int = CARD, state: Path | None = None
     ) -> tuple[subprocess.Popen[str], Path]:
         socket = sockets / str(len(started))
-        argv = [sys.executable, "-m", "restore_driver.weights.holder", "--socket", str(socket)]
+        argv = [sys.executable, "-m", "restore_driver.weights", "--socket", str(socket)]
         argv += ["--budget-bytes", str(budget), "--device", f"host:{card}"]
         argv += [] if state is None else ["--state", str(state)]
         holder = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

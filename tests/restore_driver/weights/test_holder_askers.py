@@ -9,13 +9,14 @@ import resource
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from restore_driver.errors import DriverError
-from restore_driver.weights import holder as holding
+from restore_driver.host import unix_sockets
 from restore_driver.weights.device import HostDevice
 from restore_driver.weights.holder import Holder
 from tests.restore_driver.trees import descriptors
@@ -25,6 +26,15 @@ from tests.restore_driver.weights.test_holder import CARD, MIB, ROOT, Begin, Wei
 __all__ = ["begin", "close_clients"]
 
 
+def versioned(line: str) -> str:
+    """A request that names no version gets the current one; what is no request stays as it is."""
+    with suppress(ValueError, RecursionError):
+        message = json.loads(line)
+        if isinstance(message, dict):
+            return json.dumps({"version": 1, **message})
+    return line
+
+
 def raw(path: Path, *lines: str) -> list[dict[str, Any]]:
     """Lines as they are, over one connection; an answer each."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -32,7 +42,7 @@ def raw(path: Path, *lines: str) -> list[dict[str, Any]]:
         connection.connect(str(path))
         answers = []
         with connection.makefile("rb") as said:
-            for line in lines:
+            for line in map(versioned, lines):
                 connection.sendall(line.encode() + b"\n")
                 answers.append(json.loads(said.readline()))
     return answers
@@ -50,20 +60,31 @@ PRELOAD: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("message", "said"),
     [
-        ({**PRELOAD, "files": 7}, "preload: files is 7, no list of paths"),
-        ({**PRELOAD, "files": [7]}, "preload: files is [7], no list of paths"),
-        ({**PRELOAD, "files": []}, "preload: files is [], no list of paths"),
-        ({**PRELOAD, "total_bytes": "many"}, "preload: total_bytes is 'many', no size"),
-        ({**PRELOAD, "total_bytes": True}, "preload: total_bytes is True, no size"),
-        ({**PRELOAD, "total_bytes": 0}, "preload: total_bytes is 0, no size"),
-        ({**PRELOAD, "offsets_bytes": 3}, "preload: offsets_bytes is 3, no table of sizes"),
-        ({**PRELOAD, "offsets_bytes": {"layer": "0"}}, "preload: offsets_bytes is {'layer': '0'}, no table of sizes"),
-        ({**PRELOAD, "offsets_bytes": {"layer": -1}}, "preload: offsets_bytes is {'layer': -1}, no table of sizes"),
-        ({"do": "load"}, "load: model is None, no text"),
-        ({"do": "load", "model": ["m"]}, "load: model is ['m'], no text"),
-        ({"do": "load", "model": "m", "gpu": 1}, "load: gpu is 1, no text"),
-        ({"do": "take", "token": 5}, "take: token is 5, no text"),
+        ({**PRELOAD, "files": 7}, "preload: files is 7, not a list of paths"),
+        ({**PRELOAD, "files": [7]}, "preload: files is [7], not a list of paths"),
+        ({**PRELOAD, "files": []}, "preload: files is [], not a list of paths"),
+        ({**PRELOAD, "total_bytes": "many"}, "preload: total_bytes is 'many', not a size"),
+        ({**PRELOAD, "total_bytes": True}, "preload: total_bytes is True, not a size"),
+        ({**PRELOAD, "total_bytes": 0}, "preload: total_bytes is 0, not a size"),
+        ({**PRELOAD, "offsets_bytes": 3}, "preload: offsets_bytes is 3, not a table of sizes"),
+        (
+            {**PRELOAD, "offsets_bytes": {"layer": "0"}},
+            "preload: offsets_bytes is {'layer': '0'}, not a table of sizes",
+        ),
+        ({**PRELOAD, "offsets_bytes": {"layer": -1}}, "preload: offsets_bytes is {'layer': -1}, not a table of sizes"),
+        ({"do": "load"}, "load: model is None, not text"),
+        ({"do": "load", "model": ["m"]}, "load: model is ['m'], not text"),
+        ({"do": "load", "model": "m", "gpu": 1}, "load: gpu is 1, not text"),
+        ({"do": "take", "token": 5}, "take: token is 5, not text"),
         ({"do": "dance"}, "there is no request 'dance'"),
+        (
+            {"do": "status", "version": 2},
+            "version 2 of the weights holder's protocol is not known, version 1 is",
+        ),
+        (
+            {"do": "status", "version": None},
+            "version None of the weights holder's protocol is not known, version 1 is",
+        ),
     ],
 )
 def test_what_is_no_request_is_answered_by_its_field_and_costs_no_lease(
@@ -74,7 +95,8 @@ def test_what_is_no_request_is_answered_by_its_field_and_costs_no_lease(
     ask(path).preload("m", weights.files, weights.layout, 20.0)
     token, refused, after = raw(path, '{"do": "load", "model": "m"}', json.dumps(message), '{"do": "status"}')
 
-    assert (refused["reason"], refused["error"]) == ("RequestInvalid", said)
+    assert set(refused["error"]) == {"reason", "detail", "hint"}
+    assert (refused["error"]["reason"], refused["error"]["detail"]) == ("RequestInvalid", said)
     assert (bool(token["token"]), after["leases"]) == (True, 1)
     eventually(lambda: ask(path).status()["leases"] == 0, "the end of the connection's lease")
 
@@ -84,7 +106,7 @@ def test_what_is_no_message_is_answered_and_ends_the_connection(line: str, begin
     _, path = begin()
     (refused,) = raw(path, line)
 
-    assert refused["reason"] == "RequestInvalid"
+    assert refused["error"]["reason"] == "RequestInvalid"
     assert ask(path).status()["leases"] == 0
 
 
@@ -97,7 +119,7 @@ def test_descriptors_that_nobody_asked_for_are_closed(begin: Begin) -> None:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [null.fileno()] * 2))]
         for _ in range(50):
             connection.sendmsg([b" "], rights)
-        connection.sendall(b'{"do": "dance"}\n')
+        connection.sendall(b'{"do": "dance", "version": 1}\n')
         assert b"there is no request" in connection.recv(4096)
 
         assert descriptors(holder.pid) == before + 1
@@ -172,14 +194,14 @@ def test_a_peer_that_ended_is_nobody_whoever_has_its_pid_now(tmp_path: Path, mon
             assert child.stdout is not None
             child.stdout.readline()
             connection, _ = listener.accept()
-            assert holding.is_ours(connection)
+            assert unix_sockets.is_same_machine_root(connection)
             child.communicate("\n")
         if tuple(int(part) for part in os.uname().release.split(".")[:2]) < (6, 5):
             pytest.skip("the kernel can't tell")
-        monkeypatch.setattr(holding, "peer", lambda connection: (os.getpid(), os.geteuid()))
+        monkeypatch.setattr(unix_sockets, "peer", lambda connection: (os.getpid(), os.geteuid()))
 
         with connection:
-            assert not holding.is_ours(connection)
+            assert not unix_sockets.is_same_machine_root(connection)
 
 
 def test_the_holder_of_another_card_refuses(tmp_path: Path) -> None:
@@ -188,7 +210,7 @@ def test_the_holder_of_another_card_refuses(tmp_path: Path) -> None:
             return "GPU-1"
 
     holder = Holder(Card(CARD), tmp_path / "socket", 64 * MIB, None, False)
-    holder._refuse_other_card("GPU-1")
-    holder._refuse_other_card(None)
-    with pytest.raises(DriverError, match="the replica is on GPU GPU-2, this holder's card is GPU-1"):
-        holder._refuse_other_card("GPU-2")
+    holder._refuse_other_gpu("GPU-1")
+    holder._refuse_other_gpu(None)
+    with pytest.raises(DriverError, match="the replica is on GPU GPU-2, this holder's GPU is GPU-1"):
+        holder._refuse_other_gpu("GPU-2")

@@ -155,7 +155,8 @@ def test_a_list_of_models_that_is_cut_off_is_told_and_left_out(begin: Begin, tmp
     assert answer("status", "--socket", tmp_path / "sock")["models"] == {}
     holder.terminate()
     _, said = holder.communicate()
-    assert said.startswith(f"not reloaded: {tmp_path}/models.json is no list of models: ")
+    [failure] = [line for line in said.splitlines() if "model_not_reloaded" in line]
+    assert f"{tmp_path}/models.json is no list of models: " in failure
 
 
 def test_a_list_of_models_that_cannot_be_written_is_told(begin: Begin, tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ def test_what_is_asked_wrongly_is_refused_by_field_value_and_hint(tmp_path: Path
         f"RequestInvalid: --device '' is no size; {sizes}"
     )
     assert refusal("serve", *socket, "--budget", "1G", "--device", "first") == (
-        "RequestInvalid: --device 'first' is no card; give its ordinal, or host:BYTES"
+        "RequestInvalid: --device 'first' is no GPU; give its ordinal, or host:BYTES"
     )
     assert refusal("status", *socket).startswith(f"WeightsFailed: the weights holder at {tmp_path}/none: [Errno 2]")
     assert "no safetensors file" in refusal("preload", "chat", tmp_path / "absent.safetensors", *socket)
@@ -211,7 +212,9 @@ def test_a_holder_without_a_card_says_so_and_what_to_do(tmp_path: Path) -> None:
         pytest.skip("there is a card")
     said = refusal("serve", "--socket", tmp_path / "sock", "--budget", "1G")
 
-    assert said.startswith(("CudaMissing: libcuda can't be loaded: ", "CudaMissing: cuda-bindings can't be imported: "))
+    assert said.startswith(
+        ("CudaMissing: libcuda cannot be loaded: ", "CudaMissing: cuda-bindings cannot be imported: ")
+    )
     assert said.endswith(("; install NVIDIA's driver", "; pip install 'forethaw[gpu]'"))
 
 
