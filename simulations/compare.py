@@ -33,7 +33,7 @@ OURS = "forethaw"
 
 @dataclass(slots=True)
 class _Shares:
-    """What a worker process tells of its progress: one number a row."""
+    """Progress of worker processes: one number a row."""
 
     shares: list[Synchronized[float]]
 

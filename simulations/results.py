@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from policies.arrays import FloatArray
 
 GPU_STATES = ("active", "draining", "starting", "standby", "parked", "spare", "reclaiming", "lent", "absent")
+"""Every GPU of the pool is in exactly one of these at every moment."""
 UNHELD = ("lent", "absent")
 """States that keep no GPU from other work: lent to preemptible work, or with a node that the pool does not have."""
-"""Every GPU of the pool is in exactly one of these at every moment; only `lent` is not ours to pay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class RunResult:
     pool_gpus: int
     duration_s: float
     cost_gpu_s: float
-    """Held GPU-seconds plus misses at their cost."""
+    """Held GPU-seconds, lent ones at the holding cost of their supply step, and misses at their cost."""
     decisions: int
     series: RunSeries | None = None
     bound: str = ""

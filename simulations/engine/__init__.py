@@ -1,9 +1,9 @@
 """Requests meeting replicas: continuous batching at request level, a million requests a second.
 
-One `Fleet` is one target: a central FIFO queue before a number of replica slots. The rules are told
+One `Fleet` is one target: a central FIFO queue before a number of replica slots. The rules are described
 in `events.py`; `batch.py` holds one replica's virtual time, `tournament.py` the trees that find the
 next replica in O(log R), `tally.py` what is counted and where, `layout.py` the memory that all of
-them share, `jit.py` how they are compiled. `fleet.py` is the door, `latency.py` reads the
+them share, `jit.py` how they are compiled. `fleet.py` is the interface, `latency.py` reads the
 histograms.
 
 The model, in short (sources: continuous batching after Yu et al., "Orca", OSDI 2022; the KV limit

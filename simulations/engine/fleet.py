@@ -303,7 +303,7 @@ class Fleet:
             self._state = self._state._replace(samples=np.zeros((int(ahead) + 2, len(SAMPLE_FIELDS))))
 
     def _book_stranded(self) -> None:
-        """Misses among the requests that nobody will serve."""
+        """Book the misses among the requests that no replica will serve."""
         clock, model = self._state.clock[0], self._state.model[0]
         places = (int(clock["queue_head"]) + np.arange(int(clock["queued"]))) % self._state.queue.shape[0]
         arrived = self._state.queue[places, ARRIVED]

@@ -77,7 +77,7 @@ def _holding() -> tuple[Column, ...]:
         Column(
             "held",
             "GPU-h",
-            "GPU-hours kept from other work: every state of a GPU but lent",
+            "GPU-hours kept from other work: every state of a GPU but lent and absent",
             lambda s: number(s.run.held_gpu_hours),
             lambda s: s.run.held_gpu_hours,
             COST_GROUP,

@@ -1,6 +1,6 @@
 """A `Comparison` as CSV: one line per (row, target) and one per row for the pool.
 
-`scope` tells the two apart, so a sum over `scope == "target"` never counts twice. Units are in the
+`scope` distinguishes the two, so a sum over `scope == "target"` never counts twice. Units are in the
 names of the columns; an unknown value is an empty cell. The figures are not rounded: CSV is read by
 programs.
 """

@@ -5,7 +5,7 @@ template: its traces name a series (`"series": "active"`) and the page's script 
 of the row and target that the reader chose (`timeline.py` packs them). A colour that starts with `$`
 is a variable of the style sheet, so that figures follow the light or dark scheme.
 
-Colours are those of Okabe and Ito ("Color universal design", 2008), told apart with any common
+Colours are those of Okabe and Ito ("Color universal design", 2008), distinct with any common
 colour blindness; a state of a GPU has the same colour in every figure.
 """
 
@@ -165,7 +165,7 @@ def _pixel(run: RunResult, x_range: tuple[float, float], y_range: tuple[float, f
 
 
 def gpu_hours_by_state(comparison: Comparison) -> Figure:
-    """Stacked bars, one a row: what the held GPUs were doing. Lent GPUs are not held and not shown."""
+    """Return stacked bars, one a row: what the held GPUs were doing; lent and absent GPUs are not held."""
     standings = derived.standings(comparison)
     traces = []
     for state in (s for s in GPU_STATES if s not in UNHELD):

@@ -1,7 +1,7 @@
 """What the comparison says, in sentences computed from its numbers.
 
 One sentence a question: do restores pay, does our policy pay, is the SLO met, how far is it to the
-bounds, does pooling pay. The same template serves a win and a loss, so that a loss is said as plainly
+bounds, does pooling pay. The same template serves a win and a loss, so that a loss is stated as plainly
 as a win: the words follow from the comparison of costs, with the SLO above them (a row that misses
 the SLO does not win against one that meets it). Which rows are compared is chosen in `derived.py`.
 """

@@ -1,6 +1,6 @@
 """The traces that come with the simulator, by short name, and how a TRACE argument finds its file.
 
-The files lie in `simulations/data/traces/`, beside a README that tells where each was published and
+The files lie in `simulations/data/traces/`, beside a README that says where each was published and
 under which licence. They are found through `importlib.resources`, so an installed package works as a
 checkout does.
 """

@@ -128,7 +128,7 @@ def _centred_mean(binned: FloatArray) -> FloatArray:
 
 
 def _dispersion(counts: FloatArray) -> float:
-    """Variance of the counts about their moving average over their mean; 1 where it cannot be told."""
+    """Variance of the counts about their moving average over their mean; 1 where it cannot be estimated."""
     width = 2 * BINS_EACH_SIDE + 1
     if counts.sum() == 0 or counts.size <= width:
         return 1.0

@@ -1,7 +1,7 @@
-"""The three kinds of record, told by the header: arrivals, counts by minute, rates by client.
+"""The three kinds of record, recognised by the header: arrivals, counts by minute, rates by client.
 
 A record is what a file says, checked and in arrays; it knows no seed and no scale. How each kind
-becomes a stream of requests is told in `from_arrivals.py`, `from_counts.py` and `from_rates.py`. The
+becomes a stream of requests is described in `from_arrivals.py`, `from_counts.py` and `from_rates.py`. The
 token lengths that belong to rates stand in a file of their own (`tokens.py`).
 """
 

@@ -106,7 +106,7 @@ def reading(file: TraceFile) -> Iterator[IO[bytes]]:
     """Return the file's bytes, unpacked where they are gzip; every way of failing becomes an InputError."""
     try:
         with file.at.open("rb") as raw:
-            # Told by the first bytes and not by the name: a renamed file still opens.
+            # Recognised by the first bytes and not by the name: a renamed file still opens.
             packed = raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC
             raw.seek(0)
             yield cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if packed else raw

@@ -2,7 +2,7 @@
 
 Both know the first and second moments of what they make, which the informed bound needs, and fill
 the tokens of sorted keys through `kernels.py`. A request's prompt and output come from one row of a
-record, or, for quantiles, from two independent draws, because the record of rates tells only the two
+record, or, for quantiles, from two independent draws, because the record of rates gives only the two
 marginal distributions.
 """
 

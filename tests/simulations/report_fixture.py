@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from policies.arrays import FloatArray
-from simulations.results import GPU_STATES, Comparison, PoolingGain, RunResult, RunSeries, TargetResult
+from simulations.results import GPU_STATES, UNHELD, Comparison, PoolingGain, RunResult, RunSeries, TargetResult
 
 NAMES = ("chat-8b", "code-32b", "embed", "vision-12b", "agent-70b")
 
@@ -26,6 +26,7 @@ class RowSketch:
     delay_s: float
     spares: float
     bound: str = ""
+    absent: float = 0.0
 
 
 ROWS = (
@@ -35,7 +36,7 @@ ROWS = (
     RowSketch("kpa (cold)", "kpa", "cold", 1.30, 120.0, 0.0),
     RowSketch("kpa (restored)", "kpa", "restore", 1.25, 30.0, 2.0),
     RowSketch("planner (restored)", "planner", "restore", 1.35, 180.0, 1.0),
-    RowSketch("forethaw", "forethaw", "restore", 1.15, 5.0, 8.0),
+    RowSketch("forethaw", "forethaw", "restore", 1.15, 5.0, 8.0, absent=3.0),
     RowSketch("informed", "informed", "restore", 1.08, 2.0, 5.0, "informed"),
     RowSketch("clairvoyant", "clairvoyant", "restore", 1.02, 0.0, 1.0, "clairvoyant"),
 )
@@ -110,7 +111,7 @@ def run(sketch: RowSketch, demand: FloatArray, pool: int, bucket_s: float) -> Ru
     )
     gpu_seconds = {s: float(v.sum() * bucket_s) for s, v in gpus.items()}
     results = tuple(target(i, sketch, series, requests[i], bucket_s) for i in range(targets))
-    held = sum(v for s, v in gpu_seconds.items() if s != "lent")
+    held = sum(v for s, v in gpu_seconds.items() if s not in UNHELD)
     missed = sum(t.misses for t in results)
     return RunResult(
         row=sketch.row,
@@ -155,7 +156,7 @@ def latencies(late: FloatArray, sketch: RowSketch) -> dict[str, FloatArray]:
     p50 = 0.12 + 0.5 * late
     p95 = 0.35 + 8.0 * late
     p99 = 0.6 + (10.0 + sketch.delay_s) * late
-    p99[0, 3:5] = np.nan  # two buckets in which nobody asked
+    p99[0, 3:5] = np.nan  # two buckets without requests
     return {"ttft_p50_s": p50, "ttft_p95_s": p95, "ttft_p99_s": p99}
 
 
@@ -168,7 +169,7 @@ def states(
     draining: FloatArray,
     warm: FloatArray,
 ) -> dict[str, FloatArray]:
-    """(buckets,) by state; lent is what is left of the pool, so that the states sum to it."""
+    """Return GPUs (buckets,) by state; lent is what is left of the pool, so that the states sum to it."""
     gpus: dict[str, FloatArray] = {s: np.zeros(active.shape[1]) for s in GPU_STATES}
     for state, replicas in (
         ("active", active),
@@ -178,6 +179,7 @@ def states(
     ):
         gpus[state] = each @ replicas
     gpus["spare"] = np.full(active.shape[1], sketch.spares)
+    gpus["absent"] = np.full(active.shape[1], sketch.absent)
     gpus["lent"] = pool - np.sum(list(gpus.values()), axis=0)
     assert (gpus["lent"] >= 0).all(), "the pool is too small for the sketch"
     return gpus

@@ -153,8 +153,8 @@ def test_informed_paths_have_the_laws_mean_and_variance() -> None:
 
 def test_informed_paths_know_a_rate_step_before_it_comes() -> None:
     """At 96 s the rate triples in 4 s: steps before stand at 50, those after at 150."""
-    told = informed(law(100.0, 1.0), 4000, 96.0, 16.0)
-    means = told.paths[0].mean(axis=0)
+    drawn = informed(law(100.0, 1.0), 4000, 96.0, 16.0)
+    means = drawn.paths[0].mean(axis=0)
 
     assert means[:4] == pytest.approx([50.0] * 4, rel=0.02)
     assert means[5:] == pytest.approx([150.0] * (len(means) - 5), rel=0.02)

@@ -29,8 +29,8 @@ def test_a_replay_prints_the_table_and_writes_html_json_and_csv(tmp_path: Path) 
 
     assert done.returncode == 0, done.stderr
     assert "forethaw" in done.stdout and "hpa" in done.stdout
-    told = json.loads(paths["json"].read_text("utf-8"))["comparison"]
-    assert "--scale 8" in told["command"] and "--json" not in told["command"]
+    written = json.loads(paths["json"].read_text("utf-8"))["comparison"]
+    assert "--scale 8" in written["command"] and "--json" not in written["command"]
     assert len(list(csv.DictReader(paths["csv"].read_text("utf-8").splitlines()))) >= 3
     assert paths["html"].read_text("utf-8").startswith("<!")
     again = forethaw("report", str(paths["json"]), "-o", str(tmp_path / "again.html"))

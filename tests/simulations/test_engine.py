@@ -19,7 +19,7 @@ SERVICE = ServiceModel(
     router_weight_s=0.1,
 )  # fmt: skip
 """One second per 100 prompt tokens; 0.75 s a token alone, 1 s in company."""
-NOBODY: tuple[list[float], list[float], list[float]] = ([], [], [])
+NO_ARRIVALS: tuple[list[float], list[float], list[float]] = ([], [], [])
 FAST = settings(max_examples=40, deadline=None)
 
 
@@ -52,7 +52,7 @@ def test_a_request_of_one_token_leaves_with_its_own_prefill() -> None:
     fleet.advance(1.5, [0.0, 0.5], [100, 300], [1, 1])
 
     assert fleet.running_per_slot().tolist() == [1]
-    fleet.advance(10.0, *NOBODY)
+    fleet.advance(10.0, *NO_ARRIVALS)
     assert fleet.totals.busy_s == 4.0
 
 
@@ -64,12 +64,12 @@ def test_excess_waits_where_a_new_replica_can_take_it() -> None:
     assert (fleet.totals.queued, fleet.totals.queued_prompt_tokens, fleet.totals.dispatched) == (2, 800.0, 1)
 
     fleet.activate(1, 2.0)
-    fleet.advance(2.5, *NOBODY)
+    fleet.advance(2.5, *NO_ARRIVALS)
 
     assert fleet.running_per_slot().tolist() == [1, 1]
     assert fleet.totals.wait_sum_s == pytest.approx(1.9)
     # The third goes to slot 0 once its backlog is a second, and waits for its turn there.
-    fleet.advance(3.5, *NOBODY)
+    fleet.advance(3.5, *NO_ARRIVALS)
     assert fleet.running_per_slot().tolist() == [2, 1]
     assert fleet.totals.wait_sum_s == pytest.approx(1.9 + 3.8)
     assert fleet.totals.misses == 1
@@ -118,7 +118,7 @@ def test_a_queue_that_outgrows_its_room_keeps_its_order() -> None:
 
     for served in range(202, 3_500):
         assert fleet.totals.queued_prompt_tokens == sizes[served:].sum()
-        fleet.advance(served + 0.5, *NOBODY)
+        fleet.advance(served + 0.5, *NO_ARRIVALS)
 
 
 def test_a_drained_replica_takes_nothing_and_says_when_it_was_empty() -> None:
@@ -130,11 +130,11 @@ def test_a_drained_replica_takes_nothing_and_says_when_it_was_empty() -> None:
     assert (fleet.totals.queued, fleet.modes().tolist()) == (1, [DRAINING])
 
     fleet.undrain(0, 2.0)
-    fleet.advance(2.5, *NOBODY)
+    fleet.advance(2.5, *NO_ARRIVALS)
     assert (fleet.totals.queued, fleet.take_drained()) == (0, [])
 
     fleet.drain(0, 2.5)
-    fleet.advance(50.0, *NOBODY)
+    fleet.advance(50.0, *NO_ARRIVALS)
     [(slot, empty_s)] = fleet.take_drained()
     assert (slot, fleet.totals.completed, fleet.take_drained()) == (0, 2, [])
     assert empty_s == pytest.approx(fleet.totals.busy_s)
@@ -168,19 +168,19 @@ def test_arrivals_out_of_order_or_out_of_the_piece_are_refused(times: list[float
 
 def test_time_does_not_go_back_nor_on_after_the_end() -> None:
     fleet = fleet_of(1)
-    fleet.advance(5.0, *NOBODY)
+    fleet.advance(5.0, *NO_ARRIVALS)
     with pytest.raises(ValueError, match="cannot advance"):
-        fleet.advance(4.0, *NOBODY)
+        fleet.advance(4.0, *NO_ARRIVALS)
     with pytest.raises(ValueError, match="stands at"):
         fleet.drain(0, 4.0)
 
     fleet.finish()
 
     with pytest.raises(ValueError, match="cannot advance"):
-        fleet.advance(6.0, *NOBODY)
+        fleet.advance(6.0, *NO_ARRIVALS)
 
 
-def test_requests_that_nobody_will_serve_are_booked_once_their_time_has_passed() -> None:
+def test_requests_that_no_replica_will_serve_are_booked_once_their_time_has_passed() -> None:
     """No replica at all: at 10 s the first has waited past 2 s, the second has not yet."""
     fleet = Fleet(SERVICE, 1, 2.0, 100.0, 10.0)
     fleet.advance(10.0, [1.0, 9.0], [10, 10], [2, 2])
@@ -300,7 +300,7 @@ def test_every_request_ends_and_is_counted_once(seed: int, slots: int, rate: flo
 
 @FAST
 @given(seed=st.integers(0, 10_000), slots=st.integers(1, 5), rate=st.sampled_from([1.0, 4.0]))
-def test_nobody_idles_while_requests_wait(seed: int, slots: int, rate: float) -> None:
+def test_no_slot_idles_while_requests_wait(seed: int, slots: int, rate: float) -> None:
     """Work conservation: with a queue, every replica runs all it may or has prefill enough before it."""
     times, prompts, outputs = random_load(seed, 100, rate)
     fleet = fleet_of(slots, SERVICE.model_copy(update={"kv_tokens_limit": 1e9, "max_prefill_backlog_s": 1e9}))
@@ -336,10 +336,10 @@ def test_percentiles_of_the_histogram_are_within_a_bin_of_the_samples(seconds: l
     for value in seconds:
         counts[1 + int(64 * math.log10(value / 1e-4))] += 1
 
-    told = LatencyHistogram(counts).percentile(percent)
+    found = LatencyHistogram(counts).percentile(percent)
 
     true = np.percentile(seconds, percent, method="inverted_cdf")
-    assert abs(math.log10(told / true)) <= 1.01 / 64
+    assert abs(math.log10(found / true)) <= 1.01 / 64
 
 
 def test_percentiles_by_bucket_and_from_a_moment_on() -> None:

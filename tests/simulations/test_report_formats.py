@@ -98,7 +98,7 @@ def edited(change: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "named"),
     [
         ("{", "not JSON"),
         ("[]", "no schema_version"),
@@ -120,11 +120,11 @@ def edited(change: Any) -> str:
         ),
     ],
 )
-def test_a_file_that_is_not_quite_a_report_is_refused_with_the_place(text: str, said: str) -> None:
+def test_a_file_that_is_not_quite_a_report_is_refused_with_the_place(text: str, named: str) -> None:
     with pytest.raises(ReportFormatError) as refused:
         from_json(text)
 
-    assert said in str(refused.value)
+    assert named in str(refused.value)
 
 
 def test_a_field_that_is_younger_than_the_file_takes_its_default() -> None:
@@ -161,11 +161,13 @@ def test_targets_sum_to_their_pool(lines: list[dict[str, str]], column: str) -> 
 
 
 def test_gpu_seconds_sum_to_the_pool_over_the_replay(lines: list[dict[str, str]]) -> None:
-    """Every GPU is in one state at every moment; held hours leave the lent ones out."""
+    """Every GPU is in one state at every moment; held hours leave the lent and the absent ones out."""
     for one in (x for x in lines if x["scope"] == "pool"):
         seconds = {s: float(one[f"gpu_s_{s}"]) for s in GPU_STATES}
         assert sum(seconds.values()) == pytest.approx(int(one["pool_gpus"]) * float(one["duration_s"]))
-        assert float(one["held_gpu_h"]) * 3600 == pytest.approx(sum(seconds.values()) - seconds["lent"])
+        assert float(one["held_gpu_h"]) * 3600 == pytest.approx(
+            sum(seconds.values()) - seconds["lent"] - seconds["absent"]
+        )
         parts = [x for x in lines if x["row"] == one["row"] and x["scope"] == "target"]
         assert sum(float(x["gpu_s_active"]) for x in parts) == pytest.approx(seconds["active"])
 

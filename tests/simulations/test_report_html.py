@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,8 +17,9 @@ from hypothesis.extra import numpy as arrays
 
 from simulations.report import render_html, verdict, write_html
 from simulations.report.labelling import label_places
-from simulations.report.plots import STATE_COLOURS, frontier
+from simulations.report.plots import STATE_COLOURS, frontier, gpu_hours_by_state
 from simulations.report.timeline import packed, thinned_by_max, thinned_by_mean, timelines
+from simulations.report.timeplots import timeline_template
 from simulations.results import GPU_STATES, Comparison
 from tests.simulations.report_fixture import ROWS, comparison, with_row
 
@@ -70,10 +72,10 @@ def test_the_page_is_whole_html_and_names_every_row_target_fact_and_sentence(pag
 
     assert page.open == []
     assert len(page.ids) == len(set(page.ids))
-    said = set(page.texts)
-    assert {r.row for r in given_.rows} <= said
-    assert {t.name for t in given_.rows[0].targets} <= said
-    assert set(given_.scenario) | set(given_.scenario.values()) | {given_.command} | set(given_.notes) <= said
+    shown = set(page.texts)
+    assert {r.row for r in given_.rows} <= shown
+    assert {t.name for t in given_.rows[0].targets} <= shown
+    assert set(given_.scenario) | set(given_.scenario.values()) | {given_.command} | set(given_.notes) <= shown
     together = " ".join(page.texts)
     for sentence in verdict(given_):
         assert sentence.text.partition(": ")[2] in together
@@ -252,6 +254,28 @@ def test_the_pareto_line_leaves_the_bounds_out() -> None:
 def test_every_state_of_a_gpu_has_a_colour_of_its_own() -> None:
     assert set(STATE_COLOURS) == set(GPU_STATES)
     assert len(set(STATE_COLOURS.values())) == len(GPU_STATES)
+
+
+def test_colours_by_name_are_defined_for_light_and_dark() -> None:
+    """`$lent` and `$absent` are the style sheet's variables, one value for each scheme."""
+    named = [colour[1:] for colour in STATE_COLOURS.values() if colour.startswith("$")]
+    sheet = render_html(comparison())
+
+    assert named == ["lent", "absent"]
+    for name in named:
+        values = re.findall(rf"--{name}: (#[0-9a-f]{{6}});", sheet)
+        assert len(values) == len(set(values)) == 2
+
+
+def test_lent_and_absent_gpus_are_in_the_pool_over_time_and_not_among_the_held() -> None:
+    given_ = comparison()
+
+    over_time = [trace["name"] for trace in timeline_template(given_)["data"] if trace["name"] in GPU_STATES]
+    held = [trace["name"] for trace in gpu_hours_by_state(given_)["data"]]
+
+    assert over_time[-2:] == ["lent", "absent"]
+    assert {"active", "spare"} <= set(held)
+    assert set(held).isdisjoint({"lent", "absent"})
 
 
 @settings(max_examples=50, deadline=None)

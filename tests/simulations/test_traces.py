@@ -96,7 +96,7 @@ def test_copies_add_up_and_thinning_takes_its_share() -> None:
     assert len(everything(open_trace("azure-conv", seed=1, thin=0.25))[0]) == pytest.approx(one / 4, rel=0.05)
 
 
-def test_a_window_that_nobody_is_in_is_a_gap_and_not_silence(tmp_path: Path) -> None:
+def test_a_window_without_any_client_is_a_gap_and_not_silence(tmp_path: Path) -> None:
     stream = open_trace(rates_file(tmp_path, 10.0, 1.0, gap=2), seed=1)
 
     assert not stream.in_gap(0.0, 1200.0)

@@ -11,7 +11,7 @@ from autoscaler.cli import main
 
 
 def crashed(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | str | None:
-    """The exit code of a command that meets an error which nobody foresaw."""
+    """Return the exit code of a command that meets an unforeseen error."""
 
     def broken() -> tuple[str, ...]:
         raise RuntimeError("the list is torn")
@@ -27,18 +27,18 @@ def test_the_message_is_short_and_says_how_to_see_more(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = crashed(monkeypatch, "services")
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
 
     assert code == 1
-    assert "RuntimeError: the list is torn" in said
-    assert "--debug" in said
-    assert "Traceback" not in said
+    assert "RuntimeError: the list is torn" in printed
+    assert "--debug" in printed
+    assert "Traceback" not in printed
 
 
 def test_debug_shows_where(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     code = crashed(monkeypatch, "--debug", "services")
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
 
     assert code == 1
-    assert "Traceback" in said
-    assert "the list is torn" in said
+    assert "Traceback" in printed
+    assert "the list is torn" in printed
