@@ -388,7 +388,7 @@ class ClusterContract(ABC):
         assert set(outcomes) == {a.name for a in (*bad, *actions)}
         assert unhurried(world.cluster.observe(world.now_s), {}) == unhurried(other.cluster.observe(other.now_s), {})
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=60, deadline=None)
     @given(st.data())
     def test_any_actions_in_any_order_conserve_gpus_and_twice_is_once(self, data: st.DataObject) -> None:
         """Passes of random actions on known and unknown names, with time between them."""

@@ -23,7 +23,7 @@ gpu_hours = st.floats(1.0, 5000.0)
 misses = st.integers(0, REQUESTS)
 
 
-def sentence(given_: Comparison, topic: str) -> tuple[str, str]:
+def answer(given_: Comparison, topic: str) -> tuple[str, str]:
     (sentence,) = (s for s in verdict(given_) if s.topic == topic)
     return sentence.tone, sentence.text
 
@@ -42,7 +42,7 @@ def against_kpa(our_gpu_hours: float, our_misses: int, their_gpu_hours: float, t
 
 def test_a_win_on_both_counts_is_said_with_its_numbers() -> None:
     """900 GPU-hours against 1,000 and 50 misses against 200: better in everything."""
-    tone, text = sentence(against_kpa(900.0, 50, 1000.0, 200), "policy")
+    tone, text = answer(against_kpa(900.0, 50, 1000.0, 200), "policy")
 
     assert tone == GOOD
     assert "against kpa (restored), the only baseline that starts from snapshots" in text
@@ -52,7 +52,7 @@ def test_a_win_on_both_counts_is_said_with_its_numbers() -> None:
 
 
 def test_a_loss_is_said_as_plainly_as_a_win() -> None:
-    tone, text = sentence(against_kpa(1100.0, 400, 1000.0, 200), "policy")
+    tone, text = answer(against_kpa(1100.0, 400, 1000.0, 200), "policy")
 
     assert tone == BAD
     assert "holds 10% more GPU-hours (1,100 against 1,000)" in text
@@ -61,7 +61,7 @@ def test_a_loss_is_said_as_plainly_as_a_win() -> None:
 
 
 def test_fewer_gpu_hours_for_more_misses_is_mixed_even_if_it_is_cheaper() -> None:
-    tone, text = sentence(against_kpa(800.0, 300, 1000.0, 200), "policy")
+    tone, text = answer(against_kpa(800.0, 300, 1000.0, 200), "policy")
 
     assert tone == MIXED
     assert "It wins on cost, but not on both counts." in text
@@ -69,22 +69,22 @@ def test_fewer_gpu_hours_for_more_misses_is_mixed_even_if_it_is_cheaper() -> Non
 
 def test_being_cheaper_does_not_win_against_a_row_that_meets_the_slo() -> None:
     """Half the GPU-hours, but more misses than the SLO forgives, against a row that is within it."""
-    tone, text = sentence(against_kpa(500.0, ALLOWED + 1, 1000.0, ALLOWED), "policy")
+    tone, text = answer(against_kpa(500.0, ALLOWED + 1, 1000.0, ALLOWED), "policy")
 
     assert tone == BAD
     assert "But forethaw misses the SLO that kpa (restored) meets: it loses this comparison." in text
-    assert sentence(against_kpa(500.0, ALLOWED + 1, 1000.0, ALLOWED), "slo")[0] == BAD
+    assert answer(against_kpa(500.0, ALLOWED + 1, 1000.0, ALLOWED), "slo")[0] == BAD
 
 
 def test_paying_more_for_the_slo_that_the_other_misses_is_mixed() -> None:
-    tone, text = sentence(against_kpa(2000.0, ALLOWED, 1000.0, ALLOWED + 1), "policy")
+    tone, text = answer(against_kpa(2000.0, ALLOWED, 1000.0, ALLOWED + 1), "policy")
 
     assert tone == MIXED
     assert "But kpa (restored) misses the SLO, and forethaw meets it." in text
 
 
 def test_costs_within_half_a_percent_are_a_tie() -> None:
-    tone, text = sentence(against_kpa(1001.0, 200, 1000.0, 200), "policy")
+    tone, text = answer(against_kpa(1001.0, 200, 1000.0, 200), "policy")
 
     assert tone == PLAIN
     assert "cost the same to within half a percent" in text
@@ -108,7 +108,7 @@ def test_a_baseline_that_only_ran_cold_is_said_to_differ_in_its_starts_too() -> 
     kept = ("kpa (cold)", "forethaw")
     given_ = replace(comparison(), rows=tuple(r for r in comparison().rows if r.row in kept))
 
-    _, text = sentence(given_, "policy")
+    _, text = answer(given_, "policy")
 
     assert "against kpa (cold), the only baseline that starts cold" in text
     assert "forethaw does not start cold: the gap holds that too." in text
@@ -119,7 +119,7 @@ def test_where_no_baseline_meets_the_slo_the_cheapest_stands_for_them() -> None:
     for i, run in enumerate(derived.baselines(given_)):
         given_ = with_row(given_, run.row, 100.0 + i, ALLOWED + 1)
 
-    _, text = sentence(given_, "policy")
+    _, text = answer(given_, "policy")
 
     assert "the cheapest of the 4 baselines that start from snapshots, none of which meets the SLO" in text
 
@@ -136,7 +136,7 @@ def test_restores_are_judged_on_rows_that_differ_in_nothing_else() -> None:
 def test_restores_that_do_not_pay_are_said_not_to() -> None:
     given_ = with_row(with_row(comparison(), "hpa (cold)", 1000.0, 10), "hpa (restored)", 1500.0, 20)
 
-    tone, text = sentence(given_, "restore")
+    tone, text = answer(given_, "restore")
 
     assert tone == BAD
     assert "hpa holds 50% more GPU-hours (1,500 against 1,000)" in text
@@ -148,7 +148,7 @@ def test_a_bound_that_we_undercut_is_not_called_a_floor() -> None:
     given_ = with_row(comparison(), "forethaw", 100.0, 0)
     given_ = with_row(with_row(given_, "informed", 125.0, 0), "clairvoyant", 200.0, 0)
 
-    _, text = sentence(given_, "bounds")
+    _, text = answer(given_, "bounds")
 
     assert "20% less than the informed bound" in text
     assert "no floor for a single draw of arrivals" in text
@@ -160,7 +160,7 @@ def test_the_distance_to_the_bounds_is_a_percentage_of_the_bound() -> None:
     given_ = with_row(comparison(), "forethaw", 150.0, 0)
     given_ = with_row(with_row(given_, "informed", 120.0, 0), "clairvoyant", 50.0, 0)
 
-    _, text = sentence(given_, "bounds")
+    _, text = answer(given_, "bounds")
 
     assert "costs 25% more than the informed bound" in text
     assert "3.0 times as much as the clairvoyant one" in text
@@ -177,7 +177,7 @@ def test_the_distance_to_the_bounds_is_a_percentage_of_the_bound() -> None:
     ],
 )
 def test_pooling_is_judged_on_gpu_hours_and_misses_together(gain: PoolingGain, tone: str) -> None:
-    assert sentence(replace(comparison(), pooling=gain), "pooling")[0] == tone
+    assert answer(replace(comparison(), pooling=gain), "pooling")[0] == tone
 
 
 def test_questions_that_the_rows_cannot_answer_get_no_sentence() -> None:
