@@ -45,6 +45,7 @@ while True:
 
 
 def main() -> int:
+    """Measure and print the table; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=7)
@@ -62,15 +63,22 @@ def main() -> int:
     return 0
 
 
-def measure(work: Path, agent: subprocess.Popen[bytes], megabytes: int, repeats: int) -> None:
+def await_agent(work: Path, agent: subprocess.Popen[bytes]) -> Path:
+    """Return the agent's socket once it answers; exits if the agent has ended."""
     socket = work / "state" / "agent.sock"
     while not socket.exists() or not status(socket):
         if agent.poll() is not None:
-            sys.exit("the agent did not come up")  # and has said why
+            sys.exit("the agent did not come up")  # its own message is above
         time.sleep(0.05)
+    return socket
+
+
+def measure(work: Path, agent: subprocess.Popen[bytes], megabytes: int, repeats: int) -> None:
+    """Checkpoint a replica of that size and print how long its restores take."""
+    socket = await_agent(work, agent)
     artifacts = {compact: work / ("compacted" if compact else "whole") for compact in (True, False)}
     for compact, artifact in artifacts.items():
-        checkpoint(socket, artifact, megabytes, compact)
+        checkpoint(socket, artifact, megabytes, compact=compact)
     for_criu = work / "for-criu"  # as compacted as the other, but with nothing set apart for the driver to fill in
     shutil.copytree(artifacts[False], for_criu)
     compact_images(for_criu / manifests.IMAGES)
@@ -107,9 +115,10 @@ def measure(work: Path, agent: subprocess.Popen[bytes], megabytes: int, repeats:
         print(f"{name:28} {median_s / peer_s:6.2f}x   {median_s * 1e3:8.1f} ms   {min(values) * 1e3:8.1f} at best")
 
 
-def checkpoint(socket: Path, artifact: Path, megabytes: int, compact: bool) -> None:
+def checkpoint(socket: Path, artifact: Path, megabytes: int, *, compact: bool) -> None:
+    """Checkpoint a counter with `megabytes` of memory into `artifact`."""
     argv = [os.path.realpath(sys.executable), "-c", WORK, str(megabytes)]
-    # Standard error must be nobody's pipe or terminal: those are the placeholder's business.
+    # Standard error must be no pipe or terminal of this process: the restored one has the placeholder's.
     child = subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -126,6 +135,7 @@ def checkpoint(socket: Path, artifact: Path, megabytes: int, compact: bool) -> N
 
 
 def timed(restore: Callable[[Placeholder], None]) -> float:
+    """Return the seconds of one restore into a fresh placeholder."""
     placeholder = create(network="private")
     began_s = time.perf_counter()
     try:

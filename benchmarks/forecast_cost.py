@@ -23,6 +23,7 @@ HISTORY_S, PASSES, HORIZON_S, PATHS = 3600, 70, 384.0, 1000
 
 
 def main() -> None:
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--targets", type=int, default=1000)
     parser.add_argument("--missing", type=float, default=0.0)

@@ -24,6 +24,7 @@ DEFAULT_ROWS = ",".join(ROWS)
 
 
 def main() -> int:
+    """Measure the rows asked for, write and print them; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default=DEFAULT_ROWS, help=f"which, in this order: {DEFAULT_ROWS}")
     parser.add_argument("--repeats", type=int, default=7)
@@ -45,7 +46,7 @@ def main() -> int:
             began_s = time.monotonic()
             try:
                 results["rows"][name] = ROWS[name](machine, chosen.repeats) | {"measured": sitting}
-            except Exception as error:  # one row's failure must not cost the others, which took minutes
+            except Exception as error:  # noqa: BLE001 - one row's failure must not cost the others, which took minutes
                 results["rows"][name] = {"failed": f"{type(error).__name__}: {error}"}
                 failed.append(name)
             write(results | headline(results), chosen.output)
@@ -60,7 +61,7 @@ def main() -> int:
 
 
 def headline(results: dict[str, Any]) -> dict[str, Any]:
-    """The figures that are compared with the goals; None where a row was not measured.
+    """Return the figures that are compared with the goals; None where a row was not measured.
 
     `pinned_h2d_share` is of the holder's copies while CRIU restores, against torch's own from page-locked memory.
     """
@@ -87,11 +88,13 @@ def headline(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(results: dict[str, Any], directory: Path) -> None:
+    """Write the results as JSON into `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
     path_of(results, directory).write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
 
 
 def path_of(results: dict[str, Any], directory: Path) -> Path:
+    """Return the results' path: one file for each GPU model."""
     card = results["versions"]["card"].removeprefix("NVIDIA ").replace(" ", "-").lower()
     return directory / f"gpu_restore_{card}.json"
 
@@ -109,6 +112,7 @@ def kept(directory: Path, found: dict[str, str]) -> dict[str, Any]:
 
 
 def print_headline(results: dict[str, Any]) -> None:
+    """Print the figures that are compared with the goals."""
     for name in ("cold_s", "warm_s", "naive_s", "restore_s", "unpark_s", "pinned_h2d_share"):
         if results[name] is not None:
             print(f"{name:>20}: {results[name]:.3f}")
@@ -119,6 +123,7 @@ def print_headline(results: dict[str, Any]) -> None:
 
 
 def shown(row: dict[str, Any]) -> str:
+    """Return one row as a line of text."""
     return json.dumps({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()})
 
 

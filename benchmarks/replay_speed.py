@@ -58,7 +58,7 @@ class Outcome:
 
 
 def make_trace(service: ServiceModel, requests: int, replicas: int) -> Trace:
-    """A trace that loads `replicas` to LOAD of what they are rated for."""
+    """Return a trace that loads `replicas` to LOAD of what they are rated for."""
     rng = np.random.default_rng(11)
     rate = LOAD * replicas * service.rated(MEAN_PROMPT, MEAN_OUTPUT).rps
     return Trace(
@@ -69,7 +69,7 @@ def make_trace(service: ServiceModel, requests: int, replicas: int) -> Trace:
 
 
 def run_fleet(service: ServiceModel, trace: Trace, replicas: int) -> Outcome:
-    """The engine, with all its histograms, buckets and one-second samples."""
+    """Run the engine, with all its histograms, buckets and one-second samples."""
     end_s = float(trace.times_s[-1]) + 1.0
     fleet = Fleet(service, replicas, SLO_WAIT_S, end_s, 60.0)
     for slot in range(replicas):
@@ -78,7 +78,9 @@ def run_fleet(service: ServiceModel, trace: Trace, replicas: int) -> Outcome:
     fleet.advance(end_s, trace.times_s, trace.prompts, trace.outputs)
     fleet.finish()
     cpu_s = time.process_time() - begin
-    return Outcome(cpu_s, fleet.completed, fleet.wait_sum_s / fleet.dispatched, fleet.ttft_sum_s / fleet.dispatched)
+    totals = fleet.totals
+    served = totals.dispatched
+    return Outcome(cpu_s, totals.completed, totals.wait_sum_s / served, totals.ttft_sum_s / served)
 
 
 @dataclass(slots=True)
@@ -111,6 +113,7 @@ class SimpyQueue:
         self.env.process(self.arrivals(trace))
 
     def arrivals(self, trace: Trace) -> Any:
+        """Hand each request over at its time, as a SimPy process."""
         rows = zip(trace.times_s.tolist(), trace.prompts.tolist(), trace.outputs.tolist(), strict=True)
         for at_s, prompt, output in rows:
             yield self.env.timeout(at_s - self.env.now)
@@ -140,6 +143,7 @@ class SimpyQueue:
             self.admit(best)
 
     def admit(self, batch: Batch) -> None:
+        """Take requests from the queue into the batch while its limits allow."""
         now_s, service = self.env.now, self.service
         arrived_s, prompt, output = self.queue[0]
         kv_tokens = prompt + output / 2
@@ -171,12 +175,14 @@ class SimpyQueue:
         self.call_after(max(at_s - self.env.now, 0.0), self.complete, (batch, batch.version))
 
     def call_after(self, delay_s: float, callback: Callable[[simpy.Event], None], value: Any = None) -> None:
-        """A bare callback: cheaper in SimPy than a process that would have to be interrupted."""
+        """Call back after `delay_s`: cheaper in SimPy than a process that would have to be interrupted."""
         event = self.env.timeout(delay_s, value)
-        assert event.callbacks is not None
+        if event.callbacks is None:
+            raise RuntimeError("a new timeout has been processed already")
         event.callbacks.append(callback)
 
     def complete(self, event: simpy.Event) -> None:
+        """End a request and admit the next."""
         batch, version = cast("tuple[Batch, int]", event.value)
         if batch.version != version:
             return
@@ -207,6 +213,7 @@ class SimpyIterations:
             self.env.process(self.replica())
 
     def arrivals(self, trace: Trace) -> Any:
+        """Hand each request over at its time, as a SimPy process."""
         rows = zip(trace.times_s.tolist(), trace.prompts.tolist(), trace.outputs.tolist(), strict=True)
         for at_s, prompt, output in rows:
             yield self.env.timeout(at_s - self.env.now)
@@ -215,6 +222,7 @@ class SimpyIterations:
                 self.idle.popleft().succeed()
 
     def replica(self) -> Any:
+        """Serve one batch, iteration by iteration, as a SimPy process."""
         service, env = self.service, self.env
         left: list[list[float]] = []
         kv_tokens = 0.0
@@ -243,9 +251,8 @@ class SimpyIterations:
                 left = [s for s in left if s[0] > 0]
 
 
-def run_simpy(
-    model: type[SimpyQueue] | type[SimpyIterations], service: ServiceModel, trace: Trace, replicas: int
-) -> Outcome:
+def run_simpy(model: type[SimpyQueue | SimpyIterations], service: ServiceModel, trace: Trace, replicas: int) -> Outcome:
+    """Replay `trace` in SimPy and return what it took."""
     queue = model(service, trace, replicas)
     begin = time.process_time()
     queue.env.run()
@@ -254,15 +261,17 @@ def run_simpy(
 
 
 def rate(outcome: Outcome) -> float:
+    """Return requests per CPU second."""
     return outcome.completed / outcome.cpu_s
 
 
 def best_of(times: int, run: Callable[[], Outcome]) -> Outcome:
-    """The least disturbed of several equal runs: other work on the machine only ever adds."""
+    """Return the least disturbed of several equal runs: other work on the machine only ever adds."""
     return min((run() for _ in range(times)), key=lambda outcome: outcome.cpu_s)
 
 
 def engine_rate(service: ServiceModel, requests: int, replicas: int) -> float:
+    """Return requests per CPU second of the engine, compiled beforehand."""
     trace = make_trace(service, requests, replicas)
     return rate(best_of(3, lambda: run_fleet(service, trace, replicas)))
 
@@ -291,6 +300,7 @@ def compare_with_simpy(service: ServiceModel, requests: int, replicas: int = 10)
 
 
 def measure(requests: int) -> dict[str, Any]:
+    """Measure all rows of the table."""
     service = load_service(SERVICE)
     run_fleet(service, make_trace(service, 1000, 2), 2)
     lengths = [requests // 4, requests, requests * 4]
@@ -306,6 +316,7 @@ def measure(requests: int) -> dict[str, Any]:
 
 
 def show(found: dict[str, Any]) -> None:
+    """Print the table."""
     table = Table(title=f"{found['service']}, load {found['load']:.0%}: requests per second of one core")
     for column, justify in (("what", "left"), ("requests/s", "right"), ("engine is faster by", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]  # rich wants its own literal

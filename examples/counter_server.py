@@ -54,6 +54,7 @@ class Ticker:
                 self._questions.get().set()
 
     def is_ticking(self) -> bool:
+        """Return whether the thread runs."""
         question = threading.Event()
         self._questions.put(question)
         return question.wait(PATIENCE_S)
@@ -82,6 +83,7 @@ class Child:
         os._exit(0)
 
     def add(self, number: int) -> int:
+        """Add a number and return the sum."""
         os.write(self._requests, bytes([number]))
         return int.from_bytes(os.read(self._answers, 8), "little")
 
@@ -95,10 +97,12 @@ class Memory:
             self._pages[at : at + 4] = (at + 1).to_bytes(4, "little")
 
     def note(self, count: int) -> None:
+        """Append a count to the file."""
         at = count * mmap.PAGESIZE % MEMORY_BYTES
         self._pages[at : at + 8] = count.to_bytes(8, "big")
 
     def digest(self) -> str:
+        """Return the digest of the file's contents."""
         return hashlib.sha256(self._pages).hexdigest()[:16]
 
 
@@ -133,13 +137,15 @@ class Counter:
         return listener
 
     def give_to(self, user_id: int) -> None:
-        """The files to the user that the server will run as."""
+        """Give the files to the user that the server will run as."""
         for path in (self._shared_path, Path("counter.log"), Path(self._socket_name)):
             os.chown(path, user_id, user_id)
 
     def start(self) -> None:
-        """The child, as the user that the server runs as by now, and then what no fork takes along: threads, and memory
-        that the two would share."""
+        """Start the child, and after it what a fork does not copy or would share: threads and memory.
+
+        The child runs as the user that the server has by now.
+        """
         self.child = Child()
         self._memory = Memory()
         self._ticker = Ticker()
@@ -152,10 +158,12 @@ class Counter:
                 connection.sendall(str(self.count()).encode())
 
     def count(self) -> int:
+        """Return the count."""
         with self._lock:
             return self._count
 
     def increment(self) -> int:
+        """Add one and return the count."""
         with self._lock:
             self._count += 1
             self.child.add(1)
@@ -198,6 +206,7 @@ class Handler(BaseHTTPRequestHandler):
     counter: Counter
 
     def do_GET(self) -> None:
+        """Answer with the state that a restore must keep."""
         if self.path == "/count":
             self._answer(200, {"count": self.counter.count()})
         elif self.path == "/state":
@@ -206,6 +215,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(404, {"error": f"there is no {self.path}"})
 
     def do_POST(self) -> None:
+        """Count one request."""
         if self.path == "/increment":
             self._answer(200, {"count": self.counter.increment()})
         else:
@@ -219,12 +229,12 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the base class
         """Quiet: standard output says where the server is, and nothing else."""
 
 
 def become(user_id: int) -> None:
-    """Drops root for good."""
+    """Drop root for good."""
     os.setgroups([])
     os.setresgid(user_id, user_id, user_id)
     os.setresuid(user_id, user_id, user_id)
@@ -234,6 +244,7 @@ def become(user_id: int) -> None:
 
 
 def main() -> None:
+    """Serve until the process is ended."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080, help="0 takes a free one")

@@ -69,7 +69,8 @@ def simulate(
     supply: Annotated[
         str,
         typer.Option(
-            help="Where the next GPU comes from: `lent` to preemptible work, a new `node`.", rich_help_panel=POOL
+            help="Where the next GPU comes from: `lent` to preemptible work, a new `node`, or both: `lent+node`.",
+            rich_help_panel=POOL,
         ),
     ] = "lent",
     slo_wait: Annotated[

@@ -55,7 +55,7 @@ class Run:
         self, scenario: Scenario, row: Row, jobs: int = 1, keep: Callable[[PassRecord], None] | None = None
     ) -> None:
         self.scenario, self.row = scenario, row
-        specs = tuple(t.spec(row.restored) for t in scenario.targets)
+        specs = tuple(t.spec(restored=row.restored) for t in scenario.targets)
         keys = [spec.key for spec in specs]
         serving = {spec.key: _serving(scenario, t) for spec, t in zip(specs, scenario.targets, strict=True)}
         world = _world(scenario, specs)
@@ -93,8 +93,7 @@ class Run:
 
     def result(self) -> RunResult:
         """Score what happened."""
-        row = self.row
-        return score_run(self.scenario, row.name, row.policy.name, row.restored, row.bound, self.cluster, self.recorder)
+        return score_run(self.scenario, self.row, self.cluster, self.recorder)
 
 
 def first_replicas(cluster: SimulatedCluster, config: ReconcileConfig, counts: Mapping[TargetKey, int]) -> Any:

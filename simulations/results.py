@@ -19,6 +19,8 @@ UNHELD = ("lent", "absent")
 
 @dataclass(frozen=True, slots=True)
 class TargetResult:
+    """What became of one target within the scored time. Latencies are in seconds."""
+
     name: str
     service: str
     gpus_per_replica: int
@@ -69,6 +71,8 @@ class RunSeries:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
+    """One row of the table: what its policy served and what that cost."""
+
     row: str
     """Name of the row in the table, such as `forethaw` or `hpa (cold)`."""
     policy: str
@@ -90,6 +94,7 @@ class RunResult:
 
     @property
     def miss_share(self) -> float:
+        """Return misses as a share of the requests, 0 to 1."""
         return self.misses / self.requests if self.requests else 0.0
 
     @property
@@ -112,6 +117,8 @@ class PoolingGain:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
+    """All rows of one scenario, with the settings that they share."""
+
     title: str
     command: str
     """The command line that makes these numbers again."""
@@ -127,10 +134,12 @@ class Comparison:
     notes: tuple[str, ...] = field(default_factory=tuple)
 
     def row(self, name: str) -> RunResult:
+        """Return the row of that name; raises KeyError if there is none."""
         for r in self.rows:
             if r.row == name:
                 return r
         raise KeyError(name)
 
     def bound(self, name: str) -> RunResult | None:
+        """Return the row that is the bound `name`; None if it was not computed."""
         return next((r for r in self.rows if r.bound == name), None)

@@ -10,6 +10,7 @@ import numpy as np
 
 from policies.arrays import FloatArray
 from simulations.results import GPU_STATES, UNHELD, RunResult, RunSeries, TargetResult
+from simulations.scenario.rows import Row
 from simulations.scenario.scenario import Scenario
 from simulations.world.cluster import SimulatedCluster
 from simulations.world.ledger import POOL_STATES, TARGET_STATES
@@ -18,16 +19,8 @@ from simulations.world.recorder import SeriesRecorder
 TTFT_PERCENTS = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p999": 99.9}
 
 
-def score_run(
-    scenario: Scenario,
-    row: str,
-    policy: str,
-    restored: bool,
-    bound: str,
-    cluster: SimulatedCluster,
-    recorder: SeriesRecorder,
-) -> RunResult:
-    """The `RunResult` of a cluster that has reached the end of its replay."""
+def score_run(scenario: Scenario, row: Row, cluster: SimulatedCluster, recorder: SeriesRecorder) -> RunResult:
+    """Return the `RunResult` of a cluster that has reached the end of its replay."""
     targets = tuple(_target(scenario, cluster, i) for i in range(len(scenario.targets)))
     misses = sum(t.misses for t in targets)
     gpu_seconds = {state: cluster.ledger.gpu_seconds(None, state) for state in (*TARGET_STATES, *POOL_STATES)}
@@ -35,9 +28,9 @@ def score_run(
     lent_cost = sum(s.holding_cost for s in scenario.supply[1:-1])  # the last step is never held
     held += lent_cost * gpu_seconds["lent"]
     return RunResult(
-        row=row,
-        policy=policy,
-        starts_from="restore" if restored else "cold",
+        row=row.name,
+        policy=row.policy.name,
+        starts_from="restore" if row.restored else "cold",
         targets=targets,
         requests=sum(t.requests for t in targets),
         misses=misses,
@@ -47,7 +40,7 @@ def score_run(
         cost_gpu_s=held + scenario.miss_cost * misses,
         decisions=recorder.decisions,
         series=_series(scenario, cluster, recorder),
-        bound=bound,
+        bound=row.bound,
     )
 
 

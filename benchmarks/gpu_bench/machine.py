@@ -44,7 +44,7 @@ class Replica:
     placeholder: Placeholder | None = None
 
     def generate(self) -> dict[str, Any]:
-        """The known request, from within the replica's network namespace."""
+        """Return the known request, from within the replica's network namespace."""
 
         def call() -> Any:
             connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=60)
@@ -111,7 +111,7 @@ class Machine:
         weights: str = "large",
         program: str = "benchmarks.standin.serve",
     ) -> Replica:
-        """Starts a stand-in; returns once it has answered. Its `answer` holds the tokens and the time that took."""
+        """Start a stand-in; returns once it has answered. Its `answer` holds the tokens and the time that took."""
         control = self.control / f"{name}.sock"
         directory = cache or self.scratch / "compile-cache"
         environment = {
@@ -197,13 +197,13 @@ class Machine:
         return result, time.monotonic() - began_s
 
     def seal_copy(self, artifact: Path, target: Path) -> None:
-        """A copy elsewhere, verified and sealed."""
+        """Make a copy elsewhere, verified and sealed."""
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(artifact, target)
         verify_and_seal(target)
 
     def drop(self, artifact: Path) -> None:
-        """Removes an artifact, for room."""
+        """Remove an artifact to free its space."""
         shutil.rmtree(artifact, ignore_errors=True)
 
     def between_rows(self) -> None:
@@ -214,7 +214,7 @@ class Machine:
         self.replicas.clear()
 
     def start_agent(self) -> None:
-        """The resident agent; waits until it answers."""
+        """Start the resident agent and wait until it answers."""
         self.agent = self._spawn("agent", "-m", "restore_driver", "agent", "--state", str(self.state))
         self._wait_for(
             lambda: (self.state / "agent.sock").exists() and bool(status(self.state / "agent.sock")), "agent"

@@ -45,7 +45,7 @@ def _start_and_end(machine: Machine, name: str, cache: Path) -> dict[str, Any]:
 
 
 def holder(machine: Machine, repeats: int) -> Row:
-    """The holder's copy of the whole model to the card, beside the same bytes from page-locked memory by torch."""
+    """Measure the holder's copy of the whole model to the GPU, beside the same bytes copied by torch."""
     import torch
 
     rates = []
@@ -68,7 +68,7 @@ def holder(machine: Machine, repeats: int) -> Row:
         yardstick.append(size / (time.perf_counter() - began_s))
     del source, target
     torch.cuda.empty_cache()
-    torch._C._host_emptyCache()
+    torch._C._host_emptyCache()  # noqa: SLF001 - torch has no public call that frees its page-locked memory
     return {
         "bytes_per_s": statistics.median(rates),
         "all_bytes_per_s": rates,
@@ -129,7 +129,7 @@ def restore(machine: Machine, repeats: int) -> Row:
 
 
 def plain(machine: Machine, repeats: int) -> Row:
-    """The same without huge pages for restored memory: what that switch is worth."""
+    """Measure the same without huge pages for restored memory: what that switch is worth."""
     artifact, tokens, _ = make_artifact(machine)
     times_s, results = [], []
     for _ in range(3):
@@ -142,7 +142,7 @@ def plain(machine: Machine, repeats: int) -> Row:
 
 
 def small_pages(machine: Machine, repeats: int) -> Row:
-    """The same with the image on a tmpfs of small pages: what huge pages for images are worth."""
+    """Measure the same with the image on a tmpfs of small pages: what huge pages for images are worth."""
     artifact, tokens, _ = make_artifact(machine)
     copy = machine.weights / "artifact"
     machine.seal_copy(artifact, copy)
@@ -158,7 +158,7 @@ def small_pages(machine: Machine, repeats: int) -> Row:
 
 
 def disk(machine: Machine, repeats: int) -> Row:
-    """The same image on the machine's disk, with the page cache dropped before each restore."""
+    """Measure the same image on the machine's disk, with the page cache dropped before each restore."""
     artifact, tokens, _ = make_artifact(machine)
     on_disk = machine.disk / "artifact"
     machine.seal_copy(artifact, on_disk)
@@ -200,7 +200,7 @@ def unpark(machine: Machine, repeats: int, *, huge_pages: bool = False) -> Row:
 
 
 def unpark_huge(machine: Machine, repeats: int) -> Row:
-    """The same, parked on huge pages."""
+    """Measure the same, parked on huge pages."""
     return unpark(machine, repeats, huge_pages=True)
 
 
@@ -315,7 +315,7 @@ def in_turn(machine: Machine, repeats: int) -> Row:
 
 
 def transformers(machine: Machine, repeats: int) -> Row:
-    """A Llama of Hugging Face's transformers over HTTP, restored, answering the same tokens."""
+    """Measure a Llama of Hugging Face's transformers over HTTP, restored, answering the same tokens."""
     program, weights = "benchmarks.standin.transformers_serve", machine.weights / "transformers"
     subprocess.run(["python3", "-m", program, "--make", str(weights)], check=True)
     machine.preload("transformers", "transformers")
@@ -341,7 +341,7 @@ def transformers(machine: Machine, repeats: int) -> Row:
 
 
 def make_artifact(machine: Machine) -> tuple[Path, list[int], Result]:
-    """The large replica's artifact, in memory; made once."""
+    """Return the large replica's artifact, in memory; made once."""
     kept = getattr(machine, "large_artifact", None)
     if kept is None:
         replica = machine.start("ours", cache=machine.scratch / "fresh-cache")
@@ -361,12 +361,12 @@ def phases(results: list[Result]) -> dict[str, float]:
 
 
 def details(result: Result, name: str) -> dict[str, Any]:
-    """What a phase told of itself."""
+    """Return the details that a phase reports."""
     return dict(next(phase.details for phase in result.phases if phase.phase == name))
 
 
 def result_weights(result: Result) -> dict[str, Any]:
-    """What the replica's helper told of its weights."""
+    """Return what the replica's helper reports of its weights."""
     resume = details(result, "resume")
     weights: dict[str, Any] = next(iter(resume["weights"].values()))
     return weights

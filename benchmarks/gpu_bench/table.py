@@ -1,4 +1,4 @@
-"""The measured JSON as the table of docs/restore.md:
+"""Print the measured JSON as the table of docs/restore.md.
 
 python -m benchmarks.gpu_bench.table benchmarks/results/gpu_restore_h200.json
 """

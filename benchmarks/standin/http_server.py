@@ -17,7 +17,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
 
 def serve(port: int, generate: Callable[[dict[str, Any]], dict[str, Any]]) -> Server:
-    """A server on 127.0.0.1, bound and not yet serving."""
+    """Return a server on 127.0.0.1, bound and not yet serving."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -29,7 +29,7 @@ def serve(port: int, generate: Callable[[dict[str, Any]], dict[str, Any]]) -> Se
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of the base class
             return
 
     return Server(("127.0.0.1", port), Handler)

@@ -22,6 +22,7 @@ BEGAN_S = time.monotonic()
 
 
 def options() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--make", type=Path)
     parser.add_argument("--weights", type=Path)
@@ -39,6 +40,7 @@ def options() -> argparse.Namespace:
 
 
 def main() -> None:
+    """Make or load the model, and serve it."""
     chosen = options()
     laps: dict[str, float] = {}
     at = BEGAN_S
@@ -65,7 +67,7 @@ def main() -> None:
     torch.manual_seed(7)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda"):
-        model = Decoder(sizes).requires_grad_(False).eval()
+        model = Decoder(sizes).requires_grad_(requires_grad=False).eval()
     torch.cuda.synchronize()
     lap("build_s")
     if chosen.make:
@@ -89,6 +91,7 @@ def main() -> None:
 
 
 def make(model: Any, directory: Path) -> None:
+    """Write the model's weights into `directory`."""
     from restore_driver.replica.ranges import WeightsRange
 
     WeightsRange.adopt(model).save(directory)
@@ -111,6 +114,7 @@ def place(model: Any, sizes: Any, chosen: argparse.Namespace) -> tuple[Any, Any,
 
 
 def load(model: Any, directory: Path) -> None:
+    """Fill the model with the weights of `directory`."""
     from safetensors.torch import load_file
 
     targets = dict([*model.named_parameters(), *model.named_buffers()])
@@ -120,6 +124,7 @@ def load(model: Any, directory: Path) -> None:
 
 
 def serve(chosen: argparse.Namespace, engine: Any, weights: Any, scratch: Any, cache: Any) -> Any:
+    """Answer requests until the process is ended."""
     import torch
 
     from restore_driver.replica.control import ReplicaControl
@@ -129,7 +134,7 @@ def serve(chosen: argparse.Namespace, engine: Any, weights: Any, scratch: Any, c
         chosen.socket,
         weights={} if weights is None else {chosen.model: weights},
         scratch=[] if scratch is None else [scratch],
-        on_resume=lambda: cache.zero_(),  # undefined bits could be NaN, and NaN times a masked zero is NaN
+        on_resume=cache.zero_,  # undefined bits could be NaN, and NaN times a masked zero is NaN
     )
     if not chosen.plain:
         control.start()

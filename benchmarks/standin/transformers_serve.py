@@ -17,6 +17,7 @@ from benchmarks.standin.http_server import serve
 
 
 def main() -> None:
+    """Load the model and answer requests until the process is ended."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--make", type=Path)
     parser.add_argument("--weights", type=Path)
@@ -36,7 +37,9 @@ def main() -> None:
     config = LlamaConfig(
         hidden_size=2048, intermediate_size=5632, num_hidden_layers=16, num_attention_heads=16, vocab_size=32000
     )
-    model: Any = LlamaForCausalLM(config).to(dtype=torch.bfloat16, device="cuda").eval().requires_grad_(False)
+    model: Any = (
+        LlamaForCausalLM(config).to(dtype=torch.bfloat16, device="cuda").eval().requires_grad_(requires_grad=False)
+    )
     weights = WeightsRange.adopt(model)
     if chosen.make:
         weights.save(chosen.make)

@@ -8,6 +8,8 @@ given the rates, whose common rise and fall is in the rates themselves.
 
 The dispersion of a short step is smaller than the asymptotic one: a client that switches on and off
 cannot send more in a step than its own rate allows, so it is capped at `1 + BURST_SHARE * r * w`.
+
+`informed_forecaster` takes rates, burstiness and the work of a request from a scenario's traces.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from autoscaler.forecast.steps import STEP_ENDS_S, step_ends
 from policies.arrays import FloatArray
 from policies.keys import TargetKey
 from policies.paths import DemandPaths
+from simulations.scenario.scenario import Scenario, TargetScenario
 
 BURST_SHARE = 0.1
 """Share of a model's rate that its clients' switching moves together."""
@@ -88,3 +91,24 @@ def _gamma(mean: FloatArray, variance: FloatArray, normals: FloatArray) -> Float
     ninth = np.where(mean > 0, variance / np.maximum(mean, 1e-300) ** 2, 0.0) / 9.0
     drawn: FloatArray = mean * np.maximum(1.0 - ninth + np.sqrt(ninth) * normals, 0.0) ** 3
     return drawn
+
+
+def informed_forecaster(scenario: Scenario) -> InformedForecaster:
+    """Return the informed bound's forecaster for all targets of a scenario."""
+    return InformedForecaster({t.wanted.key: _true_demand(t) for t in scenario.targets}, scenario.seed, n_paths=400)
+
+
+def _true_demand(target: TargetScenario) -> TrueDemand:
+    rate = target.open_stream().true_rate()
+    work = target.work
+    prompt, output = rate.mean_prompt, rate.mean_output
+    mean = work.per_request_s + work.per_prompt_token_s * prompt + work.per_output_token_s * output
+    var_prompt = rate.mean_prompt_square - prompt**2
+    var_output = rate.mean_output_square - output**2
+    covariance = rate.mean_prompt_output - prompt * output
+    variance = (
+        work.per_prompt_token_s**2 * var_prompt
+        + work.per_output_token_s**2 * var_output
+        + 2.0 * work.per_prompt_token_s * work.per_output_token_s * covariance
+    )
+    return TrueDemand(rate.edges_s, rate.rate_rps, rate.burstiness, mean, np.maximum(variance, 0.0))

@@ -33,7 +33,7 @@ def catch_up(slot: Any, now_s: float) -> None:
 
 @kernel
 def set_pace(slot: Any, model: Any) -> None:
-    """The iteration time of the batch as it is now; an empty replica starts its count afresh."""
+    """Set the iteration time of the batch as it is now; an empty replica starts its count afresh."""
     if slot.running == 0:
         slot.virtual_tokens = 0.0
         slot.kv_tokens = 0.0
@@ -62,7 +62,9 @@ def _before(finish: float, first_s: float, heap: FloatArray, at: int) -> bool:
 
 
 @kernel
-def push(heap: FloatArray, size: int, finish: float, first_s: float, kv: float, output: float) -> None:
+def push(  # noqa: PLR0913, PLR0917 - the columns of an entry; numba passes no records by value
+    heap: FloatArray, size: int, finish: float, first_s: float, kv: float, output: float
+) -> None:
     """Add an entry to a heap of `size` entries."""
     at = size
     while at > 0:

@@ -67,7 +67,9 @@ def next_dispatch_s(state: State) -> float:
 
 
 @kernel
-def admit(state: State, index: int, now_s: float, arrived_s: float, prompt: float, output: float) -> None:
+def admit(  # noqa: PLR0913, PLR0917 - a request; numba passes no records by value
+    state: State, index: int, now_s: float, arrived_s: float, prompt: float, output: float
+) -> None:
     """Give the request to the slot: its prefill queues there, its decode joins the batch."""
     slot = state.slots[index]
     model = state.model[0]
@@ -114,7 +116,7 @@ def dispatch(state: State, now_s: float) -> None:
 
 @kernel
 def complete(state: State, now_s: float) -> None:
-    """The first of all running requests ends; its slot may take requests again."""
+    """End the first of all running requests; its slot may take requests again."""
     index = winner(state.completions)
     slot = state.slots[index]
     heap = state.batches[index]
@@ -145,7 +147,7 @@ def complete(state: State, now_s: float) -> None:
 
 @kernel
 def arrive(state: State, at_s: float, prompt: float, output: float) -> None:
-    """The request joins the central queue, which has room."""
+    """Append the request to the central queue, which has space."""
     clock = state.clock[0]
     tail = state.queue[(clock.queue_head + clock.queued) & (state.queue.shape[0] - 1)]
     tail[ARRIVED] = at_s
@@ -157,15 +159,15 @@ def arrive(state: State, at_s: float, prompt: float, output: float) -> None:
 
 
 def _make_run(digest: int) -> Callable[..., int]:
-    def run(
+    def run(  # noqa: PLR0913, PLR0917 - numba knows positional arguments only
         state: State,
         times_s: FloatArray,
         prompts: FloatArray,
         outputs: FloatArray,
         begin: int,
         until_s: float,
-        sampling: bool,
-        more: bool,
+        sampling: bool,  # noqa: FBT001 - the same
+        more: bool,  # noqa: FBT001 - the same
     ) -> int:
         """Let everything before `until_s` happen; return the first arrival not yet taken.
 

@@ -1,4 +1,4 @@
-"""The door of the engine: one target's replicas, moved through time piece by piece.
+"""The interface of the engine: one target's replicas, moved through time piece by piece.
 
 `Fleet` checks what it is given, feeds the compiled loop of `events.py` in pieces of bounded size,
 and hands out what was counted. Splitting a stretch of time into several calls of `advance` changes
@@ -49,10 +49,38 @@ class Summary:
     ttft: LatencyHistogram
 
 
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counts and sums from the start up to one moment; arrived = completed + running + queued."""
+
+    arrived: int
+    dispatched: int
+    completed: int
+    misses: int
+    """Requests whose prefill began later than the SLO after their arrival."""
+    queued: int
+    queued_prompt_tokens: float
+    running: int
+    """Requests on replicas, prefill included."""
+    wait_sum_s: float
+    """Over the dispatched requests."""
+    wait_max_s: float
+    ttft_sum_s: float
+    """Over the dispatched requests."""
+    prompt_tokens: float
+    """Of the arrived requests."""
+    output_tokens: float
+    """Of the completed requests."""
+    itl_mean_s: float
+    """Mean seconds between output tokens of the completed requests; NaN without any."""
+    busy_s: float
+    """Replica-seconds in which a replica had at least one request."""
+
+
 class Fleet:
     """A central queue before `slots` replica slots, all off at first."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what the compiled state is allocated from
         self,
         service: ServiceModel,
         slots: int,
@@ -154,77 +182,33 @@ class Fleet:
         return samples
 
     def running_per_slot(self) -> NDArray[np.int64]:
-        """Requests that each slot holds now (prefill included), (slots,)."""
+        """Return requests that each slot holds now (prefill included), (slots,)."""
         return np.array(self._state.slots["running"])
 
-    def serving(self) -> NDArray[np.bool_]:
-        """Which slots take new requests, (slots,)."""
-        return np.array(self._state.slots["mode"] == SERVING)
+    def modes(self) -> NDArray[np.int64]:
+        """Return each slot's mode (OFF, SERVING or DRAINING of `layout.py`), (slots,)."""
+        return np.array(self._state.slots["mode"], dtype=np.int64)
 
     @property
-    def arrived(self) -> int:
-        return int(self._state.totals[0]["arrived"])
-
-    @property
-    def dispatched(self) -> int:
-        return int(self._state.totals[0]["dispatched"])
-
-    @property
-    def completed(self) -> int:
-        return int(self._state.totals[0]["completed"])
-
-    @property
-    def misses(self) -> int:
-        """Requests whose prefill began later than the SLO after their arrival."""
-        return int(self._state.totals[0]["misses"])
-
-    @property
-    def queued(self) -> int:
-        return int(self._state.clock[0]["queued"])
-
-    @property
-    def queued_prompt_tokens(self) -> float:
-        return float(self._state.clock[0]["queued_prompt_tokens"])
-
-    @property
-    def running(self) -> int:
-        return int(self._state.clock[0]["running"])
-
-    @property
-    def wait_sum_s(self) -> float:
-        """Over the dispatched requests."""
-        return float(self._state.totals[0]["wait_s"])
-
-    @property
-    def wait_max_s(self) -> float:
-        return float(self._state.totals[0]["wait_max_s"])
-
-    @property
-    def ttft_sum_s(self) -> float:
-        """Over the dispatched requests."""
-        return float(self._state.totals[0]["ttft_s"])
-
-    @property
-    def prompt_tokens(self) -> float:
-        """Of the arrived requests."""
-        return float(self._state.totals[0]["prompt_tokens"])
-
-    @property
-    def output_tokens(self) -> float:
-        """Of the completed requests."""
-        return float(self._state.totals[0]["output_tokens"])
-
-    @property
-    def itl_mean_s(self) -> float:
-        """Mean seconds between output tokens of the completed requests; NaN without any."""
-        totals = self._state.totals[0]
-        return _ratio(totals["decode_s"], totals["decode_gaps"])
-
-    @property
-    def busy_s(self) -> float:
-        """Replica-seconds up to now in which a replica had at least one request."""
-        clock = self._state.clock[0]
-        return float(self._state.totals[0]["busy_s"] + clock["busy"] * (self._now_s - clock["busy_changed_s"]))
+    def totals(self) -> Totals:
+        """Return what has happened up to now."""
+        totals, clock = self._state.totals[0], self._state.clock[0]
+        return Totals(
+            arrived=int(totals["arrived"]),
+            dispatched=int(totals["dispatched"]),
+            completed=int(totals["completed"]),
+            misses=int(totals["misses"]),
+            queued=int(clock["queued"]),
+            queued_prompt_tokens=float(clock["queued_prompt_tokens"]),
+            running=int(clock["running"]),
+            wait_sum_s=float(totals["wait_s"]),
+            wait_max_s=float(totals["wait_max_s"]),
+            ttft_sum_s=float(totals["ttft_s"]),
+            prompt_tokens=float(totals["prompt_tokens"]),
+            output_tokens=float(totals["output_tokens"]),
+            itl_mean_s=_ratio(totals["decode_s"], totals["decode_gaps"]),
+            busy_s=float(totals["busy_s"] + clock["busy"] * (self._now_s - clock["busy_changed_s"])),
+        )
 
     @property
     def wait(self) -> LatencyHistogram:
@@ -247,11 +231,6 @@ class Fleet:
     def bucket_misses(self) -> NDArray[np.int64]:
         """Misses by bucket of arrival, (buckets,)."""
         return np.array(self._state.buckets["misses"])
-
-    @property
-    def bucket_completed(self) -> NDArray[np.int64]:
-        """Completions by bucket of completion, (buckets,)."""
-        return np.array(self._state.buckets["completed"])
 
     def bucket_ttft_percentiles(self, percents: tuple[float, ...]) -> FloatArray:
         """TTFT percentiles by bucket of arrival, (percents, buckets), NaN for an empty bucket."""
@@ -288,12 +267,13 @@ class Fleet:
         if not (times[0] >= self._now_s and times[-1] < until_s and bool(np.all(times[1:] >= times[:-1]))):
             raise ValueError(f"arrivals must be sorted and lie in [{self._now_s}, {until_s})")
 
-    def _run(
+    def _run(  # noqa: PLR0913 - a piece and what to do at its end
         self,
         times: FloatArray,
         prompts: NDArray[np.generic],
         outputs: NDArray[np.generic],
         until_s: float,
+        *,
         more: bool,
         sampling: bool = True,
     ) -> None:

@@ -30,7 +30,7 @@ OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
 
 def kernel(function: Function) -> Function:
     """Compile a function that only kernels call. It keeps its Python signature for the type checker."""
-    return cast(Function, numba.njit(forceinline=True, **OPTIONS)(function))
+    return cast("Function", numba.njit(forceinline=True, **OPTIONS)(function))
 
 
 def entry(make: Callable[[int], Function]) -> Function:
@@ -38,11 +38,11 @@ def entry(make: Callable[[int], Function]) -> Function:
 
     It releases the GIL, so that targets can run on threads side by side.
     """
-    return cast(Function, numba.njit(cache=True, **OPTIONS)(make(source_digest())))
+    return cast("Function", numba.njit(cache=True, **OPTIONS)(make(source_digest())))
 
 
 def source_digest() -> int:
-    """A number that changes whenever any source file of the engine does."""
+    """Return a number that changes whenever any source file of the engine does."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())

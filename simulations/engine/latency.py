@@ -24,10 +24,12 @@ class LatencyHistogram:
 
     @property
     def bins_per_decade(self) -> int:
+        """Return how finely the histogram divides each factor of ten."""
         return (len(self.counts) - 2) // DECADES
 
     @property
     def total(self) -> int:
+        """Return how many latencies were counted."""
         return int(self.counts.sum())
 
     def edges_s(self) -> FloatArray:
@@ -37,7 +39,7 @@ class LatencyHistogram:
         return edges
 
     def percentile(self, percent: float) -> float:
-        """The latency that `percent` (0 to 100) of the requests do not exceed, in seconds.
+        """Return the latency that `percent` (0 to 100) of the requests do not exceed, in seconds.
 
         Zero where it falls below 1e-4 s, 1e4 s (the last edge) beyond it, NaN without requests.
         """

@@ -155,7 +155,7 @@ class State(NamedTuple):
     """(slots, 2): slot, seconds; rows of this call."""
 
 
-def allocate(
+def allocate(  # noqa: PLR0913, PLR0917 - the arguments of `Fleet`
     service: ServiceModel,
     slots: int,
     slo_wait_s: float,
@@ -163,7 +163,7 @@ def allocate(
     bucket_s: float,
     sample_period_s: float,
 ) -> State:
-    """A fleet at time zero with every slot off."""
+    """Return a fleet at time zero with every slot off."""
     buckets = max(1, math.ceil(duration_s / bucket_s - 1e-9))
     return State(
         model=_model(service, slo_wait_s, bucket_s, sample_period_s),
@@ -204,7 +204,7 @@ def _model(service: ServiceModel, slo_wait_s: float, bucket_s: float, sample_per
 
 
 def with_longer_queue(state: State) -> State:
-    """The same state with room for twice as many queued requests."""
+    """Return the same state with room for twice as many queued requests."""
     capacity = state.queue.shape[0]
     order = (int(state.clock[0]["queue_head"]) + np.arange(capacity)) % capacity
     queue = np.zeros((2 * capacity, 3))

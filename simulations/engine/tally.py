@@ -17,7 +17,7 @@ from simulations.engine.layout import BINS, BINS_PER_DECADE, LEAST_S, State
 
 @kernel
 def bin_of(seconds: float) -> int:
-    """The log-spaced bin of a latency: 0 below LEAST_S, BINS - 1 past the last decade."""
+    """Return the log-spaced bin of a latency: 0 below LEAST_S, BINS - 1 past the last decade."""
     if seconds < LEAST_S:
         return 0
     return min(1 + int(BINS_PER_DECADE * math.log10(seconds / LEAST_S)), BINS - 1)
@@ -32,6 +32,7 @@ def bucket_of(state: State, at_s: float) -> int:
 
 @kernel
 def count_arrival(state: State, at_s: float, prompt: float) -> None:
+    """Count a request that arrives, with its prompt tokens, under the bucket of its arrival."""
     state.totals[0].arrived += 1
     state.totals[0].prompt_tokens += prompt
     state.buckets[bucket_of(state, at_s)].arrived += 1
@@ -42,6 +43,7 @@ def count_arrival(state: State, at_s: float, prompt: float) -> None:
 
 @kernel
 def count_dispatch(state: State, arrived_s: float, wait_s: float, ttft_s: float) -> None:
+    """Count a request whose prefill begins: its wait, its TTFT, and a miss if it waited past the SLO."""
     totals = state.totals[0]
     index = bucket_of(state, arrived_s)
     bucket = state.buckets[index]
@@ -64,6 +66,7 @@ def count_dispatch(state: State, arrived_s: float, wait_s: float, ttft_s: float)
 
 @kernel
 def count_completion(state: State, now_s: float, decode_s: float, output: float) -> None:
+    """Count a request that ends, with its decode time and output tokens, under the bucket of its end."""
     totals = state.totals[0]
     bucket = state.buckets[bucket_of(state, now_s)]
     gaps = max(output - 1.0, 0.0)

@@ -17,7 +17,7 @@ NEVER = np.inf
 
 
 def make_tree(slots: int) -> FloatArray:
-    """A tree in which no slot takes part."""
+    """Return a tree in which no slot takes part."""
     size = 1
     while size < slots:
         size *= 2
@@ -33,7 +33,7 @@ def set_key(tree: FloatArray, slot: int, key: float) -> None:
     tree[node] = key
     while node > 1:
         sibling = tree[node ^ 1]
-        least = key if key <= sibling else sibling
+        least = min(key, sibling)
         node >>= 1
         if tree[node] == least:
             return
@@ -43,7 +43,7 @@ def set_key(tree: FloatArray, slot: int, key: float) -> None:
 
 @kernel
 def winner(tree: FloatArray) -> int:
-    """The slot with the least key; the lowest of equals. Meaningless when the winner's key is NEVER."""
+    """Return the slot with the least key; the lowest of equals. Meaningless when the winner's key is NEVER."""
     size = tree.shape[0] >> 1
     least = tree[1]
     node = 1

@@ -25,6 +25,8 @@ ROW_GROUP, COST_GROUP, SERVICE_GROUP = "row", "cost", "service"
 
 @dataclass(frozen=True, slots=True)
 class Column:
+    """One column of the table: its heading, the text of a cell, and the number that the cell sorts by."""
+
     heading: str
     unit: str
     """Empty for words and plain counts."""
@@ -37,15 +39,17 @@ class Column:
 
     @property
     def title(self) -> str:
+        """Return the heading with its unit."""
         return f"{self.heading} ({self.unit})" if self.unit else self.heading
 
     @property
     def numeric(self) -> bool:
+        """Return whether cells are numbers, which are set flush right."""
         return self.group != ROW_GROUP
 
 
 def columns(comparison: Comparison) -> tuple[Column, ...]:
-    """The columns that this comparison can fill: no regret without its bound."""
+    """Return the columns that this comparison can fill: no regret without its bound."""
     regrets = tuple(
         _regret(bound, heading)
         for bound, heading in ((derived.CLAIRVOYANT, "regret clairv."), (derived.INFORMED, "regret informed"))

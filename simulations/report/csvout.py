@@ -55,7 +55,7 @@ Cell = str | int | float | None
 
 
 def write_csv(comparison: Comparison, path: Path) -> None:
-    """Write the comparison to `path` as UTF-8 with `\\n` line ends; equal inputs give equal bytes."""
+    """Write the comparison to `path` as UTF-8 with line feeds; equal inputs give equal bytes."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()

@@ -56,6 +56,7 @@ def standings(comparison: Comparison) -> tuple[Standing, ...]:
 
 
 def standing(comparison: Comparison, run: RunResult) -> Standing:
+    """Return what the table shows of `run` beside the others."""
     share = comparison.slo_share
     return Standing(
         run=run,
@@ -70,10 +71,12 @@ def standing(comparison: Comparison, run: RunResult) -> Standing:
 
 
 def policies(comparison: Comparison) -> tuple[RunResult, ...]:
+    """Return the rows that are no bounds."""
     return tuple(r for r in comparison.rows if not r.bound)
 
 
 def bounds(comparison: Comparison) -> tuple[RunResult, ...]:
+    """Return the rows that are bounds."""
     return tuple(r for r in comparison.rows if r.bound)
 
 
@@ -89,7 +92,7 @@ def baselines(comparison: Comparison) -> tuple[RunResult, ...]:
 
 
 def snapshot_starts(target: TargetResult) -> int:
-    """Starts that a snapshot or a warm replica shortened; cancelled drains and failures do not count."""
+    """Start that a snapshot or a warm replica shortened; cancelled drains and failures do not count."""
     return sum(target.starts.get(tier, 0) for tier in SNAPSHOT_TIERS)
 
 
@@ -108,7 +111,7 @@ def regret_gpu_s(comparison: Comparison, run: RunResult, bound: str) -> float | 
 
 
 def worst(values: Iterable[float]) -> float:
-    """The largest known value; NaN if none is known."""
+    """Return the largest known value; NaN if none is known."""
     return max((v for v in values if not math.isnan(v)), default=math.nan)
 
 
@@ -120,7 +123,7 @@ def relative(value: float, reference: float) -> float:
 
 
 def dominates(a: RunResult, b: RunResult) -> bool:
-    """`a` holds no more GPU-hours, misses no more requests, and is better in one of the two."""
+    """Return whether `a` holds no more GPU-hours, misses no more requests, and is better in one of the two."""
     pair_a, pair_b = (a.held_gpu_hours, a.misses), (b.held_gpu_hours, b.misses)
     return pair_a[0] <= pair_b[0] and pair_a[1] <= pair_b[1] and pair_a != pair_b
 
@@ -133,7 +136,7 @@ def pareto_front(runs: Iterable[RunResult]) -> tuple[RunResult, ...]:
 
 
 def family(run: RunResult) -> str:
-    """The row's name without what it starts from: `hpa` for `hpa (cold)` and `hpa (restored)`."""
+    """Return the row's name without what it starts from: `hpa` for `hpa (cold)` and `hpa (restored)`."""
     return _NAMED_BY_START.sub("", run.row).strip() or run.policy
 
 
@@ -151,8 +154,11 @@ def restore_pairs(comparison: Comparison) -> tuple[tuple[RunResult, RunResult], 
 
 
 def best_baseline(comparison: Comparison) -> RunResult | None:
-    """The baseline to beat: with the same restores as ours if there is one, meeting the SLO if any does,
-    and of those the cheapest by the stated cost (the first given wins a tie)."""
+    """Return the baseline to beat; None without baselines.
+
+    It has the same restores as ours if there is one such, meets the SLO if any does, and of those is the cheapest by
+    the stated cost (the first given wins a tie).
+    """
     rows = baselines(comparison)
     rows = tuple(r for r in rows if r.starts_from == "restore") or rows
     fine = tuple(r for r in rows if meets(r.misses, r.requests, comparison.slo_share))

@@ -31,7 +31,7 @@ def write_html(comparison: Comparison, path: Path) -> None:
 
 
 def render_html(comparison: Comparison) -> str:
-    """The whole page as a string."""
+    """Return the whole page as a string."""
     block = timelines(comparison)
     return _PAGE.format(
         policy=CONTENT_POLICY,

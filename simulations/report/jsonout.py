@@ -41,7 +41,7 @@ def to_json(comparison: Comparison) -> str:
 
 
 def from_json(text: str) -> Comparison:
-    """The comparison that `to_json` wrote, to its nine digits.
+    """Return the comparison that `to_json` wrote, to its nine digits.
 
     Raises ReportFormatError for anything else.
     """
@@ -55,7 +55,8 @@ def from_json(text: str) -> Comparison:
     if version != SCHEMA_VERSION:
         raise ReportFormatError(f"schema_version {version!r}: this version reads {SCHEMA_VERSION}")
     comparison = _decoded(Comparison, document.get("comparison"), "comparison")
-    assert isinstance(comparison, Comparison)
+    if not isinstance(comparison, Comparison):
+        raise ReportFormatError("not a report: no comparison in it")
     return comparison
 
 
@@ -68,6 +69,10 @@ def _encoded(value: Any) -> Any:
         return _encoded_array(value)
     if isinstance(value, (tuple, list)):
         return [_encoded(v) for v in value]
+    return _encoded_plain(value)
+
+
+def _encoded_plain(value: Any) -> Any:
     if isinstance(value, (str, bool)) or value is None:
         return value
     if isinstance(value, (int, np.integer)):
@@ -92,7 +97,7 @@ def _encoded_float(value: float) -> float | str | None:
 def _decoded(kind: Any, value: Any, where: str) -> Any:
     """`value` as the annotation `kind` asks, or ReportFormatError naming `where`."""
     if dataclasses.is_dataclass(kind):
-        return _decoded_dataclass(typing.cast(type[Any], kind), value, where)
+        return _decoded_dataclass(typing.cast("type[Any]", kind), value, where)
     if kind is FloatArray or typing.get_origin(kind) is np.ndarray:
         return _decoded_array(value, where)
     if kind is float:

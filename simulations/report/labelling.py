@@ -30,12 +30,15 @@ GAP_PX = 9.0
 
 @dataclass(frozen=True, slots=True)
 class Box:
+    """A label's or a point's rectangle, in pixels."""
+
     left_px: float
     top_px: float
     right_px: float
     bottom_px: float
 
     def touches(self, other: Box) -> bool:
+        """Return whether the two rectangles share a pixel."""
         return (
             self.left_px < other.right_px
             and other.left_px < self.right_px
@@ -47,7 +50,7 @@ class Box:
 def label_places(
     points_px: Sequence[tuple[float, float]], names: Sequence[str], width_px: float, height_px: float
 ) -> tuple[str, ...]:
-    """A place of `PLACES` for each point, or "" for none; y grows downwards."""
+    """Return a place of `PLACES` for each point, or "" for none; y grows downwards."""
     given = range(len(points_px))
     orders = (
         list(given),

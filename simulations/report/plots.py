@@ -119,12 +119,12 @@ def _hover(run: RunResult) -> str:
 
 
 def _plain(text: str) -> str:
-    """Plotly reads a subset of HTML in labels: a name must not be taken for a tag."""
+    """Escape a name for a label, in which Plotly reads a subset of HTML."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _front_line(front: Sequence[RunResult], right: float) -> Figure:
-    """The best misses that a policy reached with so many GPU-hours or fewer: steps, not slopes."""
+    """Return the best misses that a policy reached with so many GPU-hours or fewer: steps, not slopes."""
     x = [round(r.held_gpu_hours, 4) for r in front]
     y = [max(r.misses, ZERO_MISSES_AT) for r in front]
     return {

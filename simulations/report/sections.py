@@ -48,15 +48,19 @@ def first_shown(comparison: Comparison) -> int:
 def _header(comparison: Comparison) -> str:
     run = comparison.rows[0] if comparison.rows else None
     facts = [
-        f"SLO <b>{percent(comparison.slo_share)}</b> of requests wait at most "
-        f"<b>{setting(comparison.slo_wait_s)} s</b>",
+        (
+            f"SLO <b>{percent(comparison.slo_share)}</b> of requests wait at most "
+            f"<b>{setting(comparison.slo_wait_s)} s</b>"
+        ),
         f"a miss costs <b>{setting(comparison.miss_cost_gpu_s)} GPU-seconds</b>",
     ]
     if run is not None:
         facts += [
             f"<b>{count(run.requests)}</b> requests in <b>{number(run.duration_s / 3600)} h</b>",
-            f"<b>{len(run.targets)}</b> target{'s' if len(run.targets) != 1 else ''} on "
-            f"<b>{count(run.pool_gpus)}</b> GPUs",
+            (
+                f"<b>{len(run.targets)}</b> target{'s' if len(run.targets) != 1 else ''} on "
+                f"<b>{count(run.pool_gpus)}</b> GPUs"
+            ),
         ]
     facts.append(f"seed <b>{comparison.seed}</b>")
     return (
@@ -89,7 +93,7 @@ def _table_section(comparison: Comparison) -> str:
         ("bounds", [s for s in standings if s.run.bound]),
     ):
         if members:
-            lines = "".join(_table_line(shown, s, s.run is us) for s in members)
+            lines = "".join(_table_line(shown, s, is_ours=s.run is us) for s in members)
             bodies.append(f'<tbody class="{name}">{lines}</tbody>')
     legend = "".join(f"<dt>{escape(c.title)}</dt><dd>{escape(c.meaning)}</dd>" for c in shown)
     return (
@@ -110,7 +114,7 @@ def _headings(shown: Iterable[Column]) -> str:
     )
 
 
-def _table_line(shown: Iterable[Column], standing: Standing, is_ours: bool) -> str:
+def _table_line(shown: Iterable[Column], standing: Standing, *, is_ours: bool) -> str:
     cells = []
     for column in shown:
         text = column.shown(standing)
@@ -119,7 +123,7 @@ def _table_line(shown: Iterable[Column], standing: Standing, is_ours: bool) -> s
         if column.heading == "SLO":
             kind += f" {text.split()[0]}"
         cells.append(table_cell(kind, key, text))
-    return table_line(cells, is_ours)
+    return table_line(cells, is_ours=is_ours)
 
 
 def _figures_section(comparison: Comparison) -> str:

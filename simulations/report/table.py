@@ -61,11 +61,11 @@ def _table(comparison: Comparison, shown: Sequence[Column]) -> Table:
     for i, standing in enumerate(derived.standings(comparison)):
         is_ours = standing.run is us
         style = "bold cyan" if is_ours else "italic dim" if standing.run.bound else ""
-        table.add_row(*_cells(shown, standing, is_ours), style=style, end_section=i == last_policy)
+        table.add_row(*_cells(shown, standing, is_ours=is_ours), style=style, end_section=i == last_policy)
     return table
 
 
-def _cells(shown: Sequence[Column], standing: Standing, is_ours: bool) -> list[Text]:
+def _cells(shown: Sequence[Column], standing: Standing, *, is_ours: bool) -> list[Text]:
     cells = [Text(c.shown(standing)) for c in shown]
     if is_ours:
         cells[0] = Text(OUR_MARK) + cells[0]
@@ -86,7 +86,7 @@ def _legend(shown: Sequence[Column]) -> Table:
 
 
 def markdown_table(comparison: Comparison) -> str:
-    """The same table in GitHub's Markdown, ours in bold, bounds in italics at the end; ends in a newline."""
+    """Return the same table in GitHub's Markdown, ours in bold, bounds in italics at the end; ends in a newline."""
     shown = columns(comparison)
     us = derived.ours(comparison)
     lines = [

@@ -30,7 +30,7 @@ class _Heading:
 
 
 def target_table(comparison: Comparison) -> str:
-    """A sortable HTML table, rows in the order given, bounds in a body of their own."""
+    """Return a sortable HTML table, rows in the order given, bounds in a body of their own."""
     us = derived.ours(comparison)
     heads = "".join(
         f'<th scope="col" class="{"word" if h.word else "number"}"><button type="button">{h.name}'
@@ -39,7 +39,7 @@ def target_table(comparison: Comparison) -> str:
     )
     bodies = []
     for name, runs in (("policies", derived.policies(comparison)), ("bounds", derived.bounds(comparison))):
-        lines = "".join(_line(r, t, comparison.slo_share, r is us) for r in runs for t in r.targets)
+        lines = "".join(_line(r, t, comparison.slo_share, is_ours=r is us) for r in runs for t in r.targets)
         if lines:
             bodies.append(f'<tbody class="{name}">{lines}</tbody>')
     return (
@@ -48,23 +48,24 @@ def target_table(comparison: Comparison) -> str:
     )
 
 
-def _line(run: RunResult, target: TargetResult, share: float, is_ours: bool) -> str:
+def _line(run: RunResult, target: TargetResult, share: float, *, is_ours: bool) -> str:
     cells = []
     for heading in _HEADINGS:
         cell = heading.cell(run, target, share)
         kind = "word" if heading.word else cell.kind
         cells.append(table_cell(kind, cell.key, cell.text))
-    return table_line(cells, is_ours)
+    return table_line(cells, is_ours=is_ours)
 
 
 def table_cell(kind: str, key: float | str, text: str) -> str:
-    """A cell of class `kind`; `key` is what it sorts by, and an unknown key (NaN) sorts last."""
-    known = f"{key:.9g}" if isinstance(key, (int, float)) else key
-    value = "" if key != key else known
+    """Return a cell of class `kind`; `key` is what it sorts by, and an unknown key (NaN) sorts last."""
+    known = key if isinstance(key, str) else f"{key:.9g}"
+    value = "" if known == "nan" else known
     return f'<td class="{kind}" data-v="{escape(value)}">{escape(text)}</td>'
 
 
-def table_line(cells: list[str], is_ours: bool) -> str:
+def table_line(cells: list[str], *, is_ours: bool) -> str:
+    """Return a row of the HTML table."""
     mark = ' class="ours"' if is_ours else ""
     return f"<tr{mark}>{''.join(cells)}</tr>"
 

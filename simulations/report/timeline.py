@@ -44,6 +44,7 @@ class Timelines:
     """Some series has fewer points than the replay has buckets."""
 
     def as_json(self) -> str:
+        """Return the series as the JSON text that the page decodes."""
         rows = json.dumps(self.rows, separators=(",", ":"), ensure_ascii=False)
         return f'{{"arrays":[{",".join(self.arrays)}],"rows":{rows}}}'
 
@@ -157,11 +158,11 @@ def _target_series(series: RunSeries) -> dict[str, tuple[FloatArray, Thin]]:
 
 
 def packed(values: FloatArray) -> str:
-    """A JSON array at four significant digits, unknown as null; one element if all are equal."""
+    """Return a JSON array at four significant digits, unknown as null; one element if all are equal."""
     rounded = _rounded(values)
     if rounded.size and (np.isnan(rounded).all() or (rounded == rounded[0]).all()):
         rounded = rounded[:1]
-    return "[" + ",".join("null" if v != v else f"{v:.12g}" for v in rounded.tolist()) + "]"
+    return "[" + ",".join("null" if math.isnan(v) else f"{v:.12g}" for v in rounded.tolist()) + "]"
 
 
 def _rounded(values: FloatArray) -> FloatArray:

@@ -22,6 +22,8 @@ TIE_SHARE = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
+    """One answer of the verdict: what it is about, whether it is good for our row, and its text."""
+
     topic: str
     """`restore`, `policy`, `slo`, `bounds` or `pooling`."""
     tone: str
@@ -30,14 +32,17 @@ class Sentence:
 
 
 def verdict(comparison: Comparison) -> tuple[Sentence, ...]:
-    """The plain-language verdict; a question that the rows cannot answer gets no sentence."""
+    """Return the plain-language verdict; a question that the rows cannot answer gets no sentence."""
     asked = (_restore, _policy, _slo, _bounds, _pooling)
     return tuple(s for s in (ask(comparison) for ask in asked) if s is not None)
 
 
 def outcome(comparison: Comparison, run: RunResult, other: RunResult) -> str:
-    """`good` where `run` wins on cost and is worse in nothing, `mixed` where it wins one thing for
-    another, `bad` where it loses, `plain` for a tie. Missing the SLO where `other` meets it loses."""
+    """Return how `run` fares against `other`: `good`, `mixed`, `bad` or `plain`.
+
+    `good` where it wins on cost and is worse in nothing, `mixed` where it wins one thing for another, `bad` where it
+    loses, `plain` for a tie. Missing the SLO where `other` meets it loses.
+    """
     meets, other_meets = (derived.meets(r.misses, r.requests, comparison.slo_share) for r in (run, other))
     if other_meets and not meets:
         return BAD
@@ -229,7 +234,7 @@ def _pooling(comparison: Comparison) -> Sentence | None:
 
 
 def _tone_of_two(held_by: int, missed_by: int) -> str:
-    """The tone of two leanings that have no common price here."""
+    """Return the tone of two leanings that have no common price here."""
     if held_by == missed_by == 0:
         return PLAIN
     if max(held_by, missed_by) <= 0:

@@ -24,16 +24,17 @@ def number(value: float | None) -> str:
 
 
 def setting(value: float) -> str:
-    """A number that the user chose, as chosen: `2`, `0.5`, `30`."""
+    """Return a number that the user chose, as chosen: `2`, `0.5`, `30`."""
     return f"{value:g}"
 
 
 def count(value: int) -> str:
+    """Return a whole number with its thousands separated."""
     return f"{value:,}"
 
 
 def seconds(value: float) -> str:
-    """A latency in seconds, three significant digits down to a millisecond."""
+    """Return a latency in seconds, three significant digits down to a millisecond."""
     if not math.isfinite(value):
         return UNKNOWN
     if value >= 99.95:
@@ -42,7 +43,7 @@ def seconds(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage, with digits enough to tell 99.9% from 99.99%; `<0.001%` below that."""
+    """Return a share as a percentage, with digits enough to tell 99.9% from 99.99%; `<0.001%` below that."""
     if not math.isfinite(share):
         return UNKNOWN
     if 0 < abs(share) < 1e-5:
@@ -51,7 +52,7 @@ def percent(share: float) -> str:
 
 
 def attained(share: float) -> str:
-    """A share near one, never rounded up to 100%: three decimals, rounded down."""
+    """Return a share near one, never rounded up to 100%: three decimals, rounded down."""
     shown = math.floor(share * 1e5 + 1e-6) / 1e3
     return f"{shown:.3f}".rstrip("0").rstrip(".") + "%"
 

@@ -16,7 +16,7 @@ from autoscaler.rating.service import Rated, ServiceModel, load_service
 from policies.arrays import FloatArray
 from policies.capacity import WorkRate
 from policies.keys import SnapshotKey, TargetKey
-from policies.types import TargetSpec, TierSpec
+from policies.types import SupplyStep, TargetSpec, TierSpec
 from simulations.scenario.options import COMMAND_LINE, SimulateOptions, TargetRequest
 from simulations.scenario.scenario import Scenario, TargetScenario
 from simulations.traces import TrueRate, open_trace
@@ -33,7 +33,7 @@ POOL_PER_PEAK = 1.5
 
 
 def build_scenario(options: SimulateOptions) -> Scenario:
-    """The scenario of a command line; raises InputError for anything in it that cannot be used."""
+    """Return the scenario of a command line; raises InputError for anything in it that cannot be used."""
     lead_times = load_lead_times(options.leadtimes)
     targets = tuple(_target(options, lead_times, request, i) for i, request in enumerate(options.targets))
     duration_s = min(t.trace.span_s for t in targets)
@@ -52,7 +52,7 @@ def build_scenario(options: SimulateOptions) -> Scenario:
         raise InputError(COMMAND_LINE, None, "--gpus", options.gpus, problem, f"give {largest} or more")
     return Scenario(
         targets=targets,
-        supply=lead_times.supply(options.supply),
+        supply=_supply(options, lead_times),
         lead_times=lead_times,
         pool_gpus=options.gpus or _pool_gpus(targets),
         gpus_per_node=NODE_GPUS,
@@ -122,6 +122,13 @@ def _wanted(
     )
 
 
+def _supply(options: SimulateOptions, lead_times: LeadTimeFile) -> tuple[SupplyStep, ...]:
+    try:
+        return lead_times.supply(options.supply)
+    except InputError as error:
+        raise InputError(COMMAND_LINE, None, "--supply", options.supply, error.problem, error.hint) from error
+
+
 def _service(request: TargetRequest) -> ServiceModel:
     try:
         return load_service(request.service)
@@ -131,7 +138,7 @@ def _service(request: TargetRequest) -> ServiceModel:
 
 
 def _piece_s(options: SimulateOptions, request: TargetRequest) -> float | None:
-    """The asked duration, cut to what the trace has from the start on."""
+    """Return the asked duration, cut to what the trace has from the start on."""
     if options.duration_s is None:
         return None
     rest_s = open_trace(request.trace, seed=1, start_s=options.start_s).duration_s

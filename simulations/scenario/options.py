@@ -1,13 +1,13 @@
 """What a user may ask of `forethaw simulate`, checked once at the edge.
 
 Every refusal is one sentence that names the option, the value and the hint; inside, options are taken
-as they are.
+as they are. Names that only a file can resolve (traces, engines, lead times, supply steps) are checked where it is
+opened (`build.py`).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
@@ -64,7 +64,8 @@ class SimulateOptions(BaseModel):
     duration_s: float | None = None
     warmup_s: float = 300.0
     gpus: int | None = None
-    supply: Literal["lent", "node", "lent+node"] = "lent"
+    supply: str = "lent"
+    """Steps of the lead times' GPU supply, nearest first, joined by `+`."""
     slo_wait_s: float = 2.0
     slo_share: float = 0.999
     miss_cost: float = 5.0

@@ -18,7 +18,7 @@ from policies.baselines.planner import PlannerPolicy
 from policies.baselines.static import StaticPolicy
 from policies.decide import ForethawPolicy
 from policies.types import Policy
-from simulations.bounds.informed_row import informed_forecaster
+from simulations.bounds.informed import informed_forecaster
 from simulations.planner_forecasts import ArimaPoint, KalmanPoint, NoForecast
 from simulations.scenario.scenario import Scenario
 
@@ -26,7 +26,7 @@ N_PATHS = 400
 """Enough for a quantile of 99%; a day of decisions then costs no more than serving its requests."""
 PLANNER_UTILIZATION = 0.85
 """A planner's profile gives the throughput at which the SLA still holds, not the one at saturation; at
-saturation, which is what the engine's rating means, every planner row drowns."""
+saturation, which is what the engine's rating means, every planner row is overloaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def _paths(scenario: Scenario) -> Callable[[], Forecaster[Any]]:
     return lambda: SamplePathForecaster(seed=scenario.seed, n_paths=N_PATHS)
 
 
-def _forethaw(name: str, restored: bool = True, pooled: bool = True) -> RowMaker:
+def _forethaw(name: str, *, restored: bool = True, pooled: bool = True) -> RowMaker:
     return lambda s: Row(name, ForethawPolicy(pooled=pooled), _paths(s), restored)
 
 
@@ -55,14 +55,14 @@ def _informed(scenario: Scenario) -> Row:
     def make() -> Forecaster[Any]:
         return informed_forecaster(scenario)
 
-    return Row("informed", ForethawPolicy(name="informed"), make, True, bound="informed")
+    return Row("informed", ForethawPolicy(name="informed"), make, restored=True, bound="informed")
 
 
-def _reactive(name: str, policy: Policy[Any], restored: bool) -> RowMaker:
+def _reactive(name: str, policy: Policy[Any], *, restored: bool) -> RowMaker:
     return lambda s: Row(name, policy, NoForecast, restored)
 
 
-def _planner(name: str, label: str, point: Callable[[], Forecaster[Any]], restored: bool) -> RowMaker:
+def _planner(name: str, label: str, point: Callable[[], Forecaster[Any]], *, restored: bool) -> RowMaker:
     return lambda s: Row(name, PlannerPolicy(label=label, utilization=PLANNER_UTILIZATION), point, restored)
 
 
@@ -75,15 +75,15 @@ ROWS: dict[str, RowMaker] = {
     "forethaw": _forethaw("forethaw"),
     "forethaw-cold": _forethaw("forethaw (cold)", restored=False),
     "forethaw-apart": _forethaw("forethaw (spares apart)", pooled=False),
-    "hpa": _reactive("hpa", HpaPolicy(), True),
-    "hpa-cold": _reactive("hpa (cold)", HpaPolicy(), False),
-    "knative": _reactive("knative", KnativePolicy(metric="rps"), True),
-    "knative-cold": _reactive("knative (cold)", KnativePolicy(metric="rps"), False),
-    "knative-concurrency": _reactive("knative (concurrency)", KnativePolicy(), True),
-    "planner-arima": _planner("planner-arima", "planner-arima", ArimaPoint, True),
-    "planner-arima-cold": _planner("planner-arima (cold)", "planner-arima", ArimaPoint, False),
-    "planner-kalman": _planner("planner-kalman", "planner-kalman", KalmanPoint, True),
-    "planner-kalman-cold": _planner("planner-kalman (cold)", "planner-kalman", KalmanPoint, False),
+    "hpa": _reactive("hpa", HpaPolicy(), restored=True),
+    "hpa-cold": _reactive("hpa (cold)", HpaPolicy(), restored=False),
+    "knative": _reactive("knative", KnativePolicy(metric="rps"), restored=True),
+    "knative-cold": _reactive("knative (cold)", KnativePolicy(metric="rps"), restored=False),
+    "knative-concurrency": _reactive("knative (concurrency)", KnativePolicy(), restored=True),
+    "planner-arima": _planner("planner-arima", "planner-arima", ArimaPoint, restored=True),
+    "planner-arima-cold": _planner("planner-arima (cold)", "planner-arima", ArimaPoint, restored=False),
+    "planner-kalman": _planner("planner-kalman", "planner-kalman", KalmanPoint, restored=True),
+    "planner-kalman-cold": _planner("planner-kalman (cold)", "planner-kalman", KalmanPoint, restored=False),
     "static": _static,
     "informed": _informed,
 }

@@ -42,10 +42,12 @@ class TargetScenario:
 
     @property
     def name(self) -> str:
+        """Return the target's name."""
         return self.wanted.key.name
 
     @property
     def key(self) -> TargetKey:
+        """Return the target's key."""
         return self.wanted.key
 
     @property
@@ -53,8 +55,8 @@ class TargetScenario:
         """Replicas for the busiest moment of the true rate at 70% utilisation, as one provisions by hand."""
         return max(math.ceil(self.peak_demand_replicas / STATIC_UTILIZATION), self.wanted.min_replicas)
 
-    def spec(self, restored: bool) -> TargetSpec:
-        """What a policy is told: with the snapshot's ladder, or with cold starts alone."""
+    def spec(self, *, restored: bool) -> TargetSpec:
+        """Return what policies are given: the ladder with the snapshot, or with cold starts alone."""
         return self.wanted if restored else replace(self.wanted, ladder=self.cold_ladder, snapshot=None)
 
 

@@ -68,7 +68,7 @@ def trace_names() -> list[str]:
 
 
 def locate(name_or_path: str | Path) -> Located:
-    """A short name, or else a path; InputError (naming what is near) when it is neither."""
+    """Find a trace by its short name, or else by its path; InputError (naming what is near) when it is neither."""
     text = str(name_or_path)
     origin = SHIPPED.get(text)
     if origin is not None:
@@ -85,7 +85,7 @@ def locate(name_or_path: str | Path) -> Located:
 
 
 def token_file(located: Located) -> TraceFile:
-    """The quantile file beside a rates file: `fleet_week1.csv.gz` goes with `fleet_tokens.json.gz`.
+    """Return the quantile file beside a rates file: `fleet_week1.csv.gz` goes with `fleet_tokens.json.gz`.
 
     The last `_part` of the name may be absent, and the JSON may be plain. InputError if there is none.
     """

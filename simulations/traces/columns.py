@@ -11,17 +11,16 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.arrays import FloatArray
+from simulations.traces.arrays import IntArray
 from simulations.traces.tables import Block
 
 MOST_TOKENS = 2**31 - 1
 UTC_SHAPE = re.compile(r"(19[789]\d|20\d\d)-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d{1,9})?)?")
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-
 
 def numbers(block: Block, field: str) -> FloatArray:
-    """A column as finite numbers, (rows,)."""
+    """Return a column as finite numbers, (rows,)."""
     try:
         values = np.array(block.columns[field], dtype=np.float64)
     except ValueError:
@@ -32,14 +31,14 @@ def numbers(block: Block, field: str) -> FloatArray:
 
 
 def not_negative(block: Block, field: str) -> FloatArray:
-    """A column as finite numbers from 0 up, (rows,)."""
+    """Return a column as finite numbers from 0 up, (rows,)."""
     values = numbers(block, field)
     refuse_where(block, field, values < 0, "this is negative", "give a number from 0 up")
     return values
 
 
 def whole_numbers(block: Block, field: str, most: int = MOST_TOKENS) -> IntArray:
-    """A column as whole numbers from 0 to `most`, (rows,)."""
+    """Return a column as whole numbers from 0 to `most`, (rows,)."""
     values = numbers(block, field)
     hint = f"give a whole number from 0 to {most}"
     refuse_where(block, field, values < 0, "this is negative", hint)
@@ -49,7 +48,7 @@ def whole_numbers(block: Block, field: str, most: int = MOST_TOKENS) -> IntArray
 
 
 def utc_ns(block: Block, field: str) -> IntArray:
-    """A column of UTC times such as `2023-11-16 18:17:03.9799600` as ns since 1970, (rows,).
+    """Return a column of UTC times such as `2023-11-16 18:17:03.9799600` as ns since 1970, (rows,).
 
     A trailing `Z` or `+00:00` is understood; another offset is refused.
     """

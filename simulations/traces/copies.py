@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.arrays import FloatArray
+from simulations.traces.arrays import IntArray
 from simulations.traces.records import NS
-from simulations.traces.stream import FloatArray, TrueRate
+from simulations.traces.stream import TrueRate
 
-IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 Seeds = NDArray[np.uint64]
 
@@ -44,7 +45,7 @@ class Draw:
         return state
 
     def shifts_ns(self) -> IntArray:
-        """The copies' shifts, (scale,), the first 0, the others uniform in [0, shift_s), wrapped."""
+        """Return the copies' shifts, (scale,), the first 0, the others uniform in [0, shift_s), wrapped."""
         uniform = (self.seeds("shifts", self.scale) >> np.uint64(11)) * 2.0**-53
         shifts = np.rint(uniform * self.shift_s * NS).astype(np.int64) % self.span_ns
         shifts[0] = 0
@@ -88,7 +89,7 @@ def visits_of(cell_ns: int, draw: Draw) -> Visits:
 
 
 def gaps_s(visits: Visits, known: BoolArray) -> list[tuple[float, float]]:
-    """Merged stretches in which any copy is in a cell that is not `known` (cells,)."""
+    """Return merged stretches in which any copy is in a cell that is not `known` (cells,)."""
     missing = ~known[visits.cell]
     gaps: list[tuple[float, float]] = []
     for start_ns, end_ns in zip(visits.start_ns[missing].tolist(), visits.end_ns[missing].tolist(), strict=True):
@@ -113,8 +114,8 @@ def summed_steps(visits: Visits, values: FloatArray) -> tuple[FloatArray, FloatA
     return edges_s, np.cumsum(steps, axis=0)
 
 
-def rate_from_sums(edges_s: FloatArray, sums: FloatArray, means: FloatArray, stand_in: bool, note: str) -> TrueRate:
-    """A `TrueRate` from sums (steps, 2 + MOMENTS): rate, rate x dispersion, rate x each token moment.
+def rate_from_sums(edges_s: FloatArray, sums: FloatArray, means: FloatArray, *, stand_in: bool, note: str) -> TrueRate:
+    """Return a `TrueRate` from sums (steps, 2 + MOMENTS): rate, rate x dispersion, rate x each token moment.
 
     `means` (MOMENTS,) are the whole stream's, used where the rate is 0.
     """

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from simulations.traces.columns import FloatArray, IntArray
+from policies.arrays import FloatArray
+from simulations.traces.arrays import IntArray
 from simulations.traces.copies import CHUNK_REQUESTS, LONGEST_CHUNK_NS, Draw, rate_from_sums, thinned_dispersion
 from simulations.traces.kernels import gather_copies, tokens_by_row
 from simulations.traces.records import NS, ArrivalRecord
@@ -43,13 +44,16 @@ class RecordedArrivals:
 
     @property
     def duration_s(self) -> float:
+        """Return the stream's length in seconds."""
         return self._draw.span_ns / NS
 
     @property
     def expected(self) -> float:
+        """Return how many requests the stream is expected to hold."""
         return self._times_ns.size * self._draw.scale * self._draw.thin
 
     def next_chunk(self) -> Chunk:
+        """Return the next piece."""
         start_ns, self._now_ns = self._now_ns, min(self._now_ns + self._chunk_ns(), self._draw.span_ns)
         filled = copy = 0
         while copy < self._shifts_ns.size:
@@ -82,7 +86,7 @@ class RecordedArrivals:
         return float(self._prompts.mean()), float(self._outputs.mean())
 
     def true_rate(self) -> TrueRate:
-        """A centred moving average of 60 s, for want of the law that the requests came from."""
+        """Return a centred moving average of 60 s, for want of the law that the requests came from."""
         moments = row_moments(self._prompts, self._outputs)
         bins = max(1, round(self.duration_s / BIN_S))
         edges_s = np.linspace(0.0, self.duration_s, bins + 1)
@@ -105,7 +109,7 @@ class RecordedArrivals:
 
 
 def _spread(record: ArrivalRecord, draw: Draw) -> IntArray:
-    """The record's times, spread over their ticks where its clock ticks."""
+    """Return the record's times, spread over their ticks where its clock ticks."""
     if record.tick_ns == 0:
         return record.times_ns
     stamps, stamp = np.unique(record.times_ns, return_inverse=True)
@@ -115,7 +119,7 @@ def _spread(record: ArrivalRecord, draw: Draw) -> IntArray:
 
 
 def _centred_mean(binned: FloatArray) -> FloatArray:
-    """Moving average over bins (bins, m); at the ends over the bins that there are."""
+    """Return the moving average over bins (bins, m); at the ends over the bins that there are."""
     total = np.vstack((np.zeros(binned.shape[1]), np.cumsum(binned, axis=0)))
     place = np.arange(len(binned))
     low, high = np.maximum(place - BINS_EACH_SIDE, 0), np.minimum(place + BINS_EACH_SIDE + 1, len(binned))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from simulations.traces.columns import IntArray
+from simulations.traces.arrays import IntArray
 from simulations.traces.copies import (
     CHUNK_REQUESTS,
     LONGEST_CHUNK_NS,
@@ -48,15 +48,18 @@ class CountedArrivals:
 
     @property
     def duration_s(self) -> float:
+        """Return the stream's length in seconds."""
         return self._draw.span_ns / NS
 
     @property
     def expected(self) -> float:
+        """Return how many requests the stream is expected to hold."""
         visits = self._visits
         share = (visits.end_ns - visits.start_ns) / MINUTE_NS
         return float((self._requests[visits.cell] * share).sum() * self._draw.thin)
 
     def next_chunk(self) -> Chunk:
+        """Return the next piece."""
         start_ns = self._now_ns
         self._enter_minutes(start_ns)
         stay_ns = self._until_ns - start_ns
@@ -92,13 +95,15 @@ class CountedArrivals:
         return Chunk(times_s, prompts, outputs, self._now_ns / NS)
 
     def gaps_s(self) -> list[tuple[float, float]]:
+        """Return the stretches without a record, ascending, in seconds."""
         return gaps_s(self._visits, self._known)
 
     def mean_tokens(self) -> tuple[float, float]:
+        """Return mean prompt and output tokens of a request."""
         return float(self._tokens.prompts.mean()), float(self._tokens.outputs.mean())
 
     def true_rate(self) -> TrueRate:
-        """The minute's count over 60 s; Poisson within the minute, so the dispersion is 1."""
+        """Return the minute's count over 60 s; Poisson within the minute, so the dispersion is 1."""
         rate = self._requests / 60.0 * self._draw.thin
         means = row_moments(self._tokens.prompts, self._tokens.outputs).mean(axis=0)
         values = rate[:, None] * np.concatenate(((1.0, 1.0), means))

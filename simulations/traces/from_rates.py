@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from simulations.traces.columns import FloatArray
+from policies.arrays import FloatArray
 from simulations.traces.copies import (
     CHUNK_REQUESTS,
     LONGEST_CHUNK_NS,
@@ -63,19 +63,22 @@ class RenewalArrivals:
 
     @property
     def duration_s(self) -> float:
+        """Return the stream's length in seconds."""
         return self._draw.span_ns / NS
 
     @property
     def expected(self) -> float:
+        """Return how many requests the stream is expected to hold."""
         return float(self._client_requests().sum() * self._draw.thin)
 
     def _client_requests(self) -> FloatArray:
-        """Expected requests by client over the stream, before thinning, (clients,)."""
+        """Return expected requests by client over the stream, before thinning, (clients,)."""
         visits = self._visits
         stay_s = np.bincount(visits.cell, (visits.end_ns - visits.start_ns) / NS, self._record.known.size)
         return self._record.rate_rps @ stay_s
 
     def next_chunk(self) -> Chunk:
+        """Return the next piece."""
         start_ns = self._now_ns
         self._enter_windows(start_ns)
         border_ns = self._draw.span_ns
@@ -131,6 +134,7 @@ class RenewalArrivals:
         return Chunk(times_s, prompts, outputs, self._now_ns / NS)
 
     def gaps_s(self) -> list[tuple[float, float]]:
+        """Return the stretches without a record, ascending, in seconds."""
         return gaps_s(self._visits, self._record.known)
 
     def mean_tokens(self) -> tuple[float, float]:
@@ -144,7 +148,7 @@ class RenewalArrivals:
         return sent @ moments / sent.sum() if sent.sum() > 0 else moments.mean(axis=0)
 
     def true_rate(self) -> TrueRate:
-        """The record's own rates, summed over clients and copies: exact, since the law is ours."""
+        """Return the record's own rates, summed over clients and copies: exact, since the law is ours."""
         rate = self._record.rate_rps.T * self._draw.thin
         dispersion = thinned_dispersion(self._record.cv.T**2, self._draw.thin)
         moments = self._tables.moments()

@@ -30,10 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from policies.arrays import FloatArray
+from simulations.traces.arrays import IntArray
 from simulations.traces.kernels import GAMMA, HYPEREXPONENTIAL
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 FAMILIES = ("auto", "gamma", "hyperexponential")
 GAMMA_LIMIT = 20.0
@@ -55,11 +54,12 @@ class Laws:
     b: FloatArray
 
     def chosen(self, which: IntArray | NDArray[np.bool_]) -> Laws:
+        """Return the laws of the sources that `which` selects by index or mask."""
         return Laws(self.code[which], self.a[which], self.b[which])
 
 
 def laws_for(cv: FloatArray, family: str) -> Laws:
-    """The law of each cv (sources,). No hyperexponential has a cv below 1; there it is Gamma always."""
+    """Return the law of each cv (sources,). No hyperexponential has a cv below 1; there it is Gamma always."""
     cv = np.maximum(cv, LEAST_CV)
     limit = {"auto": GAMMA_LIMIT, "gamma": np.inf, "hyperexponential": 1.0}[family]
     phased = cv > limit
@@ -89,7 +89,7 @@ def equilibrium(laws: Laws, wait: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def equilibrium_quantile(laws: Laws, rank: FloatArray) -> FloatArray:
-    """The wait at which F_e reaches each `rank` in [0, 1], (sources,).
+    """Return the wait at which F_e reaches each `rank` in [0, 1], (sources,).
 
     Newton's method from the left: F_e is concave, so no step passes the root, and it starts at the
     rank itself because F_e(x) <= x.
@@ -106,6 +106,6 @@ def equilibrium_quantile(laws: Laws, rank: FloatArray) -> FloatArray:
 
 
 def carried(before: Laws, after: Laws, wait: FloatArray) -> FloatArray:
-    """The unfinished waits (sources,) of one law, in units of it, as waits under another, by rank."""
+    """Return the unfinished waits (sources,) of one law, in units of it, as waits under another, by rank."""
     rank, _ = equilibrium(before, wait)
     return equilibrium_quantile(after, rank)

@@ -36,12 +36,12 @@ UNIT_32 = 1.0 / (1 << 32)
 
 def kernel(function: Function) -> Function:
     """Compile, keeping the Python signature for the type checker."""
-    return cast(Function, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
+    return cast("Function", numba.njit(nogil=True, cache=True, error_model="numpy")(function))
 
 
 @kernel
 def mixed(value: int) -> int:
-    """The SplitMix64 finaliser: a bijection of 64-bit integers that looks random."""
+    """Scramble a 64-bit integer by SplitMix64's finaliser, a bijection whose values look random."""
     z = np.uint64(value)
     z = (z ^ (z >> np.uint64(30))) * MIX_1
     z = (z ^ (z >> np.uint64(27))) * MIX_2
@@ -142,7 +142,7 @@ def draw_renewals(  # type: ignore[no-untyped-def]  # numba infers these
 def tokens_by_client(  # type: ignore[no-untyped-def]  # numba infers these
     keys, client_bits, start_ns, first_number, key, prompt_table, output_table, times_s, prompts, outputs
 ):
-    """Times and tokens of sorted `keys` (n,); request i has the number `first_number` + i.
+    """Write times and tokens of sorted `keys` (n,); request i has the number `first_number` + i.
 
     Tables are (clients, quantiles + 2): the quantiles at their midpoints, the first and the last
     twice. The inverse CDF is linear between midpoints and flat beyond the outer ones.
@@ -167,7 +167,7 @@ def tokens_by_client(  # type: ignore[no-untyped-def]  # numba infers these
 def tokens_by_row(  # type: ignore[no-untyped-def]  # numba infers these
     keys, row_bits, start_ns, first_number, key, row_prompts, row_outputs, times_s, prompts, outputs
 ):
-    """The same for requests that take both lengths from one row of a record.
+    """Do the same for requests that take both lengths from one row of a record.
 
     The row stands in the key's low bits; with `row_bits` 0 it is drawn, each row equally likely.
     """

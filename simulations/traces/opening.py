@@ -25,7 +25,7 @@ MOST_COPIES = 10_000
 Source = RecordedArrivals | CountedArrivals | RenewalArrivals
 
 
-def open_trace(
+def open_trace(  # noqa: PLR0913 - all but the name have defaults or are given by keyword
     name_or_path: str | Path,
     *,
     seed: int,
@@ -37,7 +37,7 @@ def open_trace(
     shift_s: float = 600.0,
     tokens_from: str | Path = DEFAULT_TOKENS,
 ) -> ArrivalStream:
-    """Requests of a trace, from `start_s` for `duration_s` (to its end if None); t = 0 is `start_s`.
+    """Return requests of a trace, from `start_s` for `duration_s` (to its end if None); t = 0 is `start_s`.
 
     The same arguments give the same requests. Two targets that replay one trace need different seeds,
     or they will get the same arrivals.
@@ -72,7 +72,7 @@ _KINDS: dict[type[Any], str] = {ArrivalRecord: "arrivals", CountRecord: "counts"
 
 
 def _source(located: Located, record: Record, draw: Draw, family: str, tokens_from: str | Path) -> tuple[Source, str]:
-    """The source of requests, and its rule without the full stop."""
+    """Return the source of requests, and its rule without the full stop."""
     if isinstance(record, ArrivalRecord):
         spread = f", spread uniformly over the {record.tick_ns / NS:g} s ticks of its clock" if record.tick_ns else ""
         return RecordedArrivals(record, draw), f"Recorded requests at their recorded times{spread}"
@@ -123,7 +123,7 @@ def _quantiles(located: Located, record: RateRecord) -> QuantileTables:
 
 @lru_cache(maxsize=8)
 def _shipped_record(name: str) -> Record:
-    """What comes with the simulator does not change while it runs, and every row of a table opens it."""
+    """Read a shipped record once: it does not change while the simulator runs, and every row of a table opens it."""
     record = read_record(locate(name).file)
     for field in record.__slots__:
         value = getattr(record, field)
@@ -135,12 +135,13 @@ def _shipped_record(name: str) -> Record:
 @lru_cache(maxsize=8)
 def _shipped_quantiles(name: str) -> QuantileTables:
     record = _shipped_record(name)
-    assert isinstance(record, RateRecord)
+    if not isinstance(record, RateRecord):
+        raise TypeError(f"{name} is no record of rates, so that it has no quantiles")
     return read_quantiles(token_file(locate(name)), record)
 
 
 def _piece(located: Located, record: Record, start_s: float, duration_s: float | None) -> tuple[int, int]:
-    """The piece's start and length in ns; it must lie within the record."""
+    """Return the piece's start and length in ns; it must lie within the record."""
     span_s = record.span_ns / NS
     if not 0 <= start_s < span_s:
         raise located.file.refusal(
@@ -156,7 +157,9 @@ def _piece(located: Located, record: Record, start_s: float, duration_s: float |
     return start_ns, min(wanted_ns, record.span_ns - start_ns)
 
 
-def _check(located: Located, seed: int, scale: int, thin: float, family: str, shift_s: float) -> None:
+def _check(  # noqa: PLR0913, PLR0917 - the settings of `open_trace`
+    located: Located, seed: int, scale: int, thin: float, family: str, shift_s: float
+) -> None:
     wrong: tuple[str, object, str] | None = None
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         wrong = "seed", seed, "give a whole number from 0 up"

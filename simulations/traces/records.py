@@ -13,14 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from simulations.traces.columns import (
-    FloatArray,
-    IntArray,
-    not_negative,
-    refuse_where,
-    utc_ns,
-    whole_numbers,
-)
+from policies.arrays import FloatArray
+from simulations.traces.arrays import IntArray
+from simulations.traces.columns import not_negative, refuse_where, utc_ns, whole_numbers
 from simulations.traces.tables import Block, TraceFile, read_table
 
 NS = 1_000_000_000
@@ -61,6 +56,7 @@ class CountRecord:
 
     @property
     def span_ns(self) -> int:
+        """Return the length of the record, in nanoseconds."""
         return self.requests.size * 60 * NS
 
 
@@ -79,6 +75,7 @@ class RateRecord:
 
     @property
     def span_ns(self) -> int:
+        """Return the length of the record, in nanoseconds."""
         return round(self.known.size * self.window_s * NS)
 
 
@@ -96,13 +93,13 @@ def read_record(file: TraceFile) -> Record:
 
 
 def _azure(file: TraceFile, blocks: Iterator[Block]) -> ArrivalRecord:
-    """The Azure LLM inference traces: UTC with 100 ns digits. The first request is the start."""
+    """Read the Azure LLM inference traces: UTC with 100 ns digits. The first request is the start."""
     times, prompts, outputs = _arrivals(blocks, AZURE, utc_ns)
     return ArrivalRecord(times - times[0], prompts, outputs, tick_ns=0)
 
 
 def _mooncake(file: TraceFile, blocks: Iterator[Block]) -> ArrivalRecord:
-    """The Mooncake traces: ms from the start, on a clock that ticks every 3 s in the published files."""
+    """Read the Mooncake traces: ms from the start, on a clock that ticks every 3 s in the published files."""
     times, prompts, outputs = _arrivals(
         blocks, MOONCAKE, lambda block, field: _from_start_ns(block, field, units_per_s=1000.0)
     )
@@ -137,7 +134,7 @@ def _from_start_ns(block: Block, field: str, units_per_s: float) -> IntArray:
 
 
 def _tick_ns(times_ns: IntArray) -> int:
-    """The clock's step where several requests share a stamp and stamps are a second apart or more."""
+    """Return the clock's step where several requests share a stamp and stamps are a second apart or more."""
     stamps = np.unique(times_ns)
     if stamps.size < 2 or times_ns.size < 2 * stamps.size:
         return 0
@@ -195,7 +192,7 @@ def _rates(file: TraceFile, blocks: Iterator[Block]) -> RateRecord:
 
 
 def _window_ns(file: TraceFile, at_ns: IntArray, lines: list[int]) -> int:
-    """The windows' length: the smallest step between two starts, which must divide all others."""
+    """Return the windows' length: the smallest step between two starts, which must divide all others."""
     steps = np.diff(np.unique(at_ns))
     if steps.size == 0:
         raise file.refusal(
@@ -215,7 +212,7 @@ def _window_ns(file: TraceFile, at_ns: IntArray, lines: list[int]) -> int:
     return length
 
 
-def _refuse_unsorted(block: Block, field: str, at_ns: IntArray, last_ns: int, ties: bool = True) -> None:
+def _refuse_unsorted(block: Block, field: str, at_ns: IntArray, last_ns: int, *, ties: bool = True) -> None:
     before = np.concatenate(([last_ns], at_ns[:-1]))
     wrong = at_ns < before if ties else at_ns <= before
     refuse_where(block, field, wrong, "this is not later than the row before", "sort the rows by time")

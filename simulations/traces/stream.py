@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
-TokenArray = NDArray[np.int32]
+from policies.arrays import FloatArray
+from simulations.traces.arrays import TokenArray
+
 Taken = tuple[FloatArray, TokenArray, TokenArray]
 
 
@@ -84,19 +84,25 @@ class ChunkSource(Protocol):
     """One kind of record, being turned into requests. Made anew for every stream."""
 
     @property
-    def duration_s(self) -> float: ...
+    def duration_s(self) -> float:
+        """Return the stream's length in seconds."""
+        ...
 
     def next_chunk(self) -> Chunk:
-        """The next piece; pieces end at `duration_s`, and there is none after that."""
+        """Return the next piece; pieces end at `duration_s`, and there is none after that."""
         ...
 
     def gaps_s(self) -> list[tuple[float, float]]:
         """Disjoint stretches of missing record, ascending."""
         ...
 
-    def true_rate(self) -> TrueRate: ...
+    def true_rate(self) -> TrueRate:
+        """Return the law that the arrivals are drawn from."""
+        ...
 
-    def mean_tokens(self) -> tuple[float, float]: ...
+    def mean_tokens(self) -> tuple[float, float]:
+        """Return mean prompt and output tokens of a request."""
+        ...
 
 
 class ArrivalStream:
@@ -114,7 +120,7 @@ class ArrivalStream:
         self._gap_ends_s = [end_s for _, end_s in gaps]
 
     def take_until(self, until_s: float) -> Taken:
-        """Times (s, float64, sorted), prompt and output tokens (int32) of the requests in [last, until_s).
+        """Return times (s, float64, sorted), prompt and output tokens (int32) of the requests in [last, until_s).
 
         The arrays are views into a piece where the interval lies within one. Raises ValueError when
         `until_s` lies before the last call's.
@@ -135,7 +141,7 @@ class ArrivalStream:
         return np.concatenate(times), np.concatenate(prompts), np.concatenate(outputs)
 
     def chunks(self) -> Iterator[Chunk]:
-        """The rest of the stream, piece by piece, from where it stands."""
+        """Return the rest of the stream, piece by piece, from where it stands."""
         while True:
             end_s = self._chunk.end_s
             times, prompts, outputs = self._cut(end_s)
@@ -152,7 +158,7 @@ class ArrivalStream:
         return i >= 0 and self._gap_ends_s[i] > start_s
 
     def true_rate(self) -> TrueRate:
-        """The law that the arrivals are drawn from, over the whole stream, wherever it stands."""
+        """Return the law that the arrivals are drawn from, over the whole stream, wherever it stands."""
         return self._source.true_rate()
 
     def mean_tokens(self) -> tuple[float, float]:

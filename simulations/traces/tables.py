@@ -36,6 +36,7 @@ class TraceFile:
     def refusal(
         self, problem: str, hint: str, *, line: int | None = None, field: str | None = None, value: object = None
     ) -> InputError:
+        """Return an error that names this file and, where given, the place in it."""
         return InputError(self.shown, line, field, value, problem, hint)
 
 
@@ -48,13 +49,13 @@ class Block:
     columns: dict[str, tuple[str, ...]]
 
     def refusal(self, row: int, field: str, problem: str, hint: str) -> InputError:
-        """An error that points at one field of one row (counted from 0 within the block)."""
+        """Return an error that points at one field of one row (counted from 0 within the block)."""
         value = self.columns[field][row]
         return self.file.refusal(problem, hint, line=self.lines[row], field=field, value=value)
 
 
 def read_table(file: TraceFile) -> tuple[tuple[str, ...], Iterator[Block]]:
-    """The header, and the blocks of rows below it.
+    """Return the header, and the blocks of rows below it.
 
     Raises InputError at once for a file without a header, and from the iterator for one without rows
     or with a row that is wrong.
@@ -91,7 +92,7 @@ def _blocks(file: TraceFile, header: tuple[str, ...], rows: Iterator[tuple[int, 
 
 
 def read_json(file: TraceFile) -> Any:
-    """The parsed JSON of a file, gzipped or not; InputError where it cannot be read as that."""
+    """Return the parsed JSON of a file, gzipped or not; InputError where it cannot be read as that."""
     with reading(file) as stream:
         text = io.TextIOWrapper(stream, encoding="utf-8-sig").read()
     try:
@@ -102,13 +103,13 @@ def read_json(file: TraceFile) -> Any:
 
 @contextmanager
 def reading(file: TraceFile) -> Iterator[IO[bytes]]:
-    """The file's bytes, unpacked where they are gzip; every way of failing becomes an InputError."""
+    """Return the file's bytes, unpacked where they are gzip; every way of failing becomes an InputError."""
     try:
         with file.at.open("rb") as raw:
             # Told by the first bytes and not by the name: a renamed file still opens.
             packed = raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC
             raw.seek(0)
-            yield cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if packed else raw
+            yield cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if packed else raw
     except FileNotFoundError as error:
         raise file.refusal("there is no such file", "give the path of a file that exists") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

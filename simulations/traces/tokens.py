@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoscaler.input_error import InputError
-from simulations.traces.columns import MOST_TOKENS, FloatArray
+from policies.arrays import FloatArray
+from simulations.traces.columns import MOST_TOKENS
 from simulations.traces.records import RateRecord
 from simulations.traces.tables import TraceFile, read_json
 
@@ -55,7 +56,7 @@ def row_moments(prompts: NDArray[np.int32], outputs: NDArray[np.int32]) -> Float
 
 
 def read_quantiles(file: TraceFile, record: RateRecord) -> QuantileTables:
-    """The tables of the record's clients, in its order.
+    """Return the tables of the record's clients, in its order.
 
     The prompt is `input_tokens`, or where there is none the sum of the text, image, audio and video
     parts, quantile by quantile (the mean of a sum is the sum of the means; that the parts rise

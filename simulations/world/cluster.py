@@ -30,7 +30,6 @@ from policies.types import (
     ReplicaView,
     SupplyStep,
     TargetSpec,
-    TierSpec,
 )
 from simulations.world.ledger import Ledger
 from simulations.world.nodes import Node, make_nodes
@@ -61,7 +60,7 @@ class WorldConfig:
 
 
 class SimulatedCluster:
-    """Implements the `Cluster` port; `advance` is the simulator's own door to time."""
+    """Implements the `Cluster` port; `advance` is the simulator's own way to move time."""
 
     def __init__(self, config: WorldConfig, serving: dict[TargetKey, Serving], ledger: Ledger, jobs: int = 1) -> None:
         self.config = config
@@ -70,7 +69,7 @@ class SimulatedCluster:
         self.ledger = ledger
         self.now_s = 0.0
         self.nodes = make_nodes(
-            config.pool_gpus, config.gpus_per_node, config.cache_bytes, config.gpu_model, config.buys
+            config.pool_gpus, config.gpus_per_node, config.cache_bytes, config.gpu_model, absent=config.buys
         )
         self.replicas: dict[TargetKey, dict[str, Replica]] = {key: {} for key in self.specs}
         self.starts: dict[TargetKey, dict[str, int]] = {key: {} for key in self.specs}
@@ -188,6 +187,12 @@ class SimulatedCluster:
         replica.enter(phase, self.now_s, goal)
         self.replica_changed(replica.target)
 
+    def retarget(self, replica: Replica, goal: str) -> None:
+        """Let a replica go on in its phase towards another goal."""
+        if replica.goal != goal:
+            replica.goal, replica.view = goal, None
+            self.replica_changed(replica.target)
+
     def remove(self, replica: Replica) -> None:
         """Forget a replica that is gone."""
         del self.replicas[replica.target][replica.name]
@@ -218,12 +223,15 @@ class SimulatedCluster:
         self.move(replica.target, spec.gpus_per_replica, "spare", "starting")
         self.enter(replica, Phase.STARTING)
         self.count_start(replica.target, replica.origin)
-        self._attempt(replica, spec.tier(replica.origin))
+        self._attempt(replica)
 
-    def _attempt(self, replica: Replica, tier: TierSpec | None) -> None:
+    def _lead_time(self, replica: Replica) -> LeadTime:
+        """Return the lead time of the tier that a replica starts from; starts from others are refused."""
+        return next(t.lead_time for t in self.specs[replica.target].ladder if t.name == replica.origin)
+
+    def _attempt(self, replica: Replica) -> None:
         """Let an attempt run; one that fails is followed, in the same place, by its fallback."""
-        assert tier is not None, f"{replica.name} starts from {replica.origin}, which its ladder lacks"
-        begun_s, lead_time = self.now_s, tier.lead_time
+        begun_s, lead_time = self.now_s, self._lead_time(replica)
         fails = not self._at_once and self._random.random() < lead_time.failure_probability
         parking_s = self.config.park_s if replica.goal == PARKED and not fails else 0.0
         ends = self._failed if fails else self._ready
@@ -232,12 +240,11 @@ class SimulatedCluster:
     def _failed(self, replica: Replica, begun_s: float) -> None:
         """Begin the cold start that follows a failed restore; a cold start that fails is tried again."""
         if self._still_runs(replica, begun_s):
-            tier = self.specs[replica.target].tier(replica.origin)
-            assert tier is not None, f"{replica.name} started from {replica.origin}, which its ladder lacks"
+            after_failure_s = self._lead_time(replica).after_failure_s
             replica.origin = COLD
             self.enter(replica, Phase.STARTING)
             again_s = self.now_s
-            self.after(self.draw(tier.lead_time.after_failure_s), lambda at_s: self._ready(replica, again_s))
+            self.after(self.draw(after_failure_s), lambda at_s: self._ready(replica, again_s))
 
     def _still_runs(self, replica: Replica, begun_s: float) -> bool:
         """Return whether the attempt that began then is still wanted."""
@@ -261,13 +268,21 @@ class SimulatedCluster:
         self._slots[key].give_back(slot)
         replica.slot = -1
         if replica.goal == PARKED:
-            self.after(self.config.park_s, lambda at_s: self.parked(replica, "draining"))
+            self.after(self.config.park_s, lambda at_s: self._parked_or_stopped(replica))
             return
         gpus = self.specs[key].gpus_per_replica
         draining, spare = self.ledger.slot(key, "draining"), self.ledger.slot(key, "spare")
         self.ledger.correct(gpus * (self.now_s - empty_s), draining, spare, empty_s)
         self.free_gpus(replica, "draining")
         self.remove(replica)
+
+    def _parked_or_stopped(self, replica: Replica) -> None:
+        """Park a drained replica, unless it was stopped while it was being parked."""
+        if replica.goal == PARKED:
+            self.parked(replica, "draining")
+        else:
+            self.free_gpus(replica, "draining")
+            self.remove(replica)
 
     def parked(self, replica: Replica, state: str) -> None:
         """Park a replica: its GPUs are free, its process stays."""

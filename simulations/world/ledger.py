@@ -25,7 +25,7 @@ class Ledger:
     scoring starts: seconds before it are not counted.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - sizes that a replay gives by name
         self,
         targets: Sequence[TargetKey],
         pool_gpus: int,
@@ -53,6 +53,7 @@ class Ledger:
         return self._slot[None if state in POOL_STATES else target, state]
 
     def move(self, gpus: int, source: int, sink: int) -> None:
+        """Move `gpus` GPUs between two states, given as indices of `slot`."""
         self._gpus[source] -= gpus
         self._gpus[sink] += gpus
 
@@ -81,9 +82,11 @@ class Ledger:
         return min(int(at_s / self._bucket_s + 1e-9), len(self._buckets) - 1)
 
     def gpus(self, target: TargetKey | None, state: str) -> int:
+        """Return how many GPUs are in a state now."""
         return int(self._gpus[self.slot(target, state)])
 
     def total(self) -> float:
+        """Return the GPU-seconds of all states together."""
         return float(self._total.sum())
 
     def gpu_seconds(self, target: TargetKey | None, state: str) -> float:

@@ -1,12 +1,12 @@
-"""The `MetricSource` port over the engines: regular samples, and gaps where the record has one.
+"""Implement the `MetricSource` port over the engines: regular samples, and gaps where the record has one.
 
-What a metrics system would scrape from the gateway and the engines: offered requests and their
-prompt tokens, completions and their output tokens, requests running and queued. Nothing of the
-future and no output length of an unfinished request is told. Where the trace has a gap every value
-is NaN: the simulated world must not turn a hole in the record into zero load.
+The samples are what a metrics system would scrape from the gateway and the engines: offered requests and their
+prompt tokens, completions and their output tokens, requests running and queued. Neither the future nor the output
+length of an unfinished request is among them. Where the trace has a gap every value is NaN: a gap in the record
+must not become zero load.
 
-Samples are kept for `HISTORY_S`, so that a read is a read: asked again it answers the same, and a pass that
-begins without a state finds the past it needs.
+Samples are kept for `HISTORY_S`, so that equal reads give equal frames, and a pass that begins without a state
+finds the past it needs.
 """
 
 from __future__ import annotations
@@ -67,11 +67,17 @@ class SimulatedMetrics:
         count = new.shape[1]
         held = self._end - self._first
         if held + count > self._buffer.shape[1]:
-            dropped = held - self._kept
-            self._buffer[:, : self._kept] = self._buffer[:, dropped:held].copy()
-            self._first, held = self._first + dropped, self._kept
-        self._buffer[:, held : held + count] = new
+            held = self._forget(held, count)
         self._end += count
+        new = new[:, -self._kept :] if held == 0 else new
+        self._buffer[:, held : held + new.shape[1]] = new
+        self._first = self._end - held - new.shape[1]
+
+    def _forget(self, held: int, count: int) -> int:
+        """Drop old samples so that `count` new ones fit; return how many are still held."""
+        keep = max(self._kept - count, 0)
+        self._buffer[:, :keep] = self._buffer[:, held - keep : held].copy()
+        return keep
 
     def _marked(self, serving: Serving, samples: FloatArray) -> FloatArray:
         """Return an engine's new samples, (samples, columns), NaN within gaps of the record."""

@@ -47,7 +47,9 @@ class Node:
         )
 
 
-def make_nodes(pool_gpus: int, gpus_per_node: int, cache_bytes: int, gpu_model: str, absent: bool) -> dict[str, Node]:
+def make_nodes(
+    pool_gpus: int, gpus_per_node: int, cache_bytes: int, gpu_model: str, *, absent: bool
+) -> dict[str, Node]:
     """Return the pool's nodes by name; all GPUs begin lent, or absent where the pool buys its nodes."""
     nodes: dict[str, Node] = {}
     left = pool_gpus

@@ -1,7 +1,7 @@
-"""What a replay remembers of its decisions: the forecast band, and why plans changed.
+"""Implement the `Recorder` port for a replay: the newest record, the forecast band, counts of reasons.
 
-Implements the `Recorder` port. One forecast per bucket is kept, at the bucket where it comes true,
-so that the report can lay the band over the demand that really came.
+One forecast per bucket is kept, the first whose step ends in it, so that the report can lay the band over the demand
+that really came.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ class SeriesRecorder:
         self._keys = tuple(keys)
         self._bucket_s = bucket_s
         self._keep = keep
-        self._last: PassRecord | None = None
+        self._last: dict[str, PassRecord] = {}
         n_buckets = max(int(np.ceil(duration_s / bucket_s - 1e-9)), 1)
         self.band = np.full((len(BAND), len(self._keys), n_buckets), np.nan)
         self._banded = -1
 
     def begin(self, record: PassRecord) -> None:
         """Keep the record of a pass that is about to act."""
-        self._last = record
+        self._last[record.pool] = record
 
     def complete(self, record: PassRecord) -> None:
         """Count a pass once, when it has acted."""
-        self._last = record
+        self._last[record.pool] = record
         self.decisions += 1
         for planned in record.plan.targets.values():
             self.reasons[planned.reasons[0].code] += 1
@@ -59,8 +59,8 @@ class SeriesRecorder:
             self._keep(record)
 
     def last(self, pool: str) -> PassRecord | None:
-        """Return the newest record; a replay has one pool."""
-        return self._last
+        """Return the pool's newest record; None if it has none."""
+        return self._last.get(pool)
 
     def _record_band(self, now_s: float, paths: DemandPaths) -> None:
         step = min(int(np.searchsorted(paths.step_ends_s, self.horizon_s)), len(paths.step_ends_s) - 1)

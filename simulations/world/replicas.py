@@ -1,7 +1,7 @@
-"""The life of one simulated replica, and the slots of the engine that replicas serve in.
+r"""The life of one simulated replica, and the slots of the engine that replicas serve in.
 
     pending -> starting -> active -> draining -> gone
-                  \\-> parked          \\-> parked -> starting ...
+                  \-> parked          \-> parked -> starting ...
 
 pending: bound to a node, waiting there for GPUs. starting: it holds GPUs and a restore or a cold start runs; `origin`
 is the tier that it comes from, `goal` the tier that it is on its way to. parked: its process lives in host memory
@@ -54,9 +54,11 @@ class Slots:
         self._free = list(range(count - 1, -1, -1))
 
     def take(self) -> int:
+        """Return the lowest free slot, which is free no longer."""
         return self._free.pop()
 
     def give_back(self, slot: int) -> None:
+        """Free a slot."""
         self._free.append(slot)
 
     def __len__(self) -> int:

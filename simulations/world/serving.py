@@ -10,6 +10,7 @@ import numpy as np
 
 from policies.arrays import FloatArray
 from simulations.engine import Fleet
+from simulations.engine.layout import DRAINING
 from simulations.traces import ArrivalStream
 
 
@@ -29,17 +30,24 @@ class Serving:
         self.fleet.advance(until_s, *self.stream.take_until(until_s))
 
     def activate_now(self, slot: int) -> None:
+        """Let a slot serve from the present moment on."""
         self.fleet.activate(slot, self.fleet.now_s)
 
     def drain(self, slot: int) -> None:
+        """Let a slot take nothing new from the present moment on."""
         self.fleet.drain(slot, self.fleet.now_s)
 
-    def undrain(self, slot: int) -> None:
+    def undrain(self, slot: int) -> bool:
+        """Let a draining slot serve again; False, and nothing changed, if it is empty and off by now."""
+        if self.fleet.modes()[slot] != DRAINING:
+            return False
         self.fleet.undrain(slot, self.fleet.now_s)
+        return True
 
     def running(self) -> FloatArray:
-        """Requests running per slot."""
+        """Return requests running per slot."""
         return np.asarray(self.fleet.running_per_slot())
 
     def take_drained(self) -> list[tuple[int, float]]:
+        """Return the slots that became empty since the last call, and when, in seconds."""
         return self.fleet.take_drained()

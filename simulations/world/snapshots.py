@@ -7,6 +7,7 @@ waits for them longer.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 
 from policies.keys import SnapshotKey
 from policies.types import TargetSpec
@@ -32,6 +33,13 @@ class Snapshots:
         self._fetch_bytes_per_s = fetch_bytes_per_s
         self._after = after
         self._changed = changed
+        self._fetches = count()
+        self._current: dict[tuple[str, SnapshotKey], int] = {}
+        """The number of the fetch that is under way, by node and snapshot."""
+
+    def exists(self, snapshot: SnapshotKey) -> bool:
+        """Return whether there is such a snapshot in the store."""
+        return snapshot in self._sizes_bytes
 
     def stage_everywhere(self, targets: tuple[TargetSpec, ...]) -> None:
         """Put every snapshot on every node, as far as the caches hold them: where all rows begin."""
@@ -55,9 +63,11 @@ class Snapshots:
         node.fetching.add(snapshot)
         self._changed(node)
         sharing = sum(len(n.fetching) for n in self._nodes.values())
+        fetch = self._current[node.name, snapshot] = next(self._fetches)
 
         def fetched(at_s: float) -> None:
-            if snapshot in node.fetching:
+            # A fetch that was evicted meanwhile does not complete a later one.
+            if snapshot in node.fetching and self._current[node.name, snapshot] == fetch:
                 node.fetching.discard(snapshot)
                 node.snapshots.add(snapshot)
                 self._changed(node)

@@ -169,7 +169,7 @@ def states(
     warm: FloatArray,
 ) -> dict[str, FloatArray]:
     """(buckets,) by state; lent is what is left of the pool, so that the states sum to it."""
-    gpus = {s: np.zeros(active.shape[1]) for s in GPU_STATES}
+    gpus: dict[str, FloatArray] = {s: np.zeros(active.shape[1]) for s in GPU_STATES}
     for state, replicas in (
         ("active", active),
         ("starting", starting),

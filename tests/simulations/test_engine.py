@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from autoscaler.rating.service import ServiceModel, load_service
 from simulations.engine import SAMPLE_FIELDS, Fleet, LatencyHistogram
+from simulations.engine.layout import DRAINING, OFF, SERVING
 
 SERVICE = ServiceModel(
     name="even", source="a test", gpu="none", gpus_per_replica=1, weights_bytes=0,
@@ -39,9 +40,9 @@ def test_a_prefill_stops_the_batch_and_company_slows_it() -> None:
 
     # First ends at 3.5 + 2 x 1.0; second has 1 token left and is alone: 5.5 + 0.75.
     assert samples[:, 2].nonzero()[0].tolist() == [5, 6]
-    assert fleet.busy_s == 6.25
-    assert (fleet.wait_sum_s, fleet.ttft_sum_s) == (0.0, 2.0)
-    assert fleet.itl_mean_s == pytest.approx((4.5 + 2.75) / 7)
+    assert fleet.totals.busy_s == 6.25
+    assert (fleet.totals.wait_sum_s, fleet.totals.ttft_sum_s) == (0.0, 2.0)
+    assert fleet.totals.itl_mean_s == pytest.approx((4.5 + 2.75) / 7)
 
 
 def test_a_request_of_one_token_leaves_with_its_own_prefill() -> None:
@@ -52,7 +53,7 @@ def test_a_request_of_one_token_leaves_with_its_own_prefill() -> None:
 
     assert fleet.running_per_slot().tolist() == [1]
     fleet.advance(10.0, *NOBODY)
-    assert fleet.busy_s == 4.0
+    assert fleet.totals.busy_s == 4.0
 
 
 def test_excess_waits_where_a_new_replica_can_take_it() -> None:
@@ -60,18 +61,18 @@ def test_excess_waits_where_a_new_replica_can_take_it() -> None:
     fleet = Fleet(SERVICE, 2, 2.0, 100.0, 10.0)
     fleet.activate(0, 0.0)
     fleet.advance(2.0, [0.0, 0.1, 0.2], [400, 400, 400], [2, 2, 2])
-    assert (fleet.queued, fleet.queued_prompt_tokens, fleet.dispatched) == (2, 800.0, 1)
+    assert (fleet.totals.queued, fleet.totals.queued_prompt_tokens, fleet.totals.dispatched) == (2, 800.0, 1)
 
     fleet.activate(1, 2.0)
     fleet.advance(2.5, *NOBODY)
 
     assert fleet.running_per_slot().tolist() == [1, 1]
-    assert fleet.wait_sum_s == pytest.approx(1.9)
+    assert fleet.totals.wait_sum_s == pytest.approx(1.9)
     # The third goes to slot 0 once its backlog is a second, and waits for its turn there.
     fleet.advance(3.5, *NOBODY)
     assert fleet.running_per_slot().tolist() == [2, 1]
-    assert fleet.wait_sum_s == pytest.approx(1.9 + 3.8)
-    assert fleet.misses == 1
+    assert fleet.totals.wait_sum_s == pytest.approx(1.9 + 3.8)
+    assert fleet.totals.misses == 1
 
 
 def test_a_small_request_does_not_overtake_a_large_one() -> None:
@@ -80,11 +81,11 @@ def test_a_small_request_does_not_overtake_a_large_one() -> None:
 
     fleet.advance(3.0, [0.0, 1.0, 2.0], [100, 995, 10], [9, 2, 2])
 
-    assert (fleet.queued, fleet.running) == (2, 1)
+    assert (fleet.totals.queued, fleet.totals.running) == (2, 1)
     fleet.finish()
     # The first ends at 1 + 8 x 0.75 = 7, the second has its prefill till 16.95 and ends at 17.7; the
     # third could line up behind that prefill from 15.95 on, but does not fit either.
-    assert fleet.wait_sum_s == pytest.approx(0.0 + 6.0 + 15.7)
+    assert fleet.totals.wait_sum_s == pytest.approx(0.0 + 6.0 + 15.7)
 
 
 def test_a_request_too_large_for_the_limit_runs_alone() -> None:
@@ -92,8 +93,8 @@ def test_a_request_too_large_for_the_limit_runs_alone() -> None:
 
     fleet.advance(60.0, [0.0, 0.1], [3000, 10], [2, 2])
 
-    assert fleet.completed == 2
-    assert fleet.wait_sum_s == pytest.approx(30.75 - 0.1)
+    assert fleet.totals.completed == 2
+    assert fleet.totals.wait_sum_s == pytest.approx(30.75 - 0.1)
 
 
 def test_a_wait_of_exactly_the_slo_is_no_miss() -> None:
@@ -102,7 +103,7 @@ def test_a_wait_of_exactly_the_slo_is_no_miss() -> None:
 
     fleet.advance(5.0, [0.0, 0.0, 0.0], [200, 100, 100], [2, 2, 2])
 
-    assert (fleet.wait_sum_s, fleet.wait_max_s, fleet.misses) == (5.0, 3.0, 1)
+    assert (fleet.totals.wait_sum_s, fleet.totals.wait_max_s, fleet.totals.misses) == (5.0, 3.0, 1)
 
 
 def test_a_queue_that_outgrows_its_room_keeps_its_order() -> None:
@@ -116,7 +117,7 @@ def test_a_queue_that_outgrows_its_room_keeps_its_order() -> None:
     fleet.advance(201.5, np.full(3_000, 201.2), sizes[early:], np.ones(3_000))
 
     for served in range(202, 3_500):
-        assert fleet.queued_prompt_tokens == sizes[served:].sum()
+        assert fleet.totals.queued_prompt_tokens == sizes[served:].sum()
         fleet.advance(served + 0.5, *NOBODY)
 
 
@@ -126,17 +127,17 @@ def test_a_drained_replica_takes_nothing_and_says_when_it_was_empty() -> None:
     fleet.advance(1.0, [0.0], [100], [5])
     fleet.drain(0, 1.0)
     fleet.advance(2.0, [1.5], [100], [5])
-    assert (fleet.queued, fleet.serving().tolist()) == (1, [False])
+    assert (fleet.totals.queued, fleet.modes().tolist()) == (1, [DRAINING])
 
     fleet.undrain(0, 2.0)
     fleet.advance(2.5, *NOBODY)
-    assert (fleet.queued, fleet.take_drained()) == (0, [])
+    assert (fleet.totals.queued, fleet.take_drained()) == (0, [])
 
     fleet.drain(0, 2.5)
     fleet.advance(50.0, *NOBODY)
     [(slot, empty_s)] = fleet.take_drained()
-    assert (slot, fleet.completed, fleet.take_drained()) == (0, 2, [])
-    assert empty_s == pytest.approx(fleet.busy_s)
+    assert (slot, fleet.totals.completed, fleet.take_drained()) == (0, 2, [])
+    assert empty_s == pytest.approx(fleet.totals.busy_s)
 
     fleet.activate(0, 50.0)
     fleet.drain(0, 50.0)
@@ -152,7 +153,7 @@ def test_a_refused_order_changes_nothing(verb: str, slot: int) -> None:
     with pytest.raises(ValueError, match="slot"):
         getattr(fleet, verb)(slot, 0.0)
 
-    assert fleet.serving().tolist() == [True, False]
+    assert fleet.modes().tolist() == [SERVING, OFF]
 
 
 @pytest.mark.parametrize("times", [[2.0, 1.0], [0.5, math.nan], [math.nan], [-1.0], [5.0]], ids=str)
@@ -162,7 +163,7 @@ def test_arrivals_out_of_order_or_out_of_the_piece_are_refused(times: list[float
     with pytest.raises(ValueError, match="arrivals must be sorted"):
         fleet.advance(5.0, times, [1] * len(times), [1] * len(times))
 
-    assert (fleet.now_s, fleet.arrived) == (0.0, 0)
+    assert (fleet.now_s, fleet.totals.arrived) == (0.0, 0)
 
 
 def test_time_does_not_go_back_nor_on_after_the_end() -> None:
@@ -185,7 +186,7 @@ def test_requests_that_nobody_will_serve_are_booked_once_their_time_has_passed()
     fleet.advance(10.0, [1.0, 9.0], [10, 10], [2, 2])
 
     assert fleet.finish() == 10.0
-    assert (fleet.misses, fleet.queued, fleet.arrived, fleet.completed) == (1, 2, 2, 0)
+    assert (fleet.totals.misses, fleet.totals.queued, fleet.totals.arrived, fleet.totals.completed) == (1, 2, 2, 0)
     assert fleet.bucket_misses.sum() == 1
 
 
@@ -215,19 +216,11 @@ def random_load(seed: int, count: int, rate: float) -> tuple[np.ndarray, np.ndar
 
 
 def everything(fleet: Fleet) -> list[object]:
-    """All that a fleet can tell, for exact comparison."""
-    buckets = [fleet.bucket_arrived, fleet.bucket_misses, fleet.bucket_completed]
-    scalars = [
-        fleet.arrived,
-        fleet.dispatched,
-        fleet.completed,
-        fleet.misses,
-        fleet.wait_sum_s,
-        fleet.ttft_sum_s,
-    ]
-    more = [fleet.itl_mean_s, fleet.busy_s, fleet.wait_max_s, fleet.now_s]
-    arrays = [*buckets, fleet.wait.counts, fleet.ttft.counts, fleet.take_samples(), fleet.running_per_slot()]
-    return [*scalars, *more, fleet.take_drained(), *(a.tolist() for a in arrays)]
+    """Return all that a fleet has counted, for exact comparison."""
+    fields = (fleet.bucket_arrived, fleet.bucket_misses, fleet.wait.counts, fleet.ttft.counts)
+    arrays = [*fields, fleet.take_samples(), fleet.running_per_slot()]
+    # As text: two NaN, such as the mean of nothing, are the same.
+    return [repr(fleet.totals), fleet.now_s, fleet.take_drained(), *(a.tolist() for a in arrays)]
 
 
 @FAST
@@ -266,7 +259,7 @@ def test_equal_runs_are_equal_through_long_queues_and_many_pieces() -> None:
         frozen = np.repeat(times, 2)[::2]
         frozen.flags.writeable = False
         fleet.advance(float(times[-1]) + 1, frozen, *given)
-        assert fleet.queued > 10_000
+        assert fleet.totals.queued > 10_000
         fleet.finish()
         return everything(fleet)
 
@@ -293,14 +286,14 @@ def test_every_request_ends_and_is_counted_once(seed: int, slots: int, rate: flo
 
     fleet.finish()
 
-    assert fleet.arrived == fleet.dispatched == fleet.completed == 100
-    assert (fleet.queued, fleet.running, fleet.running_per_slot().sum()) == (0, 0, 0)
-    assert fleet.prompt_tokens == prompts.sum() == samples[:, 1].sum()
-    assert fleet.output_tokens == outputs.sum() == samples[:, 3].sum()
+    assert fleet.totals.arrived == fleet.totals.dispatched == fleet.totals.completed == 100
+    assert (fleet.totals.queued, fleet.totals.running, fleet.running_per_slot().sum()) == (0, 0, 0)
+    assert fleet.totals.prompt_tokens == prompts.sum() == samples[:, 1].sum()
+    assert fleet.totals.output_tokens == outputs.sum() == samples[:, 3].sum()
     assert samples[:, 0].sum() == samples[:, 2].sum() == 100
     assert fleet.wait.total == fleet.ttft.total == fleet.bucket_arrived.sum() == 100
-    assert fleet.bucket_completed.sum() == 100
-    assert fleet.bucket_misses.sum() == fleet.misses
+    assert fleet.summary().completed == 100
+    assert fleet.bucket_misses.sum() == fleet.totals.misses
     assert sorted(s for s, _ in fleet.take_drained()) == list(range(min(drains, slots - 1)))
     assert held.max() <= SERVICE.max_num_seqs
 
@@ -315,10 +308,10 @@ def test_nobody_idles_while_requests_wait(seed: int, slots: int, rate: float) ->
     for begin, end in pairwise(np.arange(0.0, float(times[-1]) + 0.7, 0.35).tolist()):
         inside = (times >= begin) & (times < end)
         fleet.advance(end, times[inside], prompts[inside], outputs[inside])
-        assert fleet.queued == 0 or fleet.running_per_slot().tolist() == [SERVICE.max_num_seqs] * slots
+        assert fleet.totals.queued == 0 or fleet.running_per_slot().tolist() == [SERVICE.max_num_seqs] * slots
 
     fleet.finish()
-    assert fleet.busy_s >= float(SERVICE.least_work(prompts, outputs).sum()) * (1 - 1e-12)
+    assert fleet.totals.busy_s >= float(SERVICE.least_work(prompts, outputs).sum()) * (1 - 1e-12)
 
 
 @FAST
@@ -331,7 +324,7 @@ def test_more_replicas_never_make_the_mean_request_wait_longer(seed: int, rate: 
         fleet = fleet_of(slots, SERVICE.model_copy(update={"max_num_seqs": 1}))
         fleet.advance(float(times[-1]) + 1, times, np.full(100, 50), np.full(100, 3))
         fleet.finish()
-        waits.append(fleet.wait_sum_s)
+        waits.append(fleet.totals.wait_sum_s)
 
     assert waits == sorted(waits, reverse=True)
 
@@ -363,7 +356,7 @@ def test_percentiles_by_bucket_and_from_a_moment_on() -> None:
     late = fleet.summary(10.0)
 
     assert median[0] < 0.1 < median[1] < tail[1]
-    assert (late.arrived, late.misses) == (2000, fleet.misses)
+    assert (late.arrived, late.misses) == (2000, fleet.totals.misses)
     assert late.ttft.percentile(99.0) == tail[1]
-    assert fleet.ttft_sum_s == pytest.approx(late.ttft_mean_s * 2000 + median[0] * 50, rel=0.001)
+    assert fleet.totals.ttft_sum_s == pytest.approx(late.ttft_mean_s * 2000 + median[0] * 50, rel=0.001)
     assert fleet.summary().ttft.bins_per_decade == 64

@@ -186,12 +186,12 @@ def test_every_request_fares_as_in_the_slow_model(seed: int, slots: int, load: f
 
     def compare() -> None:
         assert fast.running_per_slot().tolist() == [len(r.sequences) for r in slow.replicas]
-        assert (fast.queued, fast.completed, fast.dispatched) == (
+        assert (fast.totals.queued, fast.totals.completed, fast.totals.dispatched) == (
             len(slow.queue), slow.completed, len(slow.waits_s)
         )  # fmt: skip
-        assert fast.wait_sum_s == pytest.approx(sum(slow.waits_s), abs=1e-7)
-        assert fast.ttft_sum_s == pytest.approx(sum(slow.ttfts_s), abs=1e-7)
-        assert fast.misses == sum(w > 0.5 for w in slow.waits_s)
+        assert fast.totals.wait_sum_s == pytest.approx(sum(slow.waits_s), abs=1e-7)
+        assert fast.totals.ttft_sum_s == pytest.approx(sum(slow.ttfts_s), abs=1e-7)
+        assert fast.totals.misses == sum(w > 0.5 for w in slow.waits_s)
 
     for control_s in [*controls.tolist(), NEVER]:
         while (event_s := slow.next_event_s()) < control_s:

@@ -40,10 +40,10 @@ def batch_mean_waits(service: ServiceModel, servers: int, times: FloatArray, out
     means = []
     edges = np.linspace(0, times.size, BATCHES + 1).astype(int)
     for begin, end in pairwise(edges):
-        waited, dispatched = fleet.wait_sum_s, fleet.dispatched
+        waited, dispatched = fleet.totals.wait_sum_s, fleet.totals.dispatched
         until = float(times[end]) if end < times.size else float(times[-1]) + 1e-6
         fleet.advance(until, times[begin:end], np.zeros(end - begin), outputs[begin:end])
-        means.append((fleet.wait_sum_s - waited) / (fleet.dispatched - dispatched))
+        means.append((fleet.totals.wait_sum_s - waited) / (fleet.totals.dispatched - dispatched))
     return np.array(means[1:])
 
 
@@ -140,6 +140,6 @@ def test_an_overloaded_replica_completes_what_it_is_rated_for(prompt: int, outpu
 
     fleet.advance(2000.0, times, np.full(count, prompt), np.full(count, output))
 
-    settled = fleet.bucket_completed[5:].sum() / 1500
+    settled = fleet.summary(500.0).completed / 1500
     assert settled == pytest.approx(rated.rps, rel=0.02)
     assert fleet.take_samples()[:, 4].max() == int(rated.concurrency)

@@ -1,4 +1,4 @@
-"""Every GPU-second is counted once, and GPUs are chosen so that whole groups stay whole."""
+"""The ledger counts every GPU-second exactly once; a node shows awaited GPUs as taken."""
 
 from __future__ import annotations
 
@@ -7,25 +7,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies.keys import TargetKey
 from simulations.world.ledger import POOL_STATES, TARGET_STATES, Ledger
-from simulations.world.nodes import Nodes
+from simulations.world.nodes import Node, make_nodes
+
+WEB, CHAT = TargetKey("shop", "web"), TargetKey("shop", "chat")
+STATES = [*((key, state) for key in (WEB, CHAT) for state in TARGET_STATES), *((None, state) for state in POOL_STATES)]
 
 moves = st.lists(
-    st.tuples(st.floats(0.0, 50.0), st.integers(0, 12), st.integers(0, 12), st.integers(0, 5)), max_size=30
+    st.tuples(st.floats(0.0, 50.0), st.sampled_from(STATES), st.sampled_from(STATES), st.integers(0, 5)), max_size=30
 )
 
 
 @given(moves, st.floats(0.0, 100.0))
-def test_gpu_seconds_add_up_to_the_pools_whatever_moves(
-    steps: list[tuple[float, int, int, int]], since_s: float
+def test_gpu_seconds_of_all_states_sum_to_pool_gpus_times_scored_time(
+    steps: list[tuple[float, tuple[TargetKey | None, str], tuple[TargetKey | None, str], int]], since_s: float
 ) -> None:
-    """Two targets' five states and the pool's three: their integrals always sum to GPUs x scored time."""
-    ledger = Ledger(2, 40, duration_s=500.0, bucket_s=60.0, since_s=since_s)
+    """Any moves between two targets' five states and the pool's four; GPUs begin absent or lent alike."""
+    ledger = Ledger((WEB, CHAT), 40, duration_s=500.0, bucket_s=60.0, since_s=since_s)
     now = 0.0
     for wait_s, source, sink, gpus in steps:
         now += wait_s
         ledger.advance(now)
-        ledger.move(gpus, source, sink)
+        ledger.move(gpus, ledger.slot(*source), ledger.slot(*sink))
     ledger.advance(now + 10.0)
 
     scored_s = max(now + 10.0 - since_s, 0.0)
@@ -34,67 +38,86 @@ def test_gpu_seconds_add_up_to_the_pools_whatever_moves(
     assert by_state == pytest.approx(ledger.total(), abs=1e-6)
 
 
-def test_buckets_hold_the_means() -> None:
+def test_buckets_hold_the_mean_gpus_of_each_state() -> None:
     """4 GPUs serve from 30 s to 90 s: half of the first minute, half of the second."""
-    ledger = Ledger(1, 10, duration_s=120.0, bucket_s=60.0, since_s=0.0)
+    ledger = Ledger((WEB,), 10, duration_s=120.0, bucket_s=60.0, since_s=0.0)
     ledger.advance(30.0)
-    ledger.move(4, ledger.slot(0, "lent"), ledger.slot(0, "active"))
+    ledger.move(4, ledger.slot(WEB, "lent"), ledger.slot(WEB, "active"))
     ledger.advance(90.0)
-    ledger.move(4, ledger.slot(0, "active"), ledger.slot(0, "spare"))
+    ledger.move(4, ledger.slot(WEB, "active"), ledger.slot(WEB, "spare"))
     ledger.advance(120.0)
 
-    assert list(ledger.bucket_gpus(0, "active")) == [2.0, 2.0]
+    assert list(ledger.bucket_gpus(WEB, "active")) == [2.0, 2.0]
     assert list(ledger.bucket_gpus(None, "spare")) == [0.0, 2.0]
     assert ledger.gpu_seconds(None, "lent") == 30 * 10 + 60 * 6 + 30 * 6
 
 
-def test_the_warm_up_is_not_scored() -> None:
-    ledger = Ledger(1, 10, duration_s=120.0, bucket_s=60.0, since_s=100.0)
+def test_seconds_before_the_warm_up_ends_are_not_scored() -> None:
+    ledger = Ledger((WEB,), 10, duration_s=120.0, bucket_s=60.0, since_s=100.0)
     ledger.advance(120.0)
 
     assert ledger.total() == 200.0
 
 
-def test_a_drains_exact_end_is_put_right_without_losing_a_second() -> None:
-    ledger = Ledger(1, 10, duration_s=60.0, bucket_s=60.0, since_s=0.0)
-    ledger.move(2, ledger.slot(0, "lent"), ledger.slot(0, "draining"))
+def test_correcting_a_drains_end_moves_gpu_seconds_and_loses_none() -> None:
+    ledger = Ledger((WEB,), 10, duration_s=60.0, bucket_s=60.0, since_s=0.0)
+    ledger.move(2, ledger.slot(WEB, "lent"), ledger.slot(WEB, "draining"))
     ledger.advance(10.0)
-    ledger.correct(2 * 4.0, ledger.slot(0, "draining"), ledger.slot(0, "spare"), 6.0)
+    ledger.correct(2 * 4.0, ledger.slot(WEB, "draining"), ledger.slot(WEB, "spare"), 6.0)
 
-    assert ledger.gpu_seconds(0, "draining") == 12.0
+    assert ledger.gpu_seconds(WEB, "draining") == 12.0
     assert ledger.gpu_seconds(None, "spare") == 8.0
     assert ledger.total() == 100.0
 
 
-def test_a_replica_takes_the_node_with_the_fewest_spares_that_suffice() -> None:
-    nodes = Nodes(24, 8, 0, whole_nodes=False)
-    for node, spare in zip(nodes.all, (8, 4, 2), strict=True):
-        node.spare, node.lent = spare, 8 - spare
+@given(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9), st.integers(0, 12))
+def test_what_pending_replicas_await_is_neither_free_nor_coming(
+    spare: int, lent: int, reclaiming: int, awaited: int
+) -> None:
+    """A node shows free + coming = spare + reclaiming - awaited, and takes from the free ones first."""
+    node = Node("node-000", spare + lent + reclaiming, spare, lent, reclaiming, 0, awaited=awaited)
 
-    assert [nodes.with_spare(g) and nodes.with_spare(g).name for g in (1, 3, 5)] == ["node-002", "node-001", "node-000"]
-    assert nodes.with_spare(9) is None
+    seen = node.observation()
 
-
-def test_lent_gpus_come_back_where_spares_already_are() -> None:
-    nodes = Nodes(16, 8, 0, whole_nodes=False)
-    nodes.all[1].spare, nodes.all[1].lent = 3, 5
-
-    assert [(n.name, g) for n, g in nodes.take_back(7)] == [("node-001", 5), ("node-000", 2)]
+    assert seen.free_gpus == max(spare - awaited, 0)
+    assert seen.free_gpus + seen.reclaiming_gpus == max(spare + reclaiming - awaited, 0)
+    assert seen.lent_gpus == lent
 
 
-def test_whole_nodes_come_and_go_as_a_whole() -> None:
-    nodes = Nodes(16, 8, 0, whole_nodes=True)
-    assert [(n.name, g) for n, g in nodes.take_back(3)] == [("node-000", 8)]
+def test_the_last_node_of_a_pool_has_the_rest_of_its_gpus() -> None:
+    lent = make_nodes(20, 8, 0, "h100", absent=False)
+    absent = make_nodes(20, 8, 0, "h100", absent=True)
 
-    nodes.all[0].lent, nodes.all[0].spare = 0, 7
-    assert nodes.to_lend(7) == []
-
-    nodes.all[0].spare = 8
-    assert [(n.name, g) for n, g in nodes.to_lend(8)] == [("node-000", 8)]
+    assert [(n.name, n.gpus, n.lent) for n in lent.values()] == [
+        ("node-000", 8, 8),
+        ("node-001", 8, 8),
+        ("node-002", 4, 4),
+    ]
+    assert [(n.gpus, n.lent, n.absent) for n in absent.values()] == [(8, 0, True), (8, 0, True), (4, 0, True)]
 
 
 def test_buckets_cover_the_whole_replay_when_the_last_is_short() -> None:
-    ledger = Ledger(1, 1, duration_s=90.0, bucket_s=60.0, since_s=0.0)
+    ledger = Ledger((WEB,), 1, duration_s=90.0, bucket_s=60.0, since_s=0.0)
     ledger.advance(90.0)
 
     assert np.sum(ledger.bucket_gpus(None, "lent")) * 60.0 == 90.0
+
+
+def test_gpus_begin_in_the_given_pool_state() -> None:
+    ledger = Ledger((WEB,), 8, duration_s=60.0, bucket_s=60.0, since_s=0.0, begin="absent")
+    ledger.advance(30.0)
+    ledger.move(8, ledger.slot(None, "absent"), ledger.slot(None, "reclaiming"))
+    ledger.advance(60.0)
+
+    assert ledger.gpu_seconds(None, "absent") == 8 * 30
+    assert ledger.gpu_seconds(None, "reclaiming") == 8 * 30
+    assert ledger.gpu_seconds(None, "lent") == 0
+
+
+def test_a_state_that_does_not_exist_is_a_key_error() -> None:
+    ledger = Ledger((WEB,), 8, duration_s=60.0, bucket_s=60.0, since_s=0.0)
+
+    with pytest.raises(KeyError):
+        ledger.slot(CHAT, "active")
+    with pytest.raises(KeyError):
+        ledger.slot(WEB, "stopped")
