@@ -123,7 +123,7 @@ def _set_lent(world: SimulatedCluster, action: Action) -> Outcome:
         node.lent += lent
         world.move(None, lent, "spare", "lent")
         world.node_changed(node)
-    return Done()
+    return Done() if node.lent == action.gpus else Conflict(f"node {node.name} has fewer free GPUs by now")
 
 
 def _bring(world: SimulatedCluster, node: Node, gpus: int, *, whole_nodes: bool) -> None:
