@@ -46,16 +46,29 @@ Running = Mapping[TargetKey, Mapping[str, float]]
 
 
 def assign(
-    plan: Plan, given: DecisionInput, replicas: Replicas, running: Mapping[TargetKey, Mapping[str, float]]
+    plan: Plan,
+    given: DecisionInput,
+    replicas: Replicas,
+    running: Running,
+    reserved: Mapping[TargetKey, frozenset[str]] | None = None,
 ) -> tuple[Action, ...]:
     """Return the actions that lead from what `given` and `replicas` show to `plan`, in the order to apply them.
 
     `running` is requests in service by replica name; a replica without an entry counts as the busiest, so that
-    an unknown load is never taken for none. Applying the actions and assigning again yields no action.
+    an unknown load is never taken for none. `reserved` are names that no new replica may bear. Applying the actions and assigning again yields no action.
     """
     gpus = Gpus(given.nodes)
+    kept = reserved or {}
     targets = [
-        _Target(spec, plan.targets[spec.key], given, gpus, replicas.get(spec.key, ()), running.get(spec.key, {}))
+        _Target(
+            spec,
+            plan.targets[spec.key],
+            given,
+            gpus,
+            replicas.get(spec.key, ()),
+            running.get(spec.key, {}),
+            kept.get(spec.key, frozenset()),
+        )
         for spec in sorted(given.targets, key=lambda s: s.key)
         if spec.key in plan.targets
     ]
@@ -82,6 +95,7 @@ class _Target:
         gpus: Gpus,
         replicas: tuple[ReplicaView, ...],
         running: Mapping[str, float],
+        reserved: frozenset[str],
     ) -> None:
         self.spec, self.planned, self.given, self.gpus, self.running = spec, planned, given, gpus, running
         self.why = planned.reasons[0]
@@ -91,7 +105,7 @@ class _Target:
         self.alive = [r for r in ordered if r.name not in late]
         self.missing = planned.active - sum(_counts_as_active(r) for r in self.alive)
         self.parked = sum(_counts_as_parked(r) for r in self.alive)
-        self.names = free_names(spec.key, replicas)
+        self.names = free_names(spec.key, reserved.union(r.name for r in replicas))
         self.stops: list[Action] = []
         self.starts: list[Action] = []
         self.warm: list[Action] = []
@@ -101,7 +115,8 @@ class _Target:
     def give_up(self) -> None:
         """Cancel the starts that hang; stop a surplus, or demote it where the plan wants more replicas parked."""
         for replica in self.overdue:
-            self._stop(replica, self._hangs(replica))
+            # GPUs that a start has waited for in vain may never come: its successor takes others if there are any.
+            self._stop(replica, self._hangs(replica), doubtful=replica.phase is Phase.PENDING)
         chosen = victims([r for r in self.alive if _counts_as_active(r)], self.running)[: max(-self.missing, 0)]
         going = {r.name for r in chosen}
         self.alive = [r for r in self.alive if r.name not in going]
@@ -116,10 +131,10 @@ class _Target:
         allowed_s = allowance_s(self.spec, self.given.pool.supply, replica)
         return because(ReasonCode.START_OVERDUE, elapsed_s=self.given.now_s - replica.since_s, deadline_s=allowed_s)
 
-    def _stop(self, replica: ReplicaView, why: Reason) -> None:
+    def _stop(self, replica: ReplicaView, why: Reason, *, doubtful: bool = False) -> None:
         """Stop a replica; what it holds or waits for without serving comes back at once."""
         gpus = self.spec.gpus_per_replica if replica.phase in (Phase.PENDING, Phase.STARTING) else 0
-        self.gpus.release(replica.node, gpus)
+        self.gpus.release(replica.node, gpus, doubtful=doubtful)
         self.stops.append(Action(ActionKind.STOP, why, self.spec.key, replica.name, gpus=gpus))
 
     # -- more -----------------------------------------------------------------------------------------------
