@@ -36,6 +36,7 @@ def pool_view(view: ClusterView, pool: PoolSpec, keys: Iterable[TargetKey]) -> C
         view.running,
         nodes,
         min(view.gpu_budget, sum(n.gpus for n in nodes)),
+        view.reserved,
     )
 
 
