@@ -68,7 +68,7 @@ def ladder(gpus: int = 1, restore_s: float = RESTORE_S) -> tuple[TierSpec, ...]:
     """Active, parked, staged and cold, each with one lead time and no failures."""
     return (
         TierSpec(ACTIVE, AT_ONCE, 1.0, float(gpus)),
-        TierSpec(PARKED, LeadTime((restore_s / 2,)), 0.0, 0.05 * gpus),
+        TierSpec(PARKED, LeadTime((restore_s / 2,)), 0.05, 0.05 * gpus),
         TierSpec(STAGED, LeadTime((restore_s,)), 0.0, 0.001, needs_snapshot=True),
         TierSpec(COLD, LeadTime((COLD_S,)), 0.0, 0.0),
     )
