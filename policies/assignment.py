@@ -55,7 +55,8 @@ def assign(
     """Return the actions that lead from what `given` and `replicas` show to `plan`, in the order to apply them.
 
     `running` is requests in service by replica name; a replica without an entry counts as the busiest, so that
-    an unknown load is never taken for none. `reserved` are names that no new replica may bear. Applying the actions and assigning again yields no action.
+    an unknown load is never taken for none. `reserved` are names that no new replica may bear. Applying the actions
+    and assigning again yields no action.
     """
     gpus = Gpus(given.nodes)
     kept = reserved or {}
