@@ -18,12 +18,8 @@ from multiprocessing.sharedctypes import Synchronized
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-<<<<<<< HEAD
-from simulations.bounds.clairvoyant_row import clairvoyant_row
-from simulations.record_files import Keep
-=======
 from simulations.bounds.clairvoyant import clairvoyant_row
->>>>>>> w2
+from simulations.record_files import Keep
 from simulations.replay import replay
 from simulations.results import Comparison, PoolingGain, RunResult
 from simulations.scenario.build import build_scenario
