@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-
 from autoscaler.config import ReconcileConfig
 from autoscaler.demand import DemandState
 from autoscaler.ports import ClusterView
@@ -27,13 +25,18 @@ from policies.types import (
 
 
 def pool_view(view: ClusterView, pool: PoolSpec, keys: Iterable[TargetKey]) -> ClusterView:
-    """Return the part of `view` that belongs to one pool: its targets, and the nodes with its GPU model."""
+    """Return the part of `view` that belongs to one pool: its targets, and the nodes with its GPU model.
+
+    Its budget is the view's, and never more than the GPUs of its own nodes, those that it may still buy included.
+    """
+    nodes = tuple(n for n in view.nodes if n.gpu_model == pool.gpu_model)
     return ClusterView(
         view.synced_at_s,
         {key: view.replicas.get(key, ()) for key in keys},
         view.running,
-        tuple(n for n in view.nodes if n.gpu_model == pool.gpu_model),
-        view.gpu_budget,
+        nodes,
+        min(view.gpu_budget, sum(n.gpus for n in nodes)),
+        view.reserved,
     )
 
 
@@ -48,8 +51,8 @@ def decision_input(  # noqa: PLR0913, PLR0917 - each is a part of what it return
     tick_s: float,
 ) -> DecisionInput:
     """Return all that the policy may look at in this pass; `specs` and `pool` carry the lead times known now."""
-    stale = max(round(config.stale_after_s / config.sample_period_s), 1)
-    known = np.any(np.isfinite(demand.demand[:, -stale:]), axis=1)
+    # By the age of the newest sample, not by the window: a source that has fallen behind sends no samples at all.
+    known = now_s - demand.newest_s < config.stale_after_s
     standing = demand.backlog.min(axis=1)
     observed = {}
     for i, spec in enumerate(specs):

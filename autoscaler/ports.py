@@ -10,7 +10,7 @@ Reading changes nothing: equal arguments give equal answers, so a pass that was 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -78,6 +78,9 @@ class ClusterView:
     """Requests in service by replica; a replica whose load is unknown has no entry."""
     nodes: tuple[NodeObservation, ...]
     gpu_budget: int
+    reserved: Mapping[TargetKey, frozenset[str]] = field(default_factory=dict)
+    """Names that no new replica may bear: what was asked of their bearers is not seen yet, so the next view could
+    confuse the two."""
 
 
 @dataclass(frozen=True, slots=True)

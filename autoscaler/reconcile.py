@@ -167,7 +167,7 @@ def decided(
     """Decide, check and assign: pure, so a record's decision can be made again from the record alone."""
     decision = policy.decide(given, memory)
     plan, violations = checked(decision.plan, given)
-    actions = assign(plan, given, expected.replicas, expected.running)
+    actions = assign(plan, given, expected.replicas, expected.running, expected.reserved)
     return PassRecord(pool, given.now_s, view, expected, given, memory, decision, plan, violations, actions)
 
 

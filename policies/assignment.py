@@ -19,7 +19,7 @@ GPUs are counted in the shapes that replicas need: a replica of four GPUs needs 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from policies.actions import Action, ActionKind
@@ -46,16 +46,30 @@ Running = Mapping[TargetKey, Mapping[str, float]]
 
 
 def assign(
-    plan: Plan, given: DecisionInput, replicas: Replicas, running: Mapping[TargetKey, Mapping[str, float]]
+    plan: Plan,
+    given: DecisionInput,
+    replicas: Replicas,
+    running: Running,
+    reserved: Mapping[TargetKey, frozenset[str]] | None = None,
 ) -> tuple[Action, ...]:
     """Return the actions that lead from what `given` and `replicas` show to `plan`, in the order to apply them.
 
     `running` is requests in service by replica name; a replica without an entry counts as the busiest, so that
-    an unknown load is never taken for none. Applying the actions and assigning again yields no action.
+    an unknown load is never taken for none. `reserved` are names that no new replica may bear. Applying the actions
+    and assigning again yields no action.
     """
     gpus = Gpus(given.nodes)
+    kept = reserved or {}
     targets = [
-        _Target(spec, plan.targets[spec.key], given, gpus, replicas.get(spec.key, ()), running.get(spec.key, {}))
+        _Target(
+            spec,
+            plan.targets[spec.key],
+            given,
+            gpus,
+            replicas.get(spec.key, ()),
+            running.get(spec.key, {}),
+            kept.get(spec.key, frozenset()),
+        )
         for spec in sorted(given.targets, key=lambda s: s.key)
         if spec.key in plan.targets
     ]
@@ -82,6 +96,7 @@ class _Target:
         gpus: Gpus,
         replicas: tuple[ReplicaView, ...],
         running: Mapping[str, float],
+        reserved: frozenset[str],
     ) -> None:
         self.spec, self.planned, self.given, self.gpus, self.running = spec, planned, given, gpus, running
         self.why = planned.reasons[0]
@@ -94,7 +109,7 @@ class _Target:
         """Alive and not serving, by name."""
         self.missing = planned.active - len(self.serving) - sum(_is_on_its_way(r) for r in self.others)
         self.parked = sum(_counts_as_parked(r) for r in self.others)
-        self.names = free_names(spec.key, replicas)
+        self.names = _names(spec.key, reserved, replicas)
         self.stops: list[Action] = []
         self.starts: list[Action] = []
         self.warm: list[Action] = []
@@ -104,7 +119,8 @@ class _Target:
     def give_up(self) -> None:
         """Cancel the starts that hang; stop a surplus, or demote it where the plan wants more replicas parked."""
         for replica in self.overdue:
-            self._stop(replica, self._hangs(replica))
+            # GPUs that a start has waited for in vain may never come: its successor takes others if there are any.
+            self._stop(replica, self._hangs(replica), doubtful=replica.phase is Phase.PENDING)
         if self.missing >= 0:
             return
         on_their_way = [r for r in self.others if _is_on_its_way(r)]
@@ -122,10 +138,10 @@ class _Target:
         allowed_s = allowance_s(self.spec, self.given.pool.supply, replica)
         return because(ReasonCode.START_OVERDUE, elapsed_s=self.given.now_s - replica.since_s, deadline_s=allowed_s)
 
-    def _stop(self, replica: ReplicaView, why: Reason) -> None:
+    def _stop(self, replica: ReplicaView, why: Reason, *, doubtful: bool = False) -> None:
         """Stop a replica; what it holds or waits for without serving comes back at once."""
         gpus = self.spec.gpus_per_replica if replica.phase in (Phase.PENDING, Phase.STARTING) else 0
-        self.gpus.release(replica.node, gpus)
+        self.gpus.release(replica.node, gpus, doubtful=doubtful)
         self.stops.append(Action(ActionKind.STOP, why, self.spec.key, replica.name, gpus=gpus))
 
     # -- more -----------------------------------------------------------------------------------------------
@@ -214,6 +230,11 @@ class _Target:
         for replica in [r for r in self.others if r.phase is Phase.PARKED][: max(have - wanted, 0)]:
             self.warm.append(Action(ActionKind.STOP, why, self.spec.key, replica.name))
             self.others.remove(replica)
+
+
+def _names(target: TargetKey, reserved: frozenset[str], replicas: tuple[ReplicaView, ...]) -> Iterator[str]:
+    """Yield free names; nothing is looked up before the first is needed."""
+    yield from free_names(target, reserved.union(r.name for r in replicas))
 
 
 def _keep_nodes(gpus: Gpus, replicas: Replicas, targets: list[_Target]) -> None:

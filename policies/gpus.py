@@ -28,6 +28,8 @@ class Node:
     lent_before: int
     bought: bool = False
     returned: bool = False
+    doubtful: int = 0
+    """GPUs that a start waited for in vain: on their way, if at all."""
 
     @property
     def stays(self) -> bool:
@@ -72,20 +74,32 @@ class Gpus:
             self._with_free.discard(node)
         return True
 
-    def release(self, node: str, gpus: int) -> None:
-        """Return the GPUs of a replica of `node` that does not start after all: they are on their way for others."""
-        if node in self.nodes:
+    def release(self, node: str, gpus: int, *, doubtful: bool = False) -> None:
+        """Return the GPUs of a replica of `node` that does not start after all: they are on their way for others.
+
+        `doubtful` says that they were due long ago: they are claimed last.
+        """
+        if node in self.nodes and doubtful:
+            self.nodes[node].doubtful += gpus
+        elif node in self.nodes:
             self.nodes[node].coming += gpus
 
     def secure(self, spec: TargetSpec, supply: tuple[SupplyStep, ...]) -> tuple[str, str] | None:
         """Claim GPUs that are not free yet for one replica of `spec`; None if there are none.
 
-        GPUs on their way already come first, then those lent to preemptible work, then a node to be bought.
+        GPUs on their way already come first, then those lent to preemptible work, then a node to be bought, and last
+        GPUs that another start waited for in vain.
         Returns their node and the supply step that is asked for them, ON_THE_WAY for none.
         """
         lends = next((s.name for s in supply[1:] if not s.whole_nodes), "")
         buys = next((s.name for s in supply[1:] if s.whole_nodes), "")
-        for choose, step in ((self._arriving, ON_THE_WAY), (self._lent, lends), (self._absent, buys)):
+        choices = (
+            (self._arriving, ON_THE_WAY),
+            (self._lent, lends),
+            (self._absent, buys),
+            (self._doubtful, ON_THE_WAY),
+        )
+        for choose, step in choices:
             node = choose(spec)
             if node is not None:
                 self._claim(node, spec.gpus_per_replica)
@@ -105,6 +119,14 @@ class Gpus:
     def _absent(self, spec: TargetSpec) -> Node | None:
         fitting = [n for n in self.nodes.values() if n.absent and not n.bought and n.gpus >= spec.gpus_per_replica]
         return min(fitting, key=lambda n: n.name, default=None)
+
+    def _doubtful(self, spec: TargetSpec) -> Node | None:
+        need = spec.gpus_per_replica
+        fitting = [n for n in self.nodes.values() if n.doubtful > 0 and n.free + n.coming + n.doubtful >= need]
+        best = min(fitting, key=lambda n: (not n.near(spec), n.name), default=None)
+        if best is not None:
+            best.coming, best.doubtful = best.coming + best.doubtful, 0
+        return best
 
     def _claim(self, node: Node, gpus: int) -> None:
         if node.absent and not node.bought:

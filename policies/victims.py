@@ -26,13 +26,9 @@ def victims(replicas: Sequence[ReplicaView], running: Mapping[str, float]) -> li
     return sorted(replicas, key=key)
 
 
-def free_names(target: TargetKey, replicas: Sequence[ReplicaView]) -> Iterator[str]:
-    """Yield names for new replicas, `<target>-<ordinal>`, lowest free ordinal first.
+def free_names(target: TargetKey, taken: frozenset[str]) -> Iterator[str]:
+    """Yield names for new replicas, `<target>-<ordinal>`, lowest ordinal that is not `taken` first.
 
     The same view gives the same names, so a pass that is repeated asks for the same objects again.
     """
-    taken = {r.name for r in replicas}
-    for n in count():
-        name = f"{target.name}-{n}"
-        if name not in taken:
-            yield name
+    return (name for n in count() if (name := f"{target.name}-{n}") not in taken)

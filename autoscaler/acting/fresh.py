@@ -21,18 +21,22 @@ def still_valid(
         return actions, {}
     members = {key: {r.name: r for r in replicas} for key, replicas in now.replicas.items()}
     nodes = {n.name: n for n in now.nodes}
+    # A node that the pool no longer has is listed as absent; one that was absent before waits to be bought.
+    absent = {n.name for n in now.nodes if n.absent}
+    left = absent.intersection(n.name for n in decided_on.nodes if not n.absent)
     conflicts = {}
     for action in actions:
         there = members.get(action.target, {}).get(action.replica) if action.target else None
-        changed = _changed(action, there, nodes)
+        changed = _changed(action, there, nodes, left)
         if changed:
             conflicts[action.name] = Conflict(changed)
     return tuple(a for a in actions if a.name not in conflicts), conflicts
 
 
-def _changed(action: Action, there: ReplicaView | None, nodes: dict[str, NodeObservation]) -> str:
+def _changed(action: Action, there: ReplicaView | None, nodes: dict[str, NodeObservation], left: set[str]) -> str:
     """Return what has changed under `action`, or an empty string."""
-    if action.node and action.node not in nodes:
+    gone = action.node not in nodes or (action.node in left and action.kind is not ActionKind.REMOVE_NODE)
+    if action.node and gone:
         return f"node {action.node} has left"
     if action.kind is ActionKind.START:
         taken = there is not None and there.node != action.node
@@ -40,7 +44,8 @@ def _changed(action: Action, there: ReplicaView | None, nodes: dict[str, NodeObs
     needed = _NEEDED.get(action.kind)
     if needed is not None and (there is None or there.phase not in needed):
         return f"replica {action.replica} is {there.phase.value if there else 'gone'} by now"
-    if action.kind is ActionKind.REMOVE_NODE and nodes[action.node].idle_gpus < nodes[action.node].gpus:
+    removes = action.kind is ActionKind.REMOVE_NODE and action.node not in left
+    if removes and nodes[action.node].idle_gpus < nodes[action.node].gpus:
         return f"node {action.node} is in use by now"
     return ""
 

@@ -4,16 +4,20 @@ A cluster's cache lags behind its own writes. A controller that plans on it alon
 each accepted action is *expected* until the view shows its effect or `EXPECTED_FOR_S` has passed (Kubernetes'
 ControllerExpectations, UID-tracked, expire after five minutes). Decisions stand on the view with the expected
 effects laid over it. An action that was refused or failed is not asked for again before a pause that doubles.
+
+Of several actions on one object the newest is expected: what it wants replaces what was wanted before. Only a start
+that the view does not show yet stays before what follows it, so that a replica that was started and stopped within
+the lag is expected to be gone, and not to be there because the view lacks it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from autoscaler.outcomes import EXPECTED, SETBACKS, Outcome
 from autoscaler.ports import ClusterView
-from policies.actions import Action, ActionKind
+from policies.actions import SCALING, Action, ActionKind
 from policies.effects import after
 from policies.keys import TargetKey
 from policies.types import NodeObservation, Phase, ReplicaView
@@ -58,8 +62,9 @@ class Flight:
             (r.target, r.name): r for replicas in view.replicas.values() for r in replicas
         }
         nodes = {n.name: n for n in view.nodes}
-        waiting = tuple(
-            e for e in self.expected if now_s - e.since_s < EXPECTED_FOR_S and not _shows(e.action, members, nodes)
+        waiting = _waiting(
+            tuple(e for e in self.expected if now_s - e.since_s < EXPECTED_FOR_S),
+            lambda action: _shows(action, members, nodes),
         )
         # A pause is remembered for a while after it ended: the next setback in a row doubles it.
         pauses = {name: p for name, p in self.pauses.items() if now_s < p.until_s + LONGEST_PAUSE_S}
@@ -72,7 +77,15 @@ class Flight:
         replicas, nodes = view.replicas, view.nodes
         for each in self.expected:
             replicas, nodes = after((each.action,), replicas, nodes, each.since_s)
-        return replace(view, replicas=replicas, nodes=nodes)
+        return replace(view, replicas=replicas, nodes=nodes, reserved=self._reserved())
+
+    def _reserved(self) -> dict[TargetKey, frozenset[str]]:
+        """Return the names of replicas of which something is expected."""
+        names: dict[TargetKey, frozenset[str]] = {}
+        for target, replica in ((e.action.target, e.action.replica) for e in self.expected):
+            if target is not None and replica:
+                names[target] = names.get(target, frozenset()) | {replica}
+        return names
 
     def paused(self, action: Action, now_s: float) -> bool:
         """Return whether `action` met a setback too recently to be asked for again."""
@@ -81,16 +94,53 @@ class Flight:
 
     def with_outcomes(self, actions: tuple[Action, ...], outcomes: Mapping[str, Outcome], now_s: float) -> Flight:
         """Return the flight once `outcomes` are known, by `Action.name`."""
-        expected = {e.action.name: e for e in self.expected}
+        expected = self.expected
         pauses = dict(self.pauses)
         for action in actions:
             outcome = outcomes.get(action.name)
             if isinstance(outcome, EXPECTED):
-                expected.setdefault(action.name, Expected(action, now_s))
+                expected = _joined(expected, Expected(action, now_s))
                 pauses.pop(action.name, None)
             elif isinstance(outcome, SETBACKS):
                 pauses[action.name] = _longer(pauses.get(action.name), now_s)
-        return Flight(tuple(expected.values()), pauses)
+        return Flight(expected, pauses)
+
+
+def _joined(expected: tuple[Expected, ...], new: Expected) -> tuple[Expected, ...]:
+    """Return what is expected once `new` was accepted; an action that is asked for again keeps its first moment."""
+    of = _object(new.action)
+    same = tuple(e for e in expected if _object(e.action) == of)
+    if same and _wants_the_same(same[-1].action, new.action):
+        return expected
+    unseen_start = new.action.kind is not ActionKind.START
+    return (
+        *(e for e in expected if e not in same or (unseen_start and e.action.kind is ActionKind.START)),
+        new,
+    )
+
+
+def _object(action: Action) -> tuple[object, ...]:
+    """Return what an action is about: a replica, a node's place in the pool, its lent GPUs, or one of its snapshots."""
+    if action.kind in SCALING:
+        return action.target, action.replica
+    about = "lent" if action.kind is ActionKind.SET_LENT else "node"
+    return action.node, action.snapshot or about
+
+
+def _wants_the_same(before: Action, now: Action) -> bool:
+    return before.name == now.name and (now.kind is not ActionKind.SET_LENT or before.gpus == now.gpus)
+
+
+def _waiting(expected: tuple[Expected, ...], shows: Callable[[Action], bool]) -> tuple[Expected, ...]:
+    """Return what the view does not show; what follows an unseen start is not seen either."""
+    waiting: list[Expected] = []
+    unseen: set[tuple[object, ...]] = set()
+    for each in expected:
+        of = _object(each.action)
+        if of in unseen or not shows(each.action):
+            waiting.append(each)
+            unseen.add(of)
+    return tuple(waiting)
 
 
 def _longer(pause: Pause | None, now_s: float) -> Pause:

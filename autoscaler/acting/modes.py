@@ -24,10 +24,16 @@ class Mode(StrEnum):
 def permitted(actions: tuple[Action, ...], modes: Mapping[TargetKey, Mode]) -> tuple[Action, ...]:
     """Return the actions that their targets' modes let through, in order.
 
-    What concerns no single target (GPUs, nodes) passes while any target of the pool may act.
+    What concerns no target of the pool (GPUs, nodes, the snapshots that a target left behind) passes while any target
+    of the pool may act.
     """
     anyone = any(mode is not Mode.ADVISE for mode in modes.values())
-    return tuple(a for a in actions if (anyone if a.target is None else _permits(modes[a.target], a)))
+
+    def passes(action: Action) -> bool:
+        mode = modes.get(action.target) if action.target is not None else None
+        return anyone if mode is None else _permits(mode, action)
+
+    return tuple(filter(passes, actions))
 
 
 def _permits(mode: Mode, action: Action) -> bool:

@@ -148,7 +148,7 @@ def _set_lent(world: SimulatedCluster, action: Action) -> Outcome:
         node.lent = action.gpus
         world.move(None, -taken, "spare", "lent")
         world.node_changed(node)
-    return Done()
+    return Done() if node.lent == action.gpus else Conflict(f"node {node.name} has fewer free GPUs by now")
 
 
 def _take_back(world: SimulatedCluster, node: Node, gpus: int) -> Outcome:

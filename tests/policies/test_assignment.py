@@ -415,6 +415,17 @@ def test_a_replica_that_waits_for_gpus_longer_than_the_supply_allows_is_replaced
     ]
 
 
+def test_gpus_that_were_waited_for_in_vain_are_the_last_that_the_next_start_waits_for() -> None:
+    """They may never come: a start that waited for them again would wait for ever while lent GPUs stand elsewhere."""
+    hung = replica("a-0", Phase.PENDING, "n1", since_s=NOW_S - 25.0, waits_for="lent")
+
+    assert assigned(plan(a=1), hung, nodes=(node("n1", near="a"), node("n2", lent=2))) == [
+        stop("a-0", 1, overdue(25.0, 24.0)),
+        start("a-1", "n2", COLD, waits_for="lent"),
+        set_lent("n2", 1),
+    ]
+
+
 def test_a_parking_start_that_hangs_counts_as_no_parked_replica() -> None:
     hung = replica("a-0", Phase.STARTING, since_s=NOW_S - 999.0, goal=PARKED)
 

@@ -19,8 +19,7 @@ def last(means: np.ndarray) -> float:
 
 
 def points(of: IntervalPoint, state: PointState, *keys: TargetKey) -> list[float]:
-    found: list[float] = of.paths(state, keys, 3600.0, 180.0).paths[:, 0, 0].tolist()
-    return found
+    return [float(mean) for mean in of.paths(state, keys, 3600.0, 180.0).paths[:, 0, 0]]
 
 
 @pytest.mark.parametrize("point", [ArimaPoint, KalmanPoint])
