@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from simulations.bounds.clairvoyant import FINISH_S, BoundInput, clairvoyant_bou
 from simulations.bounds.informed import InformedForecaster, TrueDemand
 
 
-def bound_input(work: list[float], **changes: float) -> BoundInput:
+def bound_input(work: list[float], **changes: Any) -> BoundInput:
     """All work is prefill, a second a bin, one request per replica-second; nothing else costs."""
     arrived = np.array(work)
     given_ = BoundInput(
