@@ -56,7 +56,7 @@ def load(name: str, second: int) -> dict[str, list[float]]:
         "output_tokens": 5.0 * random.integers(5, 20),
     }
     missing = random.random() < 0.2
-    values = {"offered_requests": offered, "queued": queued, "running": 3.0, **lengths}
+    values: dict[str, float] = {"offered_requests": float(offered), "queued": float(queued), "running": 3.0, **lengths}
     return {c: [UNKNOWN if missing else float(v)] for c, v in values.items()}
 
 
@@ -207,6 +207,7 @@ def test_under_saturation_a_replica_is_rated_by_what_it_takes_up_and_demand_coun
     """Demand of 2 on two replicas while the queue grows by one replica-second a second: each does half its rating."""
     of = config(managed("a"))
     state = aligned(no_demand(), of.targets)
+    samples: FloatArray = np.empty((1, 0))
     for second in range(0, 120, 2):
         queued = [10.0 * (second + 1), 10.0 * (second + 2)]
         seen = {"a": {"offered_requests": [20.0, 20.0], "queued": queued}}
