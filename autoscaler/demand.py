@@ -100,8 +100,8 @@ def absorb(
     Lengths and ratings come first, since demand is priced by them. `serving` is `serving_replicas` of the same keys.
     """
     state = aligned(state, config.targets)
-    if not frame.samples:
-        return state, np.empty((len(state.keys), 0))
+    if not frame.samples or not state.keys:
+        return state, np.empty((len(state.keys), frame.samples))
     columns = {name: frame.rows(state.keys, name) for name in _COLUMNS}
     prompt, output = _lengths(state, columns)
     work = stacked([t.work for t in config.targets])
@@ -110,9 +110,8 @@ def absorb(
     )
     backlog = _backlog(state, columns, work, prompt, output)
     mean_raw = np.where(np.isnan(raw).any(axis=1), np.nan, raw.mean(axis=1))
-    rating = state.rating.observe(
-        mean_raw, state.backlog[:, -1], backlog[:, -1], serving, frame.samples * frame.period_s
-    )
+    before = state.backlog[:, -1] * state.rating.share  # what is kept is in rated replicas, what is observed is not
+    rating = state.rating.observe(mean_raw, before, backlog[:, -1], serving, frame.samples * frame.period_s)
     demand = raw / rating.share[:, None]
     window = round(config.window_s / frame.period_s)
     standing = max(round(config.standing_s / frame.period_s), 1)

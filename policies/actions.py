@@ -21,7 +21,7 @@ class ActionKind(StrEnum):
 
     STOP = "stop"
     """`replica` shall be gone: drained if it serves, cancelled if it starts, ended if it is parked. `gpus` is what a
-    start held or waited for, and gives back at once."""
+    start held or waited for, and gives back at once; `goal` is `parked` for one that is parked or on its way to it."""
     RETAIN = "retain"
     """`replica`, which drains, shall serve again."""
     PROMOTE = "promote"

@@ -142,7 +142,8 @@ class _Target:
         """Stop a replica; what it holds or waits for without serving comes back at once."""
         gpus = self.spec.gpus_per_replica if replica.phase in (Phase.PENDING, Phase.STARTING) else 0
         self.gpus.release(replica.node, gpus, doubtful=doubtful)
-        self.stops.append(Action(ActionKind.STOP, why, self.spec.key, replica.name, gpus=gpus))
+        goal = PARKED if _counts_as_parked(replica) else ""
+        self.stops.append(Action(ActionKind.STOP, why, self.spec.key, replica.name, goal=goal, gpus=gpus))
 
     # -- more -----------------------------------------------------------------------------------------------
 
@@ -228,7 +229,7 @@ class _Target:
                 return
             self.warm.append(self._start_on(node, PARKED, why))
         for replica in [r for r in self.others if r.phase is Phase.PARKED][: max(have - wanted, 0)]:
-            self.warm.append(Action(ActionKind.STOP, why, self.spec.key, replica.name))
+            self.warm.append(Action(ActionKind.STOP, why, self.spec.key, replica.name, goal=PARKED))
             self.others.remove(replica)
 
 

@@ -37,7 +37,7 @@ def held_counts(
     level and bisection finds the edge.
     """
     held = floor.copy()
-    steps = np.moveaxis(need, 2, 1)
+    steps = need.transpose(0, 2, 1)
     rows = np.flatnonzero(have > floor)
     rows = rows[
         _may_be_worth(steps[rows, -1], step_ends_s[-1], floor[rows], holding_cost_per_s[rows], return_cost[rows])

@@ -71,12 +71,12 @@ def required_by_step(
     for block in blocks(n_targets, n_paths):
         # Steps lead within a block, so that each operation below runs over contiguous memory.
         work = np.empty((n_steps, *required[block, 0].shape), paths.dtype)
-        np.multiply(np.moveaxis(paths[block], 2, 0), widths, out=work)
+        np.multiply(paths[block].transpose(2, 0, 1), widths, out=work)
         backlog = backlog_replica_s[block, None].astype(paths.dtype)
         kept = split_s < allowance_gone_s[block].max()
         greatest = _greatest_windows(work, backlog, rates[:, :, block], kept)
-        required[block] = np.moveaxis(greatest, 0, 1)
-    return np.moveaxis(required, 1, 2)
+        required[block] = greatest.transpose(1, 0, 2)
+    return required.transpose(0, 2, 1)
 
 
 def required_until(by_step: NDArray[F]) -> NDArray[F]:
@@ -84,13 +84,13 @@ def required_until(by_step: NDArray[F]) -> NDArray[F]:
 
     The running maximum over the steps of `required_by_step`, whose shape, unit and dtype it keeps.
     """
-    steps = np.moveaxis(by_step, 2, 1)
+    steps = by_step.transpose(0, 2, 1)
     running = np.empty(steps.shape, by_step.dtype)
     for block in blocks(steps.shape[0], steps.shape[2]):
         running[block, 0] = steps[block, 0]
         for s in range(1, steps.shape[1]):
             np.maximum(running[block, s - 1], steps[block, s], out=running[block, s])
-    return np.moveaxis(running, 1, 2)
+    return running.transpose(0, 2, 1)
 
 
 def lead_steps(step_ends_s: FloatArray, lead_s: FloatArray) -> NDArray[np.intp]:

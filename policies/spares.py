@@ -83,7 +83,7 @@ class PoolExcess:
     def add(self, targets: tuple[TargetSpec, ...], by_step: Samples, active: FloatArray) -> None:
         """Add targets: `by_step` (targets, paths, steps) replicas required, `active` (targets,) planned."""
         gpus = np.array([t.gpus_per_replica for t in targets], np.int64)
-        steps = np.moveaxis(by_step, 2, 1)
+        steps = by_step.transpose(0, 2, 1)
         at_last = np.zeros(len(targets))
         for shape in sorted(set(gpus.tolist()), reverse=True):
             rows = np.flatnonzero(gpus == shape)

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from policies.actions import SCALING, Action, ActionKind
 from policies.keys import TargetKey
-from policies.types import ACTIVE
+from policies.types import PARKED
 
 
 class Mode(StrEnum):
@@ -41,5 +41,5 @@ def _permits(mode: Mode, action: Action) -> bool:
         return False
     if mode is Mode.KEDA and action.kind in SCALING:
         # The count is the HPA's; a replica that starts in order to park, or is parked, is not part of it.
-        return action.kind is ActionKind.START and action.goal != ACTIVE
+        return action.kind in (ActionKind.START, ActionKind.STOP) and action.goal == PARKED
     return True

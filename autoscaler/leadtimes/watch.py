@@ -4,8 +4,8 @@ A replica's attempt is known by its name and the moment it began; what the next 
 replica serves: it succeeded. It has begun another attempt from a farther tier: it failed. It has its GPUs: the supply
 step delivered them. It is still at it: pending, which the book counts as censored, once it is late enough to
 teach anything. It is gone: cancelled, and of a cancelled start only what was observed while it ran is known.
-An attempt begins when the pass asked for it (`asked`), since a restore may be over before the next view; it ends
-at the cluster's own moment (`ReplicaView.since_s`), so a slow tick blurs nothing.
+An attempt begins when the pass asked for it (`asked`), since a restore or a wait for GPUs may be over before the next
+view; it ends at the cluster's own moment (`ReplicaView.since_s`), so a slow tick blurs nothing.
 """
 
 from __future__ import annotations
@@ -103,14 +103,14 @@ class Watch:
         return Watch(attempts), tuple(observed)
 
     def asked(self, actions: tuple[Action, ...], outcomes: Mapping[str, Outcome], now_s: float) -> Watch:
-        """Return the watch once `actions` were asked for at `now_s`: starts on free GPUs have begun."""
+        """Return the watch once `actions` were asked for at `now_s`: starts on free GPUs and waits for others began."""
         begun = {
-            (a.target, a.replica): Attempt(a.origin, now_s, supply=False)
+            (a.target, a.replica): Attempt(a.waits_for or a.origin, now_s, supply=bool(a.waits_for))
             for a in actions
             if a.target is not None
             and a.kind in (ActionKind.START, ActionKind.PROMOTE)
             and a.goal == ACTIVE
-            and not a.waits_for
+            and a.waits_for != ON_THE_WAY
             and isinstance(outcomes.get(a.name), EXPECTED)
         }
         return Watch({**begun, **self.attempts}) if begun else self

@@ -115,7 +115,7 @@ def killed_everywhere(of: Run) -> tuple[int, Counter[str]]:
 def test_a_pass_killed_at_every_port_call_of_an_hour_ends_as_if_unharmed(name: str) -> None:
     """Same requests missed, same GPU-seconds, same starts, same last record: nothing was lost or done twice."""
     of = scenario()
-    whole, killed = run(of, name), run(of, name)
+    whole, killed = run(of, name, n_paths=16), run(of, name, n_paths=16)
     whole.to_end()
 
     passes, kills = killed_everywhere(killed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -145,7 +146,7 @@ def test_an_unchanged_world_confirms_every_action() -> None:
 # -- each kind of action and its ground ------------------------------------------------------------------------
 
 
-def view(phase: Phase | None = None, node: str = "n1", **changes: object) -> ClusterView:
+def view(phase: Phase | None = None, node: str = "n1", **changes: Any) -> ClusterView:
     """A view of nodes n1 and n2, and of replica a-0 on `node` in `phase`, if any."""
     pool = quiet_pool((managed("a"),), Fixed({"a": 0}))
     first, second = pool.world.observe(0.0).nodes

@@ -132,8 +132,8 @@ def promote(name: str, at: str) -> Action:
     )
 
 
-def stop(name: str, gpus: int = 0, why: Reason = WHY) -> Action:
-    return Action(ActionKind.STOP, why, spec_of(name).key, name, gpus=gpus)
+def stop(name: str, gpus: int = 0, why: Reason = WHY, goal: str = "") -> Action:
+    return Action(ActionKind.STOP, why, spec_of(name).key, name, goal=goal, gpus=gpus)
 
 
 def retain(name: str) -> Action:
@@ -430,7 +430,7 @@ def test_a_parking_start_that_hangs_counts_as_no_parked_replica() -> None:
     hung = replica("a-0", Phase.STARTING, since_s=NOW_S - 999.0, goal=PARKED)
 
     assert assigned(plan(a=0, parked={"a": 1}), hung, nodes=(node(free=1, near="a"),)) == [
-        stop("a-0", 1, overdue(999.0, 183.0)),
+        stop("a-0", 1, overdue(999.0, 183.0), goal=PARKED),
         start("a-1", "n", goal=PARKED, why=warm(1, 0)),
     ]
 
@@ -485,8 +485,8 @@ def test_too_many_parked_are_released() -> None:
     members = [replica("a-0"), *(replica(f"a-{i}", Phase.PARKED) for i in (1, 2, 3))]
 
     assert assigned(plan(a=1, parked={"a": 1}), *members, nodes=(node(),)) == [
-        stop("a-1", why=warm(1, 3)),
-        stop("a-2", why=warm(1, 3)),
+        stop("a-1", why=warm(1, 3), goal=PARKED),
+        stop("a-2", why=warm(1, 3), goal=PARKED),
     ]
 
 
@@ -545,7 +545,7 @@ def test_an_idle_node_is_given_back_and_one_with_warm_replicas_is_not() -> None:
     assert assigned(plan(a=0, parked={"a": 1}, spare=8), parked, nodes=nodes, supply=BUYS) == [remove("n1", spare=8)]
     assert assigned(plan(a=0, spare=8), parked, nodes=nodes, supply=BUYS) == [
         remove("n2", spare=8),
-        stop("a-0", why=warm(0, 1)),
+        stop("a-0", why=warm(0, 1), goal=PARKED),
     ]
 
 
