@@ -68,7 +68,7 @@ class Agent:
 
     def serve(self, ready: Callable[[], None] = lambda: None) -> None:
         """Answer requests until `stop`, then wait for the running attempts; call `listen` before."""
-        assert self._server is not None
+        assert self._server is not None  # noqa: S101 - `listen` comes first, which mypy cannot see
         began_s = time.monotonic()
         self._log.info(
             "agent_started", socket=str(self.path), criu=self._criu(), cuda=self.driver.tools.cuda is not None
@@ -91,8 +91,7 @@ class Agent:
     def _converse(self, connection: socket.socket) -> None:
         stream = MessageStream(connection, LONGEST_LINE_BYTES)
         try:
-            if not is_root_or_us(connection):
-                raise DriverError(Reason.NOT_TRUSTED, "only root may use this agent")
+            _refuse_others(connection)
             message = stream.receive(_PATIENCE_S)
             if message is not None:
                 self._answer(stream, message)
@@ -122,7 +121,7 @@ class Agent:
         began_s = time.monotonic()
         try:
             result = self.driver.carry_out(request, observe)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a defect of a step must not go unanswered
             known = error if isinstance(error, DriverError) else DriverError(Reason.INTERNAL, repr(error))
             took_s = time.monotonic() - began_s
             self._log.error("attempt", **about, outcome="failed", **dump_error(known), took_s=took_s)
@@ -160,6 +159,11 @@ def log_recovered(log: Logger, recovered: Iterable[Recovered]) -> None:
         write(
             "attempt_rolled_back", attempt=each.attempt, reason=Reason.DRIVER_DIED.value, undone=undone, errors=errors
         )
+
+
+def _refuse_others(connection: socket.socket) -> None:
+    if not is_root_or_us(connection):
+        raise DriverError(Reason.NOT_TRUSTED, "only root may use this agent")
 
 
 class _Client:

@@ -40,7 +40,7 @@ class Fingerprint(BaseModel):
 def here(
     *, image_digest: str | None = None, engine: str | None = None, engine_arguments: tuple[str, ...] = ()
 ) -> Fingerprint:
-    """Reads this machine; asks nvidia-smi, which takes a while: keep the answer."""
+    """Return the fingerprint of this machine; it runs nvidia-smi, which takes a while: keep the result."""
     system = os.uname()
     gpus, driver = read_gpus()
     return Fingerprint(
@@ -57,7 +57,7 @@ def here(
 
 
 def read_gpus(deadline_s: float = 10.0) -> tuple[tuple[Gpu, ...], str | None]:
-    """The machine's NVIDIA GPUs in the driver's order, and the driver's version; empty without a driver."""
+    """Return the NVIDIA GPUs in the driver's order and the driver's version; `((), None)` without a driver."""
     query = ["nvidia-smi", "--query-gpu=uuid,name,memory.total,driver_version", "--format=csv,noheader,nounits"]
     try:
         done = run(query, deadline_s=deadline_s)

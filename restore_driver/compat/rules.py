@@ -65,7 +65,7 @@ def incompatibilities(
 
 def kernel_version(release: str) -> tuple[int, int]:
     """Major and minor of a kernel release such as `6.18.44-azure`."""
-    parts = release.split("-")[0].split(".")
+    parts = release.split("-", maxsplit=1)[0].split(".")
     numbers = [int(part) if part.isdigit() else 0 for part in parts[:2]] + [0, 0]
     return numbers[0], numbers[1]
 

@@ -70,7 +70,7 @@ class Helper:
             answer = self._do(request)
         except DriverError as error:
             self._refuse(request, error, time.monotonic() - began_s)
-        except Exception as error:  # a request must not go unanswered: its client would wait out the deadline
+        except Exception as error:  # noqa: BLE001 - a request must not go unanswered: its client would wait out the deadline
             failed = DriverError(Reason.INTERNAL, f"CUDA helper: {request.get('do')}: {error!r}")
             self._refuse(request, failed, time.monotonic() - began_s)
         else:

@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from restore_driver.cuda.readings import MemoryReading
@@ -97,7 +98,7 @@ def open_device_files(pid: int) -> tuple[str, ...]:
     try:
         for fd in os.scandir(f"/proc/{pid}/fd"):
             try:
-                found.add(os.readlink(fd.path))
+                found.add(str(Path(fd.path).readlink()))
             except FileNotFoundError:
                 continue  # closed while we looked
     except (FileNotFoundError, ProcessLookupError):

@@ -17,7 +17,7 @@ STATE_DEADLINE_S = 5.0
 """Reading a state is a message to the process and back, milliseconds; a stopped process never answers."""
 
 
-class NotCuda(DriverError):
+class NotCuda(DriverError):  # noqa: N818 - an answer that a search expects, not a failure
     """The driver knows no CUDA state of this process: it uses no CUDA, or does not exist."""
 
 

@@ -18,7 +18,9 @@ def gpu_uuids(deadline_s: float, program: str = "nvidia-smi") -> tuple[str, ...]
     Raises:
         DriverError: CUDA_MISSING; DEADLINE_EXCEEDED.
     """
-    return tuple(re.findall(r"^GPU \d+: .*\(UUID: (GPU-[0-9a-f-]+)\)$", _run((program, "-L"), deadline_s), re.M))
+    return tuple(
+        re.findall(r"^GPU \d+: .*\(UUID: (GPU-[0-9a-f-]+)\)$", _run((program, "-L"), deadline_s), re.MULTILINE)
+    )
 
 
 def read_memory(deadline_s: float, program: str = "nvidia-smi") -> MemoryReading:
@@ -50,7 +52,7 @@ def parse_gpus(text: str) -> tuple[GpuMemory, ...]:
 def parse_processes(text: str) -> dict[int, int | None]:
     """Parse lines of `pid, used` in MiB, one process and GPU a line; other amounts, such as `[N/A]`, become None."""
     found: dict[int, int | None] = {}
-    for pid_word, used_word in re.findall(r"^(\d+), *(.+?) *$", text, re.M):
+    for pid_word, used_word in re.findall(r"^(\d+), *(.+?) *$", text, re.MULTILINE):
         pid, others = int(pid_word), found.get(int(pid_word), 0)
         found[pid] = others + int(used_word) * _MIB if used_word.isdigit() and others is not None else None
     return found

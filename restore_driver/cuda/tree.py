@@ -67,7 +67,7 @@ def tree_lock(processes: CudaProcesses, pids: Sequence[int], deadline: Deadline)
     Raises:
         DriverError: the first failure; the caller rolls back.
     """
-    return _surviving(pids, lambda pid: processes.lock(pid, deadline.left_s()), False)
+    return _surviving(pids, lambda pid: processes.lock(pid, deadline.left_s()), parallel=False)
 
 
 def tree_checkpoint(processes: CudaProcesses, pids: Sequence[int], deadline: Deadline) -> tuple[int, ...]:
@@ -76,7 +76,7 @@ def tree_checkpoint(processes: CudaProcesses, pids: Sequence[int], deadline: Dea
     Raises:
         DriverError: the first failure, once all calls have ended; the caller rolls back.
     """
-    return _surviving(pids, lambda pid: processes.checkpoint(pid, deadline.left_s()), True)
+    return _surviving(pids, lambda pid: processes.checkpoint(pid, deadline.left_s()), parallel=True)
 
 
 def tree_restore(
@@ -95,7 +95,7 @@ def tree_restore(
         DriverError: the first failure.
     """
     deadline = Deadline.after("the CUDA restore of the tree", deadline_s)
-    moved = _each(pids, lambda pid: processes.restore(pid, device_map, deadline.left_s()), parallel)
+    moved = _each(pids, lambda pid: processes.restore(pid, device_map, deadline.left_s()), parallel=parallel)
     unlocked = [processes.unlock(pid, deadline.left_s()) for pid in pids]
     return {pid: move_s + unlock_s for pid, move_s, unlock_s in zip(pids, moved, unlocked, strict=True)}
 
@@ -123,7 +123,7 @@ def bring_back(processes: CudaProcesses, pids: Sequence[int], deadline_s: float 
         return tuple(error for error in pool.map(bring, pids) if error is not None)
 
 
-def _surviving(pids: Sequence[int], step: Callable[[int], float], parallel: bool) -> tuple[int, ...]:
+def _surviving(pids: Sequence[int], step: Callable[[int], float], *, parallel: bool) -> tuple[int, ...]:
     """Call `step` for each PID; one that ended meanwhile is no longer of the tree, and its failure is ignored."""
 
     def attempt(pid: int) -> bool:
@@ -135,10 +135,10 @@ def _surviving(pids: Sequence[int], step: Callable[[int], float], parallel: bool
             return False
         return True
 
-    return tuple(pid for pid, there in zip(pids, _each(pids, attempt, parallel), strict=True) if there)
+    return tuple(pid for pid, there in zip(pids, _each(pids, attempt, parallel=parallel), strict=True) if there)
 
 
-def _each(pids: Sequence[int], step: Callable[[int], T], parallel: bool) -> list[T]:
+def _each(pids: Sequence[int], step: Callable[[int], T], *, parallel: bool) -> list[T]:
     """Call `step` for every PID; in parallel, all are waited for even when one fails."""
     if not parallel or len(pids) < 2:
         return [step(pid) for pid in pids]

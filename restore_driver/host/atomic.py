@@ -63,7 +63,7 @@ def replace_durably(new: Path, old: Path) -> None:
     Raises:
         OSError: any error of rename(2) or fsync(2).
     """
-    os.rename(new, old)
+    new.rename(old)
     sync(old.parent)
 
 
@@ -79,7 +79,7 @@ def replace_keeping_owner(new: Path, old: Path) -> None:
     status = old.stat()
     os.chown(new, status.st_uid, status.st_gid)
     new.chmod(status.st_mode & 0o777)
-    os.rename(new, old)
+    new.rename(old)
 
 
 def _open_locked(path: Path) -> int:

@@ -16,7 +16,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE, MS_BIND = 1, 2, 4
 
 
 def mount(source: str, target: Path, fstype: str = "", flags: int = 0, options: str = "") -> None:
-    """Call mount(2); `flags` is a mask of the MS_* constants.
+    """Mount `source` at `target`; `flags` is a mask of the MS_* constants.
 
     Raises:
         OSError: any error of mount(2), naming the target.

@@ -29,7 +29,7 @@ _NO_CONTROLLERS = ("rw", "ro", "xattr", "clone_children", "release_agent")
 
 
 def setns(fd: int, kind: int) -> None:
-    """Call setns(2), which Python has from 3.12 on; `kind` is a CLONE_NEW* flag.
+    """Enter a namespace, as Python itself can from 3.12 on; `kind` is a CLONE_NEW* flag.
 
     Raises:
         OSError: any error of setns(2).
@@ -39,7 +39,7 @@ def setns(fd: int, kind: int) -> None:
 
 
 def unshare(flags: int) -> None:
-    """Call unshare(2), which Python has from 3.12 on; `flags` is a mask of CLONE_NEW* flags.
+    """Enter new namespaces, as Python itself can from 3.12 on; `flags` is a mask of CLONE_NEW* flags.
 
     Raises:
         OSError: any error of unshare(2).
@@ -123,7 +123,7 @@ def open_entry(pid: int, stack: ExitStack, *, cgroups: bool = False, above_pid: 
         namespaces = []
         for kind, flag in KINDS.items():
             theirs, ours = Path(f"/proc/{pid}/ns/{kind}"), Path(f"/proc/self/ns/{kind}")
-            if os.stat(theirs).st_ino != os.stat(ours).st_ino:
+            if theirs.stat().st_ino != ours.stat().st_ino:
                 namespaces.append((keep_open(theirs, os.O_RDONLY, stack), flag))
         files, unseen = _cgroups_of(pid) if cgroups else ((), ())
         joined = [keep_open(path, os.O_WRONLY, stack) for path in files]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from restore_driver.errors import DriverError, Reason
@@ -53,12 +54,12 @@ class _Visit(Generic[T]):
     def run(self) -> None:
         try:
             try:
-                if os.fstat(self._fd).st_ino != os.stat("/proc/thread-self/ns/net").st_ino:
+                if os.fstat(self._fd).st_ino != Path("/proc/thread-self/ns/net").stat().st_ino:
                     setns(self._fd, KINDS["net"])
             finally:
                 os.close(self._fd)
             self._results.append(self._function())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             self._failure = error
 
     def outcome(self) -> T:

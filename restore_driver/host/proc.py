@@ -83,7 +83,7 @@ def _read_children(pid: int) -> tuple[list[str], tuple[int, ...]]:
 
 def _tasks(pid: int) -> list[str]:
     try:
-        return os.listdir(PROC / str(pid) / "task")
+        return [task.name for task in (PROC / str(pid) / "task").iterdir()]
     except OSError:
         return []
 
@@ -103,7 +103,7 @@ def namespace_id(pid: int, kind: str) -> int:
         DriverError: REPLICA_LOST when the process does not exist.
     """
     try:
-        return os.stat(PROC / str(pid) / "ns" / kind).st_ino
+        return (PROC / str(pid) / "ns" / kind).stat().st_ino
     except OSError as error:
         raise DriverError(Reason.REPLICA_LOST, f"process {pid} does not exist") from error
 
@@ -133,11 +133,11 @@ def members(pid_namespace: int) -> dict[int, int]:
     but processes that entered from outside (an exec into the container, CRIU) have their parents outside.
     """
     found: dict[int, int] = {}
-    for name in os.listdir(PROC):  # no Path for each: it would take longer than the reading
+    for name in os.listdir(PROC):  # noqa: PTH208 - a Path for each would take longer than the reading
         if not name.isdigit():
             continue
         try:
-            if os.stat(f"{PROC}/{name}/ns/pid").st_ino == pid_namespace and is_alive(int(name)):
+            if os.stat(f"{PROC}/{name}/ns/pid").st_ino == pid_namespace and is_alive(int(name)):  # noqa: PTH116 - as above
                 found[pid_chain(int(name))[-1]] = int(name)
         except (OSError, DriverError):
             continue  # it has ended meanwhile

@@ -49,7 +49,7 @@ class Completed:
     took_s: float
 
 
-class NotStarted(Exception):
+class NotStarted(Exception):  # noqa: N818 - it says how far the child came
     """The code that runs in the child before the program (`enter`) failed there, as the text describes."""
 
 
@@ -89,7 +89,15 @@ def run(
         parent = os.getpid()
         child = fork()
         if not child:
-            _become((null_fd, output_fd, output_fd), argv, environment, pass_fds, enter, report_fd, parent)
+            _become(
+                streams=(null_fd, output_fd, output_fd),
+                argv=argv,
+                environment=environment,
+                pass_fds=pass_fds,
+                enter=enter,
+                report_fd=report_fd,
+                parent=parent,
+            )
         os.close(report_fd)
         try:
             exit_code = _wait(child, deadline_s)
@@ -138,7 +146,8 @@ def close_all_but(fds: Sequence[int]) -> None:
         first = fd + 1
 
 
-def _become(
+def _become(  # noqa: PLR0913 - all that a child has between fork and exec
+    *,
     streams: tuple[int, int, int],
     argv: Sequence[str],
     environment: Mapping[str, str],
@@ -163,16 +172,16 @@ def _become(
         entered = True
         close_all_but([*pass_fds, report_fd])
         for fd in pass_fds:
-            os.set_inheritable(fd, True)
-        os.execvpe(argv[0], list(argv), dict(environment))
-    except BaseException as error:
+            os.set_inheritable(fd, True)  # noqa: FBT003 - it takes no keywords
+        os.execvpe(argv[0], list(argv), dict(environment))  # noqa: S606 - a list of arguments, no shell
+    except BaseException as error:  # noqa: BLE001 - reported to the parent; this process ends
         with suppress(BaseException):
-            os.write(report_fd, _failure(error, entered))
+            os.write(report_fd, _failure(error, entered=entered))
     finally:
         os._exit(_NOT_STARTED)
 
 
-def _failure(error: BaseException, entered: bool) -> bytes:
+def _failure(error: BaseException, *, entered: bool) -> bytes:
     """Return the failure in the child as a message, short enough for a pipe to take it at once."""
     failure: dict[str, Any] = {"entered": entered, "text": f"{type(error).__name__}: {error}"[:1000]}
     if isinstance(error, OSError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import struct
 from collections.abc import Iterable
@@ -45,7 +44,7 @@ def _socket_inodes(pid: int) -> set[str]:
     with suppress(OSError):
         for link in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(OSError):
-                match = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(link))
+                match = re.fullmatch(r"socket:\[(\d+)\]", str(link.readlink()))
                 if match:
                     found.add(match[1])
     return found

@@ -44,8 +44,9 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], pass_fds: Sequence[int]) 
 
 
 def run_detached(argv: Sequence[str], enter: Callable[[], None], pass_fds: Sequence[int], output: int | None) -> None:
-    """Run a program in a session of its own and wait for the child; `enter` may fork and `_exit` before the exec, which
-    leaves the grandchild running.
+    """Run a program in a session of its own and wait for the child.
+
+    `enter` may fork and `_exit` before the exec, which leaves the grandchild running.
 
     Args:
         argv: program and arguments.
@@ -65,7 +66,7 @@ def run_detached(argv: Sequence[str], enter: Callable[[], None], pass_fds: Seque
             stderr=stream,
             pass_fds=tuple(pass_fds),
             start_new_session=True,
-            preexec_fn=enter,
+            preexec_fn=enter,  # noqa: PLW1509 - fork(2) and exec(2) with namespaces to enter in between
         )
     except subprocess.SubprocessError as error:
         raise OSError(str(error)) from error

@@ -1,5 +1,6 @@
-"""Unix stream sockets: listeners with a mode from their first moment on, connections that wait for a full backlog, and
-the credentials of peers.
+"""Unix stream sockets: listeners, connections and the credentials of peers.
+
+A listener has its mode from its first moment on; a connection waits while the backlog is full.
 
 Standard library only, like `jsonlines`.
 """
@@ -13,7 +14,6 @@ import select
 import socket
 import struct
 import time
-from contextlib import suppress
 from pathlib import Path
 
 _SO_PEERPIDFD = 77
@@ -31,8 +31,7 @@ def listen(path: Path | str, mode: int = 0o600) -> socket.socket:
     Raises:
         OSError: any error of bind(2) or listen(2).
     """
-    with suppress(FileNotFoundError):
-        os.unlink(path)
+    Path(path).unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         before = os.umask(0o777 & ~mode)
@@ -109,7 +108,7 @@ def is_same_machine_root(connection: socket.socket) -> bool:
     pid, _ = peer(connection)
     try:
         same = all(
-            os.stat(f"/proc/{pid}/ns/{kind}").st_ino == os.stat(f"/proc/self/ns/{kind}").st_ino
+            Path(f"/proc/{pid}/ns/{kind}").stat().st_ino == Path(f"/proc/self/ns/{kind}").stat().st_ino
             for kind in ("pid", "user")
         )
     except OSError:

@@ -42,7 +42,7 @@ _MOST_CLIENTS = 16
 class ReplicaControl:
     """Switches a replica between running and quiesced; safe for several threads."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - an engine names those that it needs
         self,
         path: str,
         *,
@@ -248,9 +248,7 @@ class ReplicaControl:
         self._torn.add(name)
         try:
             fd, size = client.take(leases[name], _left_s(ends_s))
-            if size != weights.range.size_bytes:
-                os.close(fd)
-                raise RuntimeError(f"the holder's {name} has {size:,} bytes, the range {weights.range.size_bytes:,}")
+            _refuse_other_size(name, fd, size, weights.range.size_bytes)
             times.lap("take_s")
             weights.range.map_imported(fd)
             times.lap("map_s")
@@ -299,8 +297,7 @@ class ReplicaControl:
         stream = MessageStream(connection, LONGEST_LINE_BYTES)
         connection.settimeout(_REQUEST_S)
         try:
-            if not is_root_or_us(connection):
-                raise DriverError(Reason.NOT_TRUSTED, "only root and the replica's own user may use its helper")
+            _refuse_others(connection)
             while (message := stream.receive(_REQUEST_S)) is not None:
                 stream.send(self._answer(message))
         except DriverError as error:
@@ -315,7 +312,7 @@ class ReplicaControl:
             return error_message(error)
         except TimeoutError as error:
             return error_message(DriverError(Reason.DEADLINE_EXCEEDED, str(error)))
-        except Exception as error:  # answered to the client; the replica keeps running
+        except Exception as error:  # noqa: BLE001 - answered to the client; the replica keeps running
             reason = FAILED.get(str(operation), Reason.REQUEST_INVALID)
             return error_message(DriverError(reason, f"{type(error).__name__}: {error}"))
 
@@ -332,6 +329,17 @@ class ReplicaControl:
                 return {"quiet": self._quiet, "mapped": [piece.mapped for piece in self._ranges()]}
             case other:
                 raise DriverError(Reason.REQUEST_INVALID, f"there is no op {other!r:.100}")
+
+
+def _refuse_others(connection: socket.socket) -> None:
+    if not is_root_or_us(connection):
+        raise DriverError(Reason.NOT_TRUSTED, "only root and the replica's own user may use its helper")
+
+
+def _refuse_other_size(name: str, fd: int, size_bytes: int, expected_bytes: int) -> None:
+    if size_bytes != expected_bytes:
+        os.close(fd)
+        raise RuntimeError(f"the holder's {name} has {size_bytes:,} bytes, the range {expected_bytes:,}")
 
 
 @dataclass(frozen=True)
@@ -366,7 +374,7 @@ def _empty_caches() -> None:
     gc.collect()
     torch.cuda.empty_cache()
     for name in ("_host_emptyCache", "_accelerator_emptyHostCache"):
-        empty = getattr(torch._C, name, None)
+        empty = getattr(torch._C, name, None)  # noqa: SLF001 - torch has no public name for it
         if empty is not None:
             empty()
             break

@@ -31,6 +31,7 @@ from restore_driver.host.namespaces import open_entry
 from restore_driver.host.sigcont import continue_tree
 from restore_driver.host.trusted import require_trusted
 from restore_driver.steps.quiesce import QuiesceSteps
+from restore_driver.steps.tools import require_criu
 from restore_driver.steps.wake import wake
 from restore_driver.toolset import Toolset
 from restore_driver.wire.phase import Phase
@@ -66,10 +67,9 @@ class DumpSteps(QuiesceSteps):
     def gate(self, attempt: Attempt, deadline: Deadline) -> Details:
         """Refuse, besides, what CRIU cannot dump, an artifact directory that is not root's, and a full disk."""
         details = super().gate(attempt, deadline)
-        if self.tools.criu is None:
-            raise DriverError(Reason.CRIU_MISSING, "there is no CRIU", "restore_driver/criu/install.sh installs it")
+        criu = require_criu(self.tools)
         if proc.namespace_id(self.pid, "mnt") != proc.namespace_id(os.getpid(), "mnt"):
-            self.tools.criu.require_own_libraries()
+            criu.require_own_libraries()
         if not proc.has_session(self.pid):
             raise DriverError(
                 Reason.REQUEST_INVALID,
@@ -97,7 +97,7 @@ class DumpSteps(QuiesceSteps):
 
     def dump(self, attempt: Attempt, deadline: Deadline) -> Details:
         """Dump with CRIU and leave the tree stopped, so that its files stay what the image says they are."""
-        assert self.tools.criu is not None
+        criu = require_criu(self.tools)
         attempt.intend(stopped=True)
         images, work = self.context.draft.path / IMAGES, self.tools.state.work(attempt.key)
         work.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ class DumpSteps(QuiesceSteps):
         task = command.Dump(proc.pid_chain(self.pid)[-1], shell_job, user_id)
         try:
             entry = open_entry(self.pid, attempt.stack)
-            done = command.call(self.tools.criu, task, entry, images, work, deadline.left_s(), self.tools.kerndat)
+            done = command.call(criu, task, entry, images, work, deadline.left_s(), self.tools.kerndat)
         except DriverError as error:
             if proc.is_alive(self.pid):
                 raise
@@ -119,7 +119,7 @@ class DumpSteps(QuiesceSteps):
                 os.chown(path, 0, 0)
         # Stopped now, so no process starts or ends any more: this is the tree that was dumped.
         self.context.pids = pids = proc.tree(self.pid)
-        self.context.process = _describe(self.pid, pids, shell_job)
+        self.context.process = _describe(self.pid, pids, shell_job=shell_job)
         self.context.cuda_inside = tuple(proc.pid_chain(pid)[-1] for pid in attempt.facts["cuda_pids"] if pid in pids)
         frozen = re.search(r"Frozen time: (\d+) us", done.output)
         bytes_ = sum(path.stat().st_size for path in images.iterdir())
@@ -135,7 +135,13 @@ class DumpSteps(QuiesceSteps):
         continue_tree(self.pid, attempt.facts["start_ticks"])
         pids = [pid for pid in attempt.facts["cuda_pids"] if proc.is_alive(pid)]
         details = wake(
-            self.tools, self.replica, self.pid, pids, self.holder, deadline, lambda facts: attempt.intend(**facts)
+            self.tools,
+            self.replica,
+            self.pid,
+            cuda_pids=pids,
+            holder=self.holder,
+            deadline=deadline,
+            note=lambda facts: attempt.intend(**facts),
         )
         attempt.intend(went_on=True)
         return details
@@ -208,7 +214,7 @@ def _end_in_time(deadline: Deadline, step: str) -> None:
         deadline.left_s()
 
 
-def _describe(root_pid: int, pids: tuple[int, ...], shell_job: bool) -> ProcessTree:
+def _describe(root_pid: int, pids: tuple[int, ...], *, shell_job: bool) -> ProcessTree:
     chains = {pid: proc.pid_chain(pid)[-1] for pid in pids}
     return ProcessTree(
         root_pid=chains[root_pid],
@@ -224,7 +230,7 @@ def external_pipes(root_pid: int, pids: tuple[int, ...]) -> dict[str, str]:
     found = {}
     for number in ("0", "1", "2"):
         with suppress(OSError):
-            name = os.readlink(f"/proc/{root_pid}/fd/{number}")
+            name = str(Path(f"/proc/{root_pid}/fd/{number}").readlink())
             if name.startswith("pipe:") and not _both_ends_inside(name, pids):
                 found[number] = name
     return found
@@ -236,7 +242,7 @@ def _both_ends_inside(name: str, pids: tuple[int, ...]) -> bool:
         with suppress(OSError):  # a zombie has no descriptors
             for link in Path(f"/proc/{pid}/fd").iterdir():
                 with suppress(OSError):
-                    if os.readlink(link) == name:
+                    if str(link.readlink()) == name:
                         modes.add(link.lstat().st_mode & 0o600)
     return {0o400, 0o200} <= modes
 

@@ -34,9 +34,8 @@ class ParkSteps(QuiesceSteps):
     def gate(self, attempt: Attempt, deadline: Deadline) -> Details:
         """Refuse, besides, a machine without a GPU to free."""
         details = super().gate(attempt, deadline)
-        if self.tools.cuda is None:
+        if self.tools.cuda is None or self.context.memory is None:
             raise DriverError(Reason.CUDA_MISSING, self.tools.cuda_missing, "park is for replicas on a GPU")
-        assert self.context.memory is not None
         self.context.memory_proof = MemoryProof(self.context.pids, self.context.memory, self.tools.cuda.memory)
         return details
 

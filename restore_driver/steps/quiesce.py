@@ -17,6 +17,7 @@ from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
 from restore_driver.host.sockets import listeners
 from restore_driver.proof import prove as proof
+from restore_driver.steps.tools import require_cuda
 from restore_driver.steps.wake import process_root
 from restore_driver.toolset import Toolset
 from restore_driver.weights.loading import holder_of, require_held
@@ -114,8 +115,7 @@ class QuiesceSteps:
         """Run `step` on the CUDA processes, if there are any, and note those that are left."""
         if not attempt.facts["cuda_pids"]:
             return
-        assert self.tools.cuda is not None
-        left = step(self.tools.cuda, attempt.facts["cuda_pids"], deadline)
+        left = step(require_cuda(self.tools), attempt.facts["cuda_pids"], deadline)
         attempt.intend(cuda_pids=list(left))
         if not proc.is_alive(self.pid):
             raise DriverError(Reason.REPLICA_LOST, f"process {self.pid} ended while it was quiesced", "replace it")
@@ -152,13 +152,17 @@ def refuse_foreign(pid: int) -> None:
             f"process {pid} is PID 1 of its pid namespace",
             "start the server under an init that reaps (tini, `docker run --init`, a pod with a pause process)",
         )
-    try:
-        kernel_thread = not os.readlink(f"/proc/{pid}/exe")
-    except OSError:
-        kernel_thread = True
-    if kernel_thread:
+    if not _has_program(pid):
         raise DriverError(Reason.REQUEST_INVALID, f"process {pid} has no program: a kernel thread, or not ours")
     if os.getpid() in proc.tree(pid):
         raise DriverError(
             Reason.REQUEST_INVALID, f"process {pid} is this driver or a parent of it", "name the replica's process"
         )
+
+
+def _has_program(pid: int) -> bool:
+    try:
+        Path(f"/proc/{pid}/exe").readlink()
+    except OSError:
+        return False
+    return True

@@ -33,6 +33,7 @@ from restore_driver.host.namespaces import keep_open, open_entry
 from restore_driver.host.sigcont import continue_tree
 from restore_driver.host.trusted import require_trusted
 from restore_driver.steps.resume import ResumeSteps
+from restore_driver.steps.tools import require_criu
 from restore_driver.toolset import Toolset
 from restore_driver.wire.phase import Phase
 from restore_driver.wire.requests import RestoreRequest
@@ -64,9 +65,7 @@ class RestoreSteps(ResumeSteps):
     def gate(self, attempt: Attempt, deadline: Deadline) -> Details:
         """Refuse all that can be refused without touching anything."""
         request = self.request
-        if self.tools.criu is None:
-            raise DriverError(Reason.CRIU_MISSING, "there is no CRIU", "restore_driver/criu/install.sh installs it")
-        self.tools.criu.require_own_libraries()
+        require_criu(self.tools).require_own_libraries()
         self._take_hold(attempt)
         manifest = self.context.manifest
         self.context.namespace = self._placeholder_namespace()
@@ -113,7 +112,7 @@ class RestoreSteps(ResumeSteps):
         """Check that the artifact is what was verified when it was staged."""
         check, artifact = (reverify if self.request.verify else check_seal), self.request.artifact.absolute()
         manifest = check(artifact)
-        looked_at, held = os.stat(artifact), os.stat(self.context.artifact)
+        looked_at, held = artifact.stat(), self.context.artifact.stat()
         if (looked_at.st_ino, looked_at.st_dev) != (held.st_ino, held.st_dev) or manifest != self.context.manifest:
             raise DriverError(Reason.SEAL_BROKEN, f"{artifact} was replaced while it was looked at", "ask again")
         self.context.replica, self.context.proof = manifest.replica, manifest.proof
@@ -130,8 +129,7 @@ class RestoreSteps(ResumeSteps):
 
     def restore(self, attempt: Attempt, deadline: Deadline) -> Details:
         """Run CRIU in the placeholder's namespaces and cgroups; leave the tree stopped if memory is still missing."""
-        manifest, criu = self.context.manifest, self.tools.criu
-        assert criu is not None
+        manifest, criu = self.context.manifest, require_criu(self.tools)
         work = self.tools.state.work(attempt.key)
         work.mkdir(mode=0o700, parents=True, exist_ok=True)
         before = proc.members(self.context.namespace)
@@ -154,7 +152,7 @@ class RestoreSteps(ResumeSteps):
                     f"cgroups that are not visible here were not joined: {', '.join(entry.not_joined)}"
                 )
         self._find_restored()
-        times = re.findall(r"^(\w+) time: (\d+) us", done.output, re.M)
+        times = re.findall(r"^(\w+) time: (\d+) us", done.output, re.MULTILINE)
         times_s = {f"criu_{name.lower()}_s": int(value) / 1e6 for name, value in times}
         return {"criu_s": done.took_s, "huge_pages": huge, **times_s}
 

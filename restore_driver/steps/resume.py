@@ -57,8 +57,8 @@ class ResumeSteps:
             process_root(self.context.host_pid),
             loading,
             deadline,
-            lambda facts: attempt.intend(**facts),
-            ResumeState(leases=loading.leases),
+            note=lambda facts: attempt.intend(**facts),
+            state=ResumeState(leases=loading.leases),
         )
 
     def prove(self, attempt: Attempt, deadline: Deadline) -> Details:

@@ -57,10 +57,10 @@ class _Undos:
             self.tools,
             ReplicaSpec.model_validate(facts["replica"]),
             _still_the_same(facts),
-            (),  # `restore_cuda` has run before: its phase comes after the quiesce
-            Path(facts["holder"]) if facts.get("holder") else None,
-            deadline,
-            lambda memory: _note(facts, memory),
+            cuda_pids=(),  # `restore_cuda` has run before: its phase comes after the quiesce
+            holder=Path(facts["holder"]) if facts.get("holder") else None,
+            deadline=deadline,
+            note=lambda memory: _note(facts, memory),
             released=facts.get("released", False),
             memory_back=facts.get("memory_back", False),
         )

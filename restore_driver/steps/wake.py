@@ -14,7 +14,8 @@ from restore_driver.attempt.walk import Details
 from restore_driver.cuda import DeviceMap, tree_restore
 from restore_driver.deadline import Deadline
 from restore_driver.engines import Note, ProcessRoot, ResumeState
-from restore_driver.errors import DriverError, Reason
+from restore_driver.errors import DriverError
+from restore_driver.steps.tools import require_cuda
 from restore_driver.toolset import Toolset
 from restore_driver.weights.loading import Loading, begin_loading
 from restore_driver.wire.replica_spec import ReplicaSpec
@@ -33,13 +34,13 @@ def restore_cuda(tools: Toolset, pids: Sequence[int], device_map: DeviceMap | No
     """
     if not pids:
         return 0.0
-    if tools.cuda is None:
-        raise DriverError(Reason.CUDA_MISSING, tools.cuda_missing)
-    return max(tree_restore(tools.cuda, pids, device_map, deadline_s=deadline.left_s(), parallel=True).values())
+    return max(
+        tree_restore(require_cuda(tools), pids, device_map, deadline_s=deadline.left_s(), parallel=True).values()
+    )
 
 
-def resume_engine(
-    replica: ReplicaSpec, root: ProcessRoot, loading: Loading, deadline: Deadline, note: Note, state: ResumeState
+def resume_engine(  # noqa: PLR0913 - what an engine is resumed with, and until when
+    replica: ReplicaSpec, root: ProcessRoot, loading: Loading, deadline: Deadline, *, note: Note, state: ResumeState
 ) -> Details:
     """Resume the engine, then release the leases: what the replica has mapped stays its own.
 
@@ -53,15 +54,15 @@ def resume_engine(
     return details
 
 
-def wake(
+def wake(  # noqa: PLR0913 - the parts of a replica that was quiesced, each journaled by itself
     tools: Toolset,
     replica: ReplicaSpec,
     pid: int,
+    *,
     cuda_pids: Sequence[int],
     holder: Path | None,
     deadline: Deadline,
     note: Note,
-    *,
     released: bool = True,
     memory_back: bool = False,
 ) -> Details:
@@ -77,7 +78,7 @@ def wake(
     try:
         restore_cuda(tools, cuda_pids, None, deadline)
         state = ResumeState(leases=loading.leases, released=released, memory_back=memory_back)
-        return resume_engine(replica, process_root(pid), loading, deadline, note, state)
+        return resume_engine(replica, process_root(pid), loading, deadline, note=note, state=state)
     except DriverError:
         loading.release(deadline)
         raise

@@ -28,11 +28,17 @@ def main() -> None:
     default = os.environ.get(ENVIRONMENT) or LogFormat.TEXT
     parser.add_argument("--log-format", type=LogFormat, default=default, help="text, json or off")
     options = parser.parse_args()
-    huge_pages = not options.small_pages
     try:
-        serve(options.device, options.socket, options.budget_bytes, options.state, huge_pages, options.log_format)
+        serve(
+            options.device,
+            options.socket,
+            budget_bytes=options.budget_bytes,
+            state=options.state,
+            huge_pages=not options.small_pages,
+            log_format=options.log_format,
+        )
     except DriverError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         sys.exit(2)
 
 

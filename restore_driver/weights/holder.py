@@ -58,11 +58,12 @@ Handler = Callable[[Message, set[str]], Message]
 class Holder:
     """Serves one store on one socket."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its device, its limits and where it is reached
         self,
         device: Device,
         path: Path,
         budget_bytes: int,
+        *,
         state: Path | None,
         huge_pages: bool,
         log: Logger = SILENT,
@@ -129,29 +130,32 @@ class Holder:
         try:
             if _is_trusted(connection):
                 self._converse_with(stream, trusted=True)
-            elif self._replicas.acquire(blocking=False):
-                try:
-                    self._converse_with(stream, trusted=False)
-                finally:
-                    self._replicas.release()
             else:
-                raise DriverError(Reason.BUSY, f"{_MOST_REPLICAS} replicas are connected", "try again")
+                self._converse_with_replica(stream)
         except DriverError as error:
             self._log_refusal(stream, None, error)
             stream.send(error_message(error))
 
-    def _converse_with(self, stream: MessageStream, trusted: bool) -> None:
+    def _converse_with_replica(self, stream: MessageStream) -> None:
+        if not self._replicas.acquire(blocking=False):
+            raise DriverError(Reason.BUSY, f"{_MOST_REPLICAS} replicas are connected", "try again")
+        try:
+            self._converse_with(stream, trusted=False)
+        finally:
+            self._replicas.release()
+
+    def _converse_with(self, stream: MessageStream, *, trusted: bool) -> None:
         """Answer a connection's requests until it closes; then end the leases that it began."""
         begun: set[str] = set()
         with suppress(TimeoutError):  # a client that sends half a request, or holds a slot idle
             try:
-                while (message := self._next(stream, trusted)) is not None:
-                    self._answer(stream, message, trusted, begun)
+                while (message := self._next(stream, trusted=trusted)) is not None:
+                    self._answer(stream, message, begun, trusted=trusted)
             finally:
                 self._end(begun)
 
     @staticmethod
-    def _next(stream: MessageStream, trusted: bool) -> Message | None:
+    def _next(stream: MessageStream, *, trusted: bool) -> Message | None:
         """Receive a request; a trusted client holds leases and may be idle for as long as a restore takes."""
         return stream.receive(_REQUEST_S, first_byte_s=math.inf if trusted else _REPLICA_IDLE_S)
 
@@ -161,18 +165,18 @@ class Holder:
             for token in begun:
                 cleanup.callback(self.leases.release, token, patience_s=0.0)
 
-    def _answer(self, stream: MessageStream, message: Message, trusted: bool, begun: set[str]) -> None:
+    def _answer(self, stream: MessageStream, message: Message, begun: set[str], *, trusted: bool) -> None:
         what = str(message.get("do"))
         try:
             check_version(message)
-            self._refuse_stranger(what, trusted)
+            self._refuse_stranger(what, trusted=trusted)
             if what == "take":
                 self._send_memory(stream, text(message, "token"))
                 return
             answer = self._carry_out(stream, what, message, begun)
         except DriverError as error:
             answer = self._refused(stream, what, error)
-        except Exception as error:  # no memory, no thread, a file that is gone: the next request is served
+        except Exception as error:  # noqa: BLE001 - no memory, no thread, no file: the next request is served
             said = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
             answer = self._refused(stream, what, DriverError(Reason.WEIGHTS_FAILED, f"{what}: {said}"))
         stream.send(answer)
@@ -192,7 +196,7 @@ class Holder:
             os.close(fd)
 
     @staticmethod
-    def _refuse_stranger(what: str, trusted: bool) -> None:
+    def _refuse_stranger(what: str, *, trusted: bool) -> None:
         if not trusted and what not in FOR_REPLICAS:
             raise DriverError(
                 Reason.NOT_TRUSTED,

@@ -185,7 +185,7 @@ class Leases:
                 memory.copy_from(source)
         except DriverError as error:
             lease.failure = error
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - reported by the lease to the client that waits
             lease.failure = DriverError(Reason.WEIGHTS_FAILED, f"{type(error).__name__}: {error}")
         finally:
             lease.copy_s = time.monotonic() - began_s

@@ -84,11 +84,11 @@ def begin_loading(replica: ReplicaSpec, holder: Path | None, deadline: Deadline,
     if path is None:
         return Loading()
     require_trusted(path.parent)
-    loading = Loading(path, HolderClient(path))
-    assert loading.client is not None
+    client = HolderClient(path)
+    loading = Loading(path, client)
     try:
         for model in models_of(replica):
-            loading.leases[model] = loading.client.load(model, deadline.left_s(), gpus[0] if len(gpus) == 1 else None)
+            loading.leases[model] = client.load(model, deadline.left_s(), gpus[0] if len(gpus) == 1 else None)
     except DriverError:
         loading.close()
         raise

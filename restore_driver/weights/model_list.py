@@ -35,10 +35,10 @@ def read_models(path: Path) -> Iterator[Message]:
     except RecursionError as error:
         raise ValueError(str(error)) from error
     if not isinstance(content, list):
-        raise ValueError(f"{content!r:.100} is no list")
+        raise ValueError(f"{content!r:.100} is no list")  # noqa: TRY004 - the file is at fault
     for about in content:
         if not isinstance(about, dict):
-            raise ValueError(f"{about!r:.100} is no model")
+            raise ValueError(f"{about!r:.100} is no model")  # noqa: TRY004 - the same
         yield about
 
 

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from restore_driver.errors import DriverError, Reason
 
@@ -90,19 +91,25 @@ def check(layout: Layout, tensors: Mapping[str, Stored]) -> None:
 def _index_one(file: Path) -> dict[str, Stored]:
     try:
         with file.open("rb") as content:
-            (length,) = struct.unpack("<Q", content.read(8))
-            if length > _LONGEST_HEADER_BYTES:
-                raise ValueError(f"its header would be {length:,} bytes long")
-            header = json.loads(content.read(length))
-        begin, size = 8 + length, file.stat().st_size
-        found = {}
-        for name, about in header.items():
-            if name == "__metadata__":
-                continue
-            first, last = about["data_offsets"]
-            if not 0 <= first <= last or begin + last > size:
-                raise ValueError(f"tensor {name} lies outside of it")
-            found[name] = Stored(file, begin + first, last - first)
+            begin, header = _read_header(content)
+        size = file.stat().st_size
+        return {
+            name: _stored(name, about, file, begin, size) for name, about in header.items() if name != "__metadata__"
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise DriverError(Reason.WEIGHTS_FAILED, f"{file} is no safetensors file: {error}") from error
-    return found
+
+
+def _read_header(content: BinaryIO) -> tuple[int, dict[str, Any]]:
+    """Return where the tensors begin, in bytes, and what the header says of each."""
+    (length,) = struct.unpack("<Q", content.read(8))
+    if length > _LONGEST_HEADER_BYTES:
+        raise ValueError(f"its header would be {length:,} bytes long")
+    return 8 + length, json.loads(content.read(length))
+
+
+def _stored(name: str, about: dict[str, Any], file: Path, begin: int, size_bytes: int) -> Stored:
+    first, last = about["data_offsets"]
+    if not 0 <= first <= last or begin + last > size_bytes:
+        raise ValueError(f"tensor {name} lies outside of it")
+    return Stored(file, begin + first, last - first)

@@ -15,8 +15,13 @@ from restore_driver.weights.device import CudaDevice, Device, HostDevice
 from restore_driver.weights.holder import Holder
 
 
-def serve(
-    device: str, path: Path, budget_bytes: int, state: Path | None, huge_pages: bool, log_format: LogFormat
+def serve(  # noqa: PLR0913, PLR0917 - the options of the holder's command
+    device: str,
+    path: Path,
+    budget_bytes: int,
+    state: Path | None,
+    huge_pages: bool,  # noqa: FBT001 - the same
+    log_format: LogFormat,
 ) -> None:
     """Read the models of a dead holder again, print `ready`, and serve until SIGTERM.
 
@@ -34,12 +39,12 @@ def serve(
     require_trusted(path.parent, owner=os.geteuid())
     refuse_second(path)
     log = open_log("weights-holder", log_format)
-    holder = Holder(open_device(device), path, budget_bytes, state, huge_pages, log)
+    holder = Holder(open_device(device), path, budget_bytes, state=state, huge_pages=huge_pages, log=log)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # reading models may take minutes
     for failure in holder.reload():
         log.warning("model_not_reloaded", reason=Reason.WEIGHTS_FAILED.value, detail=failure)
     signal.signal(signal.SIGTERM, lambda *_: holder.stop())
-    holder.serve(lambda: print("ready", flush=True))
+    holder.serve(lambda: print("ready", flush=True))  # noqa: T201 - a parent reads this line
 
 
 def open_device(name: str) -> Device:

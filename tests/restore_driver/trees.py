@@ -38,6 +38,11 @@ def state(pid: int) -> str:
     return _letter(Path(f"/proc/{pid}/stat"))
 
 
+def is_stopped(pid: int) -> bool:
+    """Return True while the process is stopped by a signal."""
+    return state(pid) == "T"
+
+
 def thread_states(pid: int) -> str:
     """A letter a thread, sorted."""
     return "".join(sorted(_letter(task / "stat") for task in Path(f"/proc/{pid}/task").iterdir()))

@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from restore_driver.attempt import journal as journals
+from restore_driver.attempt.facts import AttemptFacts
 from restore_driver.attempt.journal import Journal, abandoned, path_of, read
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.flock import try_lock
 
 ROOT = Path(__file__).parents[3]
 PHASES = ["gate", "lock", "seal", "weights-load", "place-files"]
@@ -23,7 +25,7 @@ FACTS = st.dictionaries(st.text(max_size=5), st.none() | st.integers() | st.text
 END = {"outcome": "failed", "reason": "DriverDied", "detail": "in phase seal"}
 
 
-def written(directory: Path, facts: list[dict[str, Any]]) -> Path:
+def written(directory: Path, facts: list[AttemptFacts]) -> Path:
     """A journal whose driver is gone, one phase for each of these facts."""
     journal = Journal.open(directory, "restore", "pod-1")
     for phase, known in zip(PHASES, facts, strict=False):
@@ -35,7 +37,7 @@ def written(directory: Path, facts: list[dict[str, Any]]) -> Path:
 
 @given(facts=st.lists(FACTS, min_size=1, max_size=5), data=st.data())
 def test_torn_at_any_byte_its_whole_lines_count_and_its_end_can_still_be_said(
-    facts: list[dict[str, Any]], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+    facts: list[AttemptFacts], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """kill -9, or a full disk, in the middle of a line; the next driver ends the record, and it stays ended."""
     directory = tmp_path_factory.mktemp("journals")
@@ -97,7 +99,7 @@ def test_what_was_tried_before_is_refused_with_how_it_ended(outcome: dict[str, A
 
 def forget_first(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     """The owner ends and forgets its journal between our opening and our lock."""
-    try_lock, left = journals.try_lock, [path]
+    left = [path]
 
     def lock(fd: int) -> bool:
         if left:

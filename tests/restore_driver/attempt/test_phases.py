@@ -251,7 +251,8 @@ def test_a_journal_left_by_a_dead_driver_says_what_was_begun(
 def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path, "restore", "pod-1")
     journal.begin("criu-restore")
-    journal.path.open("a").write('{"begin": "pro')
+    with journal.path.open("a") as file:
+        file.write('{"begin": "pro')
     entry = read(journal.path)
     journal.close(forget=True)
 

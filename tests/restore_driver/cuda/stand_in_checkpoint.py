@@ -39,7 +39,7 @@ class RestoreArgs(ctypes.Structure):
     _fields_ = (("pairs", ctypes.c_char_p), ("count", ctypes.c_uint))
 
 
-def arguments(asked):
+def arguments(asked: argparse.Namespace) -> object:
     if asked.timeout is not None:
         return ctypes.byref(ctypes.c_uint(asked.timeout))
     if asked.device_map is not None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
 from restore_driver.cuda import Cli, HelperClient, NotCuda, open_cuda
 from restore_driver.cuda.cli import read_failure
 from restore_driver.errors import DriverError, Reason
+from tests.restore_driver.cuda.conftest import StandIn
 
 LONG_S = 30.0
 
@@ -43,19 +45,19 @@ LONG_S = 30.0
         ),
     ],
 )
-def test_failures_in_the_programs_words(command, output, kind, reason):
+def test_failures_in_the_programs_words(command: str, output: str, kind: type[DriverError], reason: Reason) -> None:
     failed = read_failure(command, 1, output + "\n")
 
     assert (type(failed), failed.reason, failed.detail) == (kind, reason, f"{command}: {output}")
 
 
-def test_silent_failure_names_its_exit_code():
+def test_silent_failure_names_its_exit_code() -> None:
     failed = read_failure("cuda-checkpoint --action unlock --pid 7", 139, "")
 
     assert failed.detail == "cuda-checkpoint --action unlock --pid 7: it ended with 139 and printed nothing"
 
 
-def test_arguments_reach_the_driver(stand_in):
+def test_arguments_reach_the_driver(stand_in: StandIn) -> None:
     """The lock's time in milliseconds and the map, as the program takes them."""
     subject = stand_in.spawn()
     program = stand_in.cli()
@@ -71,7 +73,7 @@ def test_arguments_reach_the_driver(stand_in):
     ]
 
 
-def test_hung_program_is_killed_at_its_deadline(stand_in):
+def test_hung_program_is_killed_at_its_deadline(stand_in: StandIn) -> None:
     subject = stand_in.spawn()
     stand_in.fault("lock", subject.pid, "hang")
     with pytest.raises(DriverError) as missed:
@@ -80,16 +82,17 @@ def test_hung_program_is_killed_at_its_deadline(stand_in):
     assert missed.value.reason is Reason.DEADLINE_EXCEEDED
 
 
-def test_helper_is_preferred(stand_in):
+def test_helper_is_preferred(stand_in: StandIn) -> None:
     pytest.importorskip("cuda.bindings.driver")
     found, why_not = open_cuda(library_path=stand_in.directory)
+    assert found is not None
     try:
         assert (type(found), why_not) == (HelperClient, "")
     finally:
         found.close()
 
 
-def test_program_is_the_fallback(stand_in):
+def test_program_is_the_fallback(stand_in: StandIn) -> None:
     """With the reason why it is not the helper."""
     (stand_in.directory / "faults" / "init").write_text("100")
     program = stand_in.cli().program
@@ -99,7 +102,7 @@ def test_program_is_the_fallback(stand_in):
     assert why_not.startswith("CudaMissing: ")
 
 
-def test_nobody_is_there(tmp_path):
+def test_nobody_is_there(tmp_path: Path) -> None:
     """Both reasons are told."""
     library, program = tmp_path / "libcuda.so.1", tmp_path / "cuda-checkpoint"
     library.write_text("no library")
@@ -110,7 +113,7 @@ def test_nobody_is_there(tmp_path):
     assert helper.startswith("CudaMissing: ")
 
 
-def test_program_may_be_preferred(stand_in):
+def test_program_may_be_preferred(stand_in: StandIn) -> None:
     program = stand_in.cli().program
     assert os.stat(program).st_mode & stat.S_IXUSR
 

@@ -7,26 +7,29 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 
 import pytest
 
 from restore_driver.cuda import CudaState, MemoryProof, NotCuda, cuda_pids, tree_checkpoint, tree_lock, tree_restore
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
+from tests.restore_driver.cuda.conftest import World
 
 LONG_S = 30.0
 
 
-def test_lock_checkpoint_restore_unlock(world):
+def test_lock_checkpoint_restore_unlock(world: World) -> None:
     """The whole walk: each step leads where the table says, and the process is as it was."""
     subject = world.card.spawn()
     states = [world.processes.state(subject.pid)]
-    for step in (
+    steps: tuple[Callable[[], float], ...] = (
         lambda: world.processes.lock(subject.pid, LONG_S),
         lambda: world.processes.checkpoint(subject.pid, LONG_S),
         lambda: world.processes.restore(subject.pid, None, LONG_S),
         lambda: world.processes.unlock(subject.pid, LONG_S),
-    ):
+    )
+    for step in steps:
         assert step() >= 0.0
         states.append(world.processes.state(subject.pid))
 
@@ -40,7 +43,7 @@ def test_lock_checkpoint_restore_unlock(world):
     assert world.card.intact(subject)
 
 
-def test_checkpointed_process_holds_no_device_memory(world):
+def test_checkpointed_process_holds_no_device_memory(world: World) -> None:
     """The proof that park gives, and that it is refused while the memory is still held."""
     subject = world.card.spawn()
     proof = MemoryProof((subject.pid,), world.processes.memory(LONG_S), world.processes.memory)
@@ -57,7 +60,7 @@ def test_checkpointed_process_holds_no_device_memory(world):
     assert world.card.intact(subject)
 
 
-def test_actions_repeated_are_done_already(world):
+def test_actions_repeated_are_done_already(world: World) -> None:
     """A lock of a locked process and an unlock of a running one succeed: what was asked for is so."""
     subject = world.card.spawn()
     world.processes.unlock(subject.pid, LONG_S)
@@ -74,7 +77,7 @@ def test_actions_repeated_are_done_already(world):
     assert world.card.intact(subject)
 
 
-def test_wrong_order_is_refused_and_moves_nothing(world):
+def test_wrong_order_is_refused_and_moves_nothing(world: World) -> None:
     """Checkpoint or restore of a running process, lock or unlock of a checkpointed one."""
     subject = world.card.spawn()
     refusals = [
@@ -100,7 +103,7 @@ def test_wrong_order_is_refused_and_moves_nothing(world):
     assert world.card.intact(subject)
 
 
-def test_lock_gives_up_while_gpu_work_runs(world):
+def test_lock_gives_up_while_gpu_work_runs(world: World) -> None:
     """A lock that misses its time leaves the process running."""
     subject = world.card.spawn()
     world.card.occupy(subject)
@@ -111,7 +114,7 @@ def test_lock_gives_up_while_gpu_work_runs(world):
     assert world.processes.state(subject.pid, LONG_S) is CudaState.RUNNING
 
 
-def test_process_without_cuda(world):
+def test_process_without_cuda(world: World) -> None:
     """It is told apart from a failure, and left out of a tree."""
     subject = world.card.spawn()
     with subprocess.Popen(["sleep", "60"]) as other:
@@ -128,7 +131,7 @@ def test_process_without_cuda(world):
     assert found == (subject.pid,)
 
 
-def test_process_that_does_not_exist(world):
+def test_process_that_does_not_exist(world: World) -> None:
     """A PID that nobody has any more."""
     with subprocess.Popen(["true"]) as gone:
         gone.wait()
@@ -136,7 +139,7 @@ def test_process_that_does_not_exist(world):
         world.processes.state(gone.pid)
 
 
-def test_tree_goes_and_comes_back_whole(world):
+def test_tree_goes_and_comes_back_whole(world: World) -> None:
     """Two processes, side by side where the adapter can."""
     subjects = [world.card.spawn(), world.card.spawn()]
     pids = [subject.pid for subject in subjects]
@@ -151,7 +154,7 @@ def test_tree_goes_and_comes_back_whole(world):
     assert all(world.card.intact(subject) for subject in subjects)
 
 
-def refusal(step) -> str:
+def refusal(step: Callable[[], object]) -> str:
     """What a refused step says."""
     with pytest.raises(DriverError) as refused:
         step()

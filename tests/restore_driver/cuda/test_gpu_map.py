@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from random import Random
+from uuid import UUID
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +18,7 @@ UUIDS = st.uuids().map(lambda uuid: f"GPU-{uuid}")
 
 
 @st.composite
-def sides(draw):
+def sides(draw: st.DrawFn) -> tuple[list[str], list[str]]:
     """As many GPUs on both sides, some on both."""
     pool = draw(st.lists(UUIDS, min_size=1, max_size=12, unique=True))
     count = draw(st.integers(1, len(pool)))
@@ -23,7 +26,7 @@ def sides(draw):
 
 
 @given(sides())
-def test_one_to_one_and_identity_wherever_possible(both):
+def test_one_to_one_and_identity_wherever_possible(both: tuple[list[str], list[str]]) -> None:
     snapshot, placeholder = both
     found = device_map(snapshot, placeholder)
     mapped = {gpu: gpu for gpu in snapshot} if found is None else found
@@ -34,11 +37,11 @@ def test_one_to_one_and_identity_wherever_possible(both):
 
 
 @given(st.lists(UUIDS, min_size=0, max_size=8, unique=True), st.randoms())
-def test_the_same_gpus_in_any_order_need_no_map(gpus, random):
+def test_the_same_gpus_in_any_order_need_no_map(gpus: list[str], random: Random) -> None:
     assert device_map(gpus, random.sample(gpus, len(gpus))) is None
 
 
-def test_others_follow_in_order():
+def test_others_follow_in_order() -> None:
     assert device_map((A, B, C), (D, B, A)) == {A: A, B: B, C: D}
     assert device_map((A, B), (C, D)) == {A: C, B: D}
 
@@ -55,7 +58,7 @@ def test_others_follow_in_order():
         ((A,), (A.upper(),), f"{A.upper()!r} is no GPU's UUID"),
     ],
 )
-def test_refused(snapshot, placeholder, detail):
+def test_refused(snapshot: tuple[str, ...], placeholder: tuple[str, ...], detail: str) -> None:
     with pytest.raises(DriverError) as refused:
         device_map(snapshot, placeholder)
 
@@ -63,5 +66,5 @@ def test_refused(snapshot, placeholder, detail):
 
 
 @given(st.uuids())
-def test_a_uuid_is_its_16_bytes(uuid):
+def test_a_uuid_is_its_16_bytes(uuid: UUID) -> None:
     assert uuid_to_bytes(f"GPU-{uuid}") == uuid.bytes

@@ -12,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from restore_driver.errors import DriverError, Reason
 from restore_driver.host import proc
 from restore_driver.host.message_stream import MessageStream
 from restore_driver.logs import SILENT, LogFormat
+from tests.restore_driver.cuda.conftest import StandIn
 from tests.restore_driver.waiting import eventually
 
 LONG_S = 30.0
@@ -28,10 +30,10 @@ SHORT_S = 0.3
 FIRST, SECOND = (f"GPU-00000000-0000-0000-0000-00000000000{number}" for number in (1, 2))
 
 
-def test_one_helper_for_all_calls(stand_in, client):
+def test_one_helper_for_all_calls(stand_in: StandIn, client: HelperClient) -> None:
     subject = stand_in.spawn()
     client.start(LONG_S)
-    helper = client.helper_pid
+    helper = running_helper(client)
     client.lock(subject.pid, LONG_S)
     client.unlock(subject.pid, LONG_S)
 
@@ -39,7 +41,7 @@ def test_one_helper_for_all_calls(stand_in, client):
     assert stand_in.calls() == [f"lock {subject.pid} timeout_ms=27000", f"unlock {subject.pid}"]
 
 
-def test_took_s_is_the_calls_own_time(stand_in, client):
+def test_took_s_is_the_calls_own_time(stand_in: StandIn, client: HelperClient) -> None:
     """Not the start of the helper, which the first call waits for."""
     subject = stand_in.spawn()
     began_s = time.monotonic()
@@ -48,7 +50,7 @@ def test_took_s_is_the_calls_own_time(stand_in, client):
     assert 0.0 < took_s < time.monotonic() - began_s
 
 
-def test_device_map_reaches_the_driver(stand_in, client):
+def test_device_map_reaches_the_driver(stand_in: StandIn, client: HelperClient) -> None:
     subject = stand_in.spawn()
     stand_in.set_state(subject.pid, "checkpointed")
     client.restore(subject.pid, {FIRST: SECOND, SECOND: FIRST}, LONG_S)
@@ -65,7 +67,9 @@ def test_device_map_reaches_the_driver(stand_in, client):
         ("unlock", 401, "cuCheckpointProcessUnlock of process {pid}: CUDA_ERROR_ILLEGAL_STATE"),
     ],
 )
-def test_error_codes_name_call_process_and_code(stand_in, client, call, code, detail):
+def test_error_codes_name_call_process_and_code(
+    stand_in: StandIn, client: HelperClient, call: str, code: int, detail: str
+) -> None:
     subject = stand_in.spawn()
     stand_in.set_state(subject.pid, "locked")
     stand_in.fault(call, subject.pid, code)
@@ -77,10 +81,10 @@ def test_error_codes_name_call_process_and_code(stand_in, client, call, code, de
     assert client.state(subject.pid) is CudaState.LOCKED
 
 
-def test_hung_call_ends_its_helper_and_blocks_no_later_one(stand_in, client):
+def test_hung_call_ends_its_helper_and_blocks_no_later_one(stand_in: StandIn, client: HelperClient) -> None:
     hung, well = stand_in.spawn(), stand_in.spawn()
     client.start(LONG_S)
-    before = client.helper_pid
+    before = running_helper(client)
     stand_in.fault("lock", hung.pid, "hang")
     with pytest.raises(DriverError) as missed:
         client.lock(hung.pid, SHORT_S)
@@ -92,13 +96,13 @@ def test_hung_call_ends_its_helper_and_blocks_no_later_one(stand_in, client):
     wait_until_gone(before)
 
 
-def test_hung_call_harms_none_that_is_under_way(stand_in, client):
+def test_hung_call_harms_none_that_is_under_way(stand_in: StandIn, client: HelperClient) -> None:
     """The helper of a missed call lives on until the others' calls have their answers, or their own deadlines."""
     hung, slow = stand_in.spawn(), stand_in.spawn()
     client.start(LONG_S)
     for subject in (hung, slow):
         stand_in.fault("lock", subject.pid, "hang")
-    before = client.helper_pid
+    before = running_helper(client)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client.lock, slow.pid, 2.0)
         eventually(lambda: f"lock {slow.pid} timeout_ms=1800" in stand_in.calls(), "the lock call")
@@ -112,11 +116,11 @@ def test_hung_call_harms_none_that_is_under_way(stand_in, client):
     wait_until_gone(before)
 
 
-def test_stopped_helper_is_replaced(stand_in, client):
+def test_stopped_helper_is_replaced(stand_in: StandIn, client: HelperClient) -> None:
     """A helper that no longer answers at all, as under SIGSTOP."""
     subject = stand_in.spawn()
     client.start(LONG_S)
-    before = client.helper_pid
+    before = running_helper(client)
     os.kill(before, signal.SIGSTOP)
     with pytest.raises(DriverError) as missed:
         client.state(subject.pid, SHORT_S)
@@ -126,11 +130,11 @@ def test_stopped_helper_is_replaced(stand_in, client):
     wait_until_gone(before)
 
 
-def test_killed_helper_is_reported_and_replaced(stand_in, client):
+def test_killed_helper_is_reported_and_replaced(stand_in: StandIn, client: HelperClient) -> None:
     subject = stand_in.spawn()
     stand_in.fault("lock", subject.pid, "hang")
     client.start(LONG_S)
-    before = client.helper_pid
+    before = running_helper(client)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client.lock, subject.pid, LONG_S)
         eventually(lambda: stand_in.calls() != [], "a call")
@@ -142,7 +146,7 @@ def test_killed_helper_is_reported_and_replaced(stand_in, client):
     assert client.state(subject.pid, LONG_S) is CudaState.RUNNING
 
 
-def test_many_threads_ask_one_helper(stand_in, client):
+def test_many_threads_ask_one_helper(stand_in: StandIn, client: HelperClient) -> None:
     subjects = [stand_in.spawn() for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda subject: client.lock(subject.pid, LONG_S), subjects))
@@ -151,19 +155,19 @@ def test_many_threads_ask_one_helper(stand_in, client):
     assert sorted(stand_in.calls()) == sorted(f"lock {subject.pid} timeout_ms=27000" for subject in subjects)
 
 
-def test_helper_outlives_the_thread_that_first_asked(stand_in, client):
+def test_helper_outlives_the_thread_that_first_asked(stand_in: StandIn, client: HelperClient) -> None:
     """The kernel would kill it with the thread that started it."""
     starter = threading.Thread(target=client.start, args=(LONG_S,))
     starter.start()
     starter.join()
-    first = client.helper_pid
+    first = running_helper(client)
     subject = stand_in.spawn()
 
     assert client.state(subject.pid) is CudaState.RUNNING
     assert client.helper_pid == first
 
 
-def test_helper_dies_with_its_parent(stand_in, client):
+def test_helper_dies_with_its_parent(stand_in: StandIn, client: HelperClient) -> None:
     """Also while a call hangs in it."""
     subject = stand_in.spawn()
     stand_in.fault("state", subject.pid, "hang")
@@ -177,6 +181,7 @@ def test_helper_dies_with_its_parent(stand_in, client):
     command = [sys.executable, "-c", program, str(stand_in.directory), str(subject.pid)]
     root = Path(__file__).parents[3]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as parent:
+        assert parent.stdout is not None
         try:
             helper = int(parent.stdout.readline())
             eventually((stand_in.directory / "calls").exists, "a call")
@@ -186,15 +191,15 @@ def test_helper_dies_with_its_parent(stand_in, client):
     wait_until_gone(helper)
 
 
-def test_close_ends_the_helper(stand_in, client):
+def test_close_ends_the_helper(stand_in: StandIn, client: HelperClient) -> None:
     client.start(LONG_S)
-    helper = client.helper_pid
+    helper = running_helper(client)
     client.close()
 
     wait_until_gone(helper)
 
 
-def test_driver_that_does_not_start_is_missing(stand_in, client):
+def test_driver_that_does_not_start_is_missing(stand_in: StandIn, client: HelperClient) -> None:
     (stand_in.directory / "faults" / "init").write_text("100")
     with pytest.raises(DriverError) as missing:
         client.start(LONG_S)
@@ -202,7 +207,7 @@ def test_driver_that_does_not_start_is_missing(stand_in, client):
     assert (missing.value.reason, missing.value.detail) == (Reason.CUDA_MISSING, "cuInit: CUDA_ERROR_NO_DEVICE")
 
 
-def test_driver_that_hangs_at_its_start_misses_the_deadline(stand_in, client):
+def test_driver_that_hangs_at_its_start_misses_the_deadline(stand_in: StandIn, client: HelperClient) -> None:
     """A later call finds the helper up: one short deadline does not start it all over."""
     (stand_in.directory / "faults" / "init").write_text("hang")
     with pytest.raises(DriverError) as missed:
@@ -211,7 +216,7 @@ def test_driver_that_hangs_at_its_start_misses_the_deadline(stand_in, client):
     assert missed.value.reason is Reason.DEADLINE_EXCEEDED
 
 
-def test_machine_without_a_driver(tmp_path):
+def test_machine_without_a_driver(tmp_path: Path) -> None:
     """No libcuda anywhere, or one that is broken: missing, and never a crash."""
     pytest.importorskip("cuda.bindings.driver")
     (tmp_path / "libcuda.so.1").write_text("no library")
@@ -223,11 +228,19 @@ def test_machine_without_a_driver(tmp_path):
     assert missing.value.reason is Reason.CUDA_MISSING
 
 
+def running_helper(client: HelperClient) -> int:
+    """PID of the helper; fails where none runs."""
+    assert client.helper_pid is not None
+    return client.helper_pid
+
+
 def wait_until_gone(pid: int) -> None:
     eventually(lambda: not proc.is_alive(pid), f"the end of process {pid}")
 
 
-def test_another_version_is_refused_by_name(stand_in, client, monkeypatch):
+def test_another_version_is_refused_by_name(
+    stand_in: StandIn, client: HelperClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By the helper, whose agent may be of another release; and by the agent, when the helper's first line has it."""
     subject = stand_in.spawn()
     client.start(LONG_S)
@@ -243,28 +256,31 @@ def test_another_version_is_refused_by_name(stand_in, client, monkeypatch):
     assert {refused_by_agent.value.reason, refused_by_helper.value.reason} == {Reason.REQUEST_INVALID}
 
 
-def test_its_log_has_a_line_for_start_and_refusal_and_none_by_default(stand_in, capfd):
+def test_its_log_has_a_line_for_start_and_refusal_and_none_by_default(
+    stand_in: StandIn, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A one-shot command's terminal shows nothing of it."""
     pytest.importorskip("cuda.bindings.driver")
     subject = stand_in.spawn()
+    logs, pids = dict[LogFormat, list[dict[str, Any]]](), dict[LogFormat, int]()
     for form in (LogFormat.OFF, LogFormat.JSON):
         client = HelperClient(stand_in.directory, form)
         client.start(LONG_S)
         with pytest.raises(DriverError):
             client.restore(subject.pid, None, LONG_S)
-        pid = client.helper_pid
+        pids[form] = running_helper(client)
         client.close()
-        lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+        logs[form] = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
 
-        if form is LogFormat.OFF:
-            assert lines == []
-    started, refused = lines
+    assert logs[LogFormat.OFF] == []
+    started, refused = logs[LogFormat.JSON]
+    pid = pids[LogFormat.JSON]
     assert (started["event"], started["process"], started["pid"]) == ("cuda_helper_started", "cuda-helper", pid)
     assert (refused["event"], refused["do"], refused["target_pid"]) == ("request_refused", "restore", subject.pid)
     assert (refused["reason"], refused["took_s"] >= 0.0) == ("CudaFailed", True)
 
 
-def test_a_request_without_a_thread_is_answered(stand_in):
+def test_a_request_without_a_thread_is_answered(stand_in: StandIn) -> None:
     """The helper lives on, and serves the next one."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -274,6 +290,7 @@ def test_a_request_without_a_thread_is_answered(stand_in):
             helper._start({"id": 7, "do": "memory", "version": 1})
         answer = MessageStream(ours, 10_000).receive(LONG_S)
 
+    assert answer is not None
     assert answer["id"] == 7
     assert answer["error"]["detail"] == "CUDA helper: can't start new thread"
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from restore_driver.cuda import GpuMemory, MemoryProof, MemoryReading, gpu_uuids
+from restore_driver.cuda import GpuMemory, HelperClient, MemoryProof, MemoryReading, gpu_uuids
 from restore_driver.cuda.memory import open_device_files
 from restore_driver.cuda.smi import parse_gpus, parse_processes, read_memory
 from restore_driver.errors import DriverError, Reason
+from tests.restore_driver.cuda.conftest import StandIn
 
 MIB = 1 << 20
 CARD = "GPU-00000000-0000-0000-0000-000000000001"
@@ -23,13 +25,13 @@ def reading(free_mib: int, processes: dict[int, int | None]) -> MemoryReading:
     return MemoryReading((GpuMemory(CARD, 1024 * MIB, free_mib * MIB),), processes)
 
 
-def proof(before: MemoryReading, after: MemoryReading):
+def proof(before: MemoryReading, after: MemoryReading) -> dict[str, Any]:
     """The proof's answer for two readings."""
     readings = iter([before])
     return MemoryProof((PID,), next(readings, after), lambda deadline_s: next(readings, after)).after(0.6)
 
 
-def test_listed_before_and_not_after():
+def test_listed_before_and_not_after() -> None:
     """The list of processes is the witness, whatever others did to the card meanwhile."""
     assert proof(reading(500, {PID: 300 * MIB, 1: MIB}), reading(400, {1: 400 * MIB})) == {
         "witness": "process-list",
@@ -40,7 +42,7 @@ def test_listed_before_and_not_after():
     }
 
 
-def test_never_listed_but_the_card_has_more():
+def test_never_listed_but_the_card_has_more() -> None:
     """In a container the list is empty: then the card must show it."""
     assert proof(reading(500, {}), reading(800, {})) == {
         "witness": "free-memory",
@@ -76,14 +78,14 @@ def test_never_listed_but_the_card_has_more():
         ),
     ],
 )
-def test_doubt_is_no_proof(before, after, doubt):
+def test_doubt_is_no_proof(before: MemoryReading, after: MemoryReading, doubt: str) -> None:
     with pytest.raises(DriverError) as refused:
         proof(before, after)
 
     assert (refused.value.reason, refused.value.detail) == (Reason.CUDA_FAILED, doubt)
 
 
-def test_witness_may_lag_behind():
+def test_witness_may_lag_behind() -> None:
     """The list still names it on the first look, and no more on the second."""
     readings = iter([reading(500, {PID: 9}), reading(500, {PID: 9}), reading(800, {})])
 
@@ -92,11 +94,12 @@ def test_witness_may_lag_behind():
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a mount namespace of its own")
-def test_open_device_file_is_doubt_enough():
+def test_open_device_file_is_doubt_enough() -> None:
     """A context lives by the device's file: no list and no number outweighs it."""
     script = "mount -t tmpfs none /dev && touch /dev/nvidia0 && exec 5</dev/nvidia0 && echo open && exec cat"
     command = ["unshare", "--mount", "sh", "-c", script]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
         assert child.stdout.readline() == "open\n"
         held = open_device_files(child.pid)
         readings = iter([reading(500, {child.pid: 9})])
@@ -108,13 +111,13 @@ def test_open_device_file_is_doubt_enough():
     assert refused.value.detail == f"process {child.pid} still holds /dev/nvidia0 open"
 
 
-def test_a_reading_sums_the_reported_memory_of_processes():
+def test_a_reading_sums_the_reported_memory_of_processes() -> None:
     found = reading(500, {1: 3, 2: None, 3: 4})
 
     assert found.process_memory_bytes((1, 2, 3, 9)) == 7
 
 
-def test_text_of_processes():
+def test_text_of_processes() -> None:
     """One line a process and card; the amount may be kept back."""
     text = "101, 512\n102, [N/A]\n101, 256\n103, [Not Supported]\n"
 
@@ -122,7 +125,7 @@ def test_text_of_processes():
     assert parse_processes("\n") == {}
 
 
-def test_text_of_cards():
+def test_text_of_cards() -> None:
     text = f"{CARD}, 143771, 143000\n{OTHER}, 143771, 17\n"
 
     assert parse_gpus(text) == (
@@ -131,7 +134,7 @@ def test_text_of_cards():
     )
 
 
-def test_nvml_and_nvidia_smi_agree(stand_in, client):
+def test_nvml_and_nvidia_smi_agree(stand_in: StandIn, client: HelperClient) -> None:
     """Both roads to the same numbers."""
     subject, gone = stand_in.spawn(), stand_in.spawn()
     stand_in.set_state(gone.pid, "checkpointed")
@@ -144,7 +147,7 @@ def test_nvml_and_nvidia_smi_agree(stand_in, client):
     assert gpu_uuids(30.0, stand_in.cli().smi_program) == (CARD, OTHER)
 
 
-def test_missing_nvidia_smi(tmp_path: Path):
+def test_missing_nvidia_smi(tmp_path: Path) -> None:
     with pytest.raises(DriverError) as missing:
         read_memory(1.0, str(tmp_path / "nvidia-smi"))
 

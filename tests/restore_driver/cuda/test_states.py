@@ -47,7 +47,7 @@ class Process:
         (CudaState.CHECKPOINTED, CudaAction.RESTORE, CudaState.LOCKED, [CudaAction.RESTORE]),
     ],
 )
-def test_allowed(before, action, after, called):
+def test_allowed(before: CudaState, action: CudaAction, after: CudaState, called: list[CudaAction]) -> None:
     """Each row of the table; where the end is reached already, nothing is called."""
     process = Process(before)
 
@@ -65,7 +65,7 @@ def test_allowed(before, action, after, called):
         *((CudaState.FAILED, action) for action in CudaAction),
     ],
 )
-def test_refused(before, action):
+def test_refused(before: CudaState, action: CudaAction) -> None:
     """What the table does not hold is refused, naming state and action, and the process is not touched."""
     process = Process(before)
     with pytest.raises(DriverError) as refused:
@@ -79,7 +79,7 @@ def test_refused(before, action):
     assert process == Process(before)
 
 
-def test_failed_call_that_reached_its_end_is_done():
+def test_failed_call_that_reached_its_end_is_done() -> None:
     """An unlock that fails while the process runs: somebody else unlocked it first."""
     process = Process(CudaState.LOCKED, fails=NOT_MOVED, after_failure=CudaState.RUNNING)
 
@@ -87,7 +87,7 @@ def test_failed_call_that_reached_its_end_is_done():
 
 
 @pytest.mark.parametrize("after", [CudaState.LOCKED, CudaState.FAILED])
-def test_failed_call_keeps_its_own_error(after):
+def test_failed_call_keeps_its_own_error(after: CudaState) -> None:
     """The look after it changes nothing about what is reported."""
     process = Process(CudaState.LOCKED, fails=NOT_MOVED, after_failure=after)
     with pytest.raises(DriverError) as failed:
@@ -96,7 +96,7 @@ def test_failed_call_keeps_its_own_error(after):
     assert failed.value is NOT_MOVED
 
 
-def test_missed_deadline_is_never_success():
+def test_missed_deadline_is_never_success() -> None:
     """A lock that gave up is reported even if somebody else has locked meanwhile: that lock is not ours to count on."""
     missed = DriverError(Reason.DEADLINE_EXCEEDED, "too late")
     process = Process(CudaState.RUNNING, fails=missed, after_failure=CudaState.LOCKED)

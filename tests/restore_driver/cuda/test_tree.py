@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import pytest
 
-from restore_driver.cuda import CudaState, bring_back, cuda_pids, maps_cuda, tree_checkpoint, tree_lock, tree_restore
+from restore_driver.cuda import (
+    CudaState,
+    HelperClient,
+    bring_back,
+    cuda_pids,
+    maps_cuda,
+    tree_checkpoint,
+    tree_lock,
+    tree_restore,
+)
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
+from tests.restore_driver.cuda.conftest import StandIn
 
 LONG_S = 30.0
 
 
 @pytest.fixture
-def pids(stand_in):
+def pids(stand_in: StandIn) -> list[int]:
     return [stand_in.spawn().pid for _ in range(3)]
 
 
-def words(stand_in) -> list[tuple[str, int]]:
+def words(stand_in: StandIn) -> list[tuple[str, int]]:
     """Call and PID of what was called."""
     return [(line.split()[0], int(line.split()[1])) for line in stand_in.calls()]
 
 
-def freeze(client, pids, deadline_s=LONG_S):
+def freeze(client: HelperClient, pids: list[int], deadline_s: float = LONG_S) -> tuple[int, ...]:
     """What the steps of a checkpoint do, with what their undo does on a failure."""
     deadline = Deadline.after("the checkpoint of the tree", deadline_s)
     try:
@@ -31,13 +41,13 @@ def freeze(client, pids, deadline_s=LONG_S):
         raise
 
 
-def test_all_are_locked_before_any_is_checkpointed(stand_in, client, pids):
+def test_all_are_locked_before_any_is_checkpointed(stand_in: StandIn, client: HelperClient, pids: list[int]) -> None:
     assert freeze(client, pids) == tuple(pids)
     assert words(stand_in)[:3] == [("lock", pid) for pid in pids]
     assert sorted(words(stand_in)[3:]) == sorted(("checkpoint", pid) for pid in pids)
 
 
-def test_all_are_restored_before_any_is_unlocked(stand_in, client, pids):
+def test_all_are_restored_before_any_is_unlocked(stand_in: StandIn, client: HelperClient, pids: list[int]) -> None:
     for pid in pids:
         stand_in.set_state(pid, "checkpointed")
     tree_restore(client, pids, None, deadline_s=LONG_S)
@@ -47,7 +57,9 @@ def test_all_are_restored_before_any_is_unlocked(stand_in, client, pids):
 
 @pytest.mark.parametrize("call", ["lock", "checkpoint"])
 @pytest.mark.parametrize("which", [0, 1, 2])
-def test_failure_brings_all_back(stand_in, client, pids, call, which):
+def test_failure_brings_all_back(
+    stand_in: StandIn, client: HelperClient, pids: list[int], call: str, which: int
+) -> None:
     stand_in.fault(call, pids[which], 999)
     with pytest.raises(DriverError) as failed:
         freeze(client, pids)
@@ -58,7 +70,9 @@ def test_failure_brings_all_back(stand_in, client, pids, call, which):
 
 
 @pytest.mark.parametrize("call", ["lock", "checkpoint"])
-def test_a_process_that_ends_meanwhile_is_none_of_the_tree_any_more(stand_in, client, call):
+def test_a_process_that_ends_meanwhile_is_none_of_the_tree_any_more(
+    stand_in: StandIn, client: HelperClient, call: str
+) -> None:
     """A compile worker, say: the driver knows nothing of it by then, and that is no failure."""
     subjects = [stand_in.spawn() for _ in range(3)]
     pids = [subject.pid for subject in subjects]
@@ -69,7 +83,7 @@ def test_a_process_that_ends_meanwhile_is_none_of_the_tree_any_more(stand_in, cl
     assert freeze(client, pids) == (pids[0], pids[2])
 
 
-def test_hung_checkpoint_brings_all_back(stand_in, client, pids):
+def test_hung_checkpoint_brings_all_back(stand_in: StandIn, client: HelperClient, pids: list[int]) -> None:
     """Through a fresh helper, as the old one is stuck."""
     stand_in.fault("checkpoint", pids[2], "hang")
     client.start(LONG_S)
@@ -80,7 +94,7 @@ def test_hung_checkpoint_brings_all_back(stand_in, client, pids):
     assert [client.state(pid) for pid in pids] == [CudaState.RUNNING] * 3
 
 
-def test_clean_up_that_fails_hides_nothing(stand_in, client, pids):
+def test_clean_up_that_fails_hides_nothing(stand_in: StandIn, client: HelperClient, pids: list[int]) -> None:
     stand_in.fault("checkpoint", pids[2], 999)
     stand_in.fault("unlock", pids[1], 999)
     with pytest.raises(DriverError) as failed:
@@ -90,7 +104,7 @@ def test_clean_up_that_fails_hides_nothing(stand_in, client, pids):
     assert [client.state(pid) for pid in pids] == [CudaState.RUNNING, CudaState.LOCKED, CudaState.RUNNING]
 
 
-def test_failed_restore_unlocks_nobody(stand_in, client, pids):
+def test_failed_restore_unlocks_nobody(stand_in: StandIn, client: HelperClient, pids: list[int]) -> None:
     """It is final: the caller ends the tree."""
     for pid in pids:
         stand_in.set_state(pid, "checkpointed")
@@ -102,7 +116,7 @@ def test_failed_restore_unlocks_nobody(stand_in, client, pids):
     assert [client.state(pid) for pid in pids] == [CudaState.LOCKED, CudaState.CHECKPOINTED, CudaState.LOCKED]
 
 
-def test_bring_back_from_anywhere_and_twice(stand_in, client, pids):
+def test_bring_back_from_anywhere_and_twice(stand_in: StandIn, client: HelperClient, pids: list[int]) -> None:
     for pid, state in zip(pids, ("running", "locked", "checkpointed"), strict=True):
         stand_in.set_state(pid, state)
 
@@ -110,7 +124,9 @@ def test_bring_back_from_anywhere_and_twice(stand_in, client, pids):
     assert [client.state(pid) for pid in pids] == [CudaState.RUNNING] * 3
 
 
-def test_search_does_not_pass_over_a_process_that_cannot_be_asked(stand_in, client, pids):
+def test_search_does_not_pass_over_a_process_that_cannot_be_asked(
+    stand_in: StandIn, client: HelperClient, pids: list[int]
+) -> None:
     """Unlike one without CUDA, it may hold half of the tree's state."""
     (stand_in.directory / "processes" / str(pids[0])).unlink()
     without = cuda_pids(pids, client, LONG_S, may_be=lambda pid: True)
@@ -122,6 +138,6 @@ def test_search_does_not_pass_over_a_process_that_cannot_be_asked(stand_in, clie
     assert failed.value.detail == f"cuCheckpointProcessGetState of process {pids[1]}: CUDA_ERROR_OPERATING_SYSTEM"
 
 
-def test_look_beforehand_needs_the_library_mapped(pids):
+def test_look_beforehand_needs_the_library_mapped(pids: list[int]) -> None:
     assert not maps_cuda(pids[0])
     assert not maps_cuda(1 << 22)

@@ -33,8 +33,13 @@ def test_none_is_an_answer_and_an_exception_is_raised_again() -> None:
 
 def test_a_hang_is_left_behind_with_its_own_descriptor(stranger: int) -> None:
     done, there = threading.Event(), list[int]()
+
+    def hang() -> None:
+        done.wait(30.0)
+        there.append(here())
+
     with pytest.raises(DriverError) as caught:
-        in_network_namespace(stranger, lambda: (done.wait(30.0), there.append(here())), 0.1)
+        in_network_namespace(stranger, hang, 0.1)
     threads = [thread for thread in threading.enumerate() if thread.name == f"netns-{stranger}"]
     done.set()
     for thread in threads:

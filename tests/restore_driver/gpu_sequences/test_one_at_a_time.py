@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 
 import pytest
 
@@ -22,8 +23,12 @@ def test_while_a_replica_is_checkpointed_nobody_else_works_on_it(other: str, rea
     meanwhile: list[Result] = []
 
     def ask() -> None:
-        second = {"park": card.park, "unpark": card.unpark, "checkpoint": lambda: card.checkpoint(end=True)}[other]
-        meanwhile.append(second())
+        requests: dict[str, Callable[[], Result]] = {
+            "park": card.park,
+            "unpark": card.unpark,
+            "checkpoint": lambda: card.checkpoint(end=True),
+        }
+        meanwhile.append(requests[other]())
 
     made = card.checkpoint(end=False, observe=at("criu-dump", ask))
 

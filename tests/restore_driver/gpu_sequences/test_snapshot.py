@@ -225,8 +225,11 @@ def test_two_restores_at_once_on_a_card_with_room_for_one(ready: Ready, place: P
     begun = threading.Barrier(2)
     results: list[Result] = []
 
+    def wait_for_both() -> None:
+        begun.wait(10.0)
+
     def one(placeholder: Placeholder) -> None:
-        results.append(card.restore(placeholder, at("weights-load", lambda: begun.wait(10.0) and None)))
+        results.append(card.restore(placeholder, at("weights-load", wait_for_both)))
 
     threads = [threading.Thread(target=one, args=(placeholder,)) for placeholder in placeholders]
     for thread in threads:

@@ -8,12 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
 from restore_driver.host import proc
 from restore_driver.host.sigcont import continue_tree
-from tests.restore_driver.trees import kill, state
+from tests.restore_driver.trees import is_stopped, kill, state
 from tests.restore_driver.waiting import eventually
 
 SUPERVISOR = """
@@ -39,7 +40,7 @@ def stopped_tree() -> Iterator[tuple[int, int]]:
         try:
             for pid in (parent.pid, child):
                 os.kill(pid, signal.SIGSTOP)
-                eventually(lambda pid=pid: state(pid) == "T", "its stop")
+                eventually(partial(is_stopped, pid), "its stop")
             yield parent.pid, child
         finally:
             kill((child, parent.pid))

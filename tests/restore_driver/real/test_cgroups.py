@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,12 @@ def cgroups() -> Iterator[dict[Path, Path]]:
         pytest.skip("no cgroup hierarchy may be written here")
     yield made
     for cgroup in made.values():
-        eventually(lambda it=cgroup: not (it / "cgroup.procs").read_text(), f"the end of those in {cgroup}")
+        eventually(partial(is_empty, cgroup), f"the end of those in {cgroup}")
         cgroup.rmdir()
+
+
+def is_empty(cgroup: Path) -> bool:
+    return not (cgroup / "cgroup.procs").read_text()
 
 
 def cgroups_of(pid: int) -> list[str]:

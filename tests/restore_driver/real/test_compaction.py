@@ -125,12 +125,13 @@ def saved_bytes(result: Result) -> int:
 def zeroed_bytes(plan: Plan) -> int:
     """Zeros that the first process wrote into private anonymous memory, less those written over afterwards."""
     last = {(region, page): what for region, page, what in plan["after"]}
-    return PAGE * sum(
+    pages: int = sum(
         last.get((number, page), what) == ZEROED
         for number, region in enumerate(plan["regions"])
         if region["kind"] == "anonymous"
         for page, what in enumerate(region["pages"])
     )
+    return PAGE * pages
 
 
 @settings(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -183,7 +184,7 @@ def stop_tracer(pid: int, reached: Callable[[], bool], driver: subprocess.Popen[
         criu = tracer(pid)
         if criu and reached():
             os.kill(criu, signal.SIGSTOP)
-            eventually(lambda stopped=criu: trees.state(stopped) == "T", "CRIU's stop")
+            eventually(partial(trees.is_stopped, criu), "CRIU's stop")
             if tracer(pid) == criu:
                 return criu
         time.sleep(0.001)

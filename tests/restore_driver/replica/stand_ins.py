@@ -87,10 +87,9 @@ def control(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Replica
     torch._C = types.SimpleNamespace()
     monkeypatch.setitem(sys.modules, "torch", torch)
     monkeypatch.setattr(module, "HolderClient", Holder)
-    made: Any = ReplicaControl(
-        str(tmp_path / "control.sock"), weights={"a": Holding(), "b": Holding()}, scratch=[Holding()]
-    )
-    yield made
+    weights: dict[str, Any] = {"a": Holding(), "b": Holding()}
+    scratch: list[Any] = [Holding()]
+    yield ReplicaControl(str(tmp_path / "control.sock"), weights=weights, scratch=scratch)
 
 
 def mapped(control: ReplicaControl) -> list[bool]:

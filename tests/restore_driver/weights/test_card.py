@@ -32,7 +32,18 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("cuda.bindings.driver")
     directory = tmp_path_factory.mktemp("card")
     source = Path(__file__).with_name("stand_in_memory.c")
-    command = ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", directory / "libcuda.so.1", source, "-ldl"]
+    command = [
+        "gcc",
+        "-shared",
+        "-fPIC",
+        "-O1",
+        "-Wall",
+        "-Werror",
+        "-o",
+        str(directory / "libcuda.so.1"),
+        str(source),
+        "-ldl",
+    ]
     subprocess.run(command, check=True)
     return directory
 

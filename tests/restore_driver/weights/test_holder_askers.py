@@ -209,7 +209,7 @@ def test_the_holder_of_another_card_refuses(tmp_path: Path) -> None:
         def uuid(self) -> str:
             return "GPU-1"
 
-    holder = Holder(Card(CARD), tmp_path / "socket", 64 * MIB, None, False)
+    holder = Holder(Card(CARD), tmp_path / "socket", 64 * MIB, state=None, huge_pages=False)
     holder._refuse_other_gpu("GPU-1")
     holder._refuse_other_gpu(None)
     with pytest.raises(DriverError, match="the replica is on GPU GPU-2, this holder's GPU is GPU-1"):

@@ -102,7 +102,7 @@ def test_a_day_of_a_holder(begin: Begin, tmp_path: Path) -> None:
     (tmp_path / "layout.json").write_text(
         json.dumps({"total_bytes": model.layout.total_bytes, "offsets_bytes": dict(model.layout.offsets_bytes)})
     )
-    preload = ("preload", "chat", *model.files, *socket, "--layout", tmp_path / "layout.json")
+    preload: tuple[str | Path, ...] = ("preload", "chat", *model.files, *socket, "--layout", tmp_path / "layout.json")
     first = forethaw(*preload).stdout
     what = f"chat: {model.layout.total_bytes:,} bytes, 4 tensors ({tmp_path}/layout.json); "
     assert first.startswith(f"{what}read in ")

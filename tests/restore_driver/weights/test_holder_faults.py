@@ -117,7 +117,7 @@ class Hanging(HostDevice):
 @contextmanager
 def serving(device: HostDevice, path: Path, weights: Weights) -> Iterator[Holder]:
     """A holder within this process, with a model."""
-    holder, ready = Holder(device, path, 64 * MIB, None, False), threading.Event()
+    holder, ready = Holder(device, path, 64 * MIB, state=None, huge_pages=False), threading.Event()
     threading.Thread(target=holder.serve, args=(ready.set,), daemon=True).start()
     assert ready.wait(20.0)
     holder.store.preload("m", tuple(weights.files), weights.layout, 1 << 30)
@@ -241,5 +241,7 @@ def test_models_may_come_and_go_while_they_are_counted(tmp_path: Path) -> None:
 def test_a_list_of_models_that_is_none_is_left_out(tmp_path: Path) -> None:
     for content in ("[7]", "7", '[{"model": "m"}]', '{"model": "m"}'):
         (tmp_path / "models.json").write_text(content)
-        holder = Holder(HostDevice(CARD), tmp_path / "socket", 64 * MIB, tmp_path / "models.json", False)
+        holder = Holder(
+            HostDevice(CARD), tmp_path / "socket", 64 * MIB, state=tmp_path / "models.json", huge_pages=False
+        )
         assert len(holder.reload()) == 1, content
