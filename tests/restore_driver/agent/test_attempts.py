@@ -141,5 +141,5 @@ def test_an_agent_killed_in_the_middle_is_cleaned_up_after_by_the_next(
     assert heard[-1] == {"event": "begin", "phase": "prove"}  # and no result
     assert (len(left), emptied) == (2, {1})
     assert code == 0
-    assert said.startswith("took back restore-pod-1-") and "kill-restored, take-files-back" in said
+    assert said.startswith("rolled back restore-pod-1-") and "kill-restored, take-files-back" in said
     assert (again.outcome, again.reason, "DriverDied" in (again.detail or "")) == ("refused", "AttemptedBefore", True)

@@ -13,7 +13,7 @@ from restore_driver.doctor.criu import judge
 from restore_driver.doctor.findings import Answer, broken, ok
 from restore_driver.doctor.kernel import is_gvisor
 from restore_driver.doctor.namespaces import hierarchies
-from restore_driver.doctor.show import in_short
+from restore_driver.doctor.findings import summary
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.process import Completed
 
@@ -95,7 +95,7 @@ def test_a_look_that_fails_becomes_a_finding_and_the_others_are_made() -> None:
         Finding("last", Verdict.BROKEN, "bent", "straighten it"),
     )
     assert not is_fit(findings)
-    assert in_short(findings) == "Missing or broken: refuses, crashes, last."
+    assert summary(findings) == "Missing or broken: refuses, crashes, last."
 
 
 def test_a_look_that_never_ends_is_given_up_with_those_behind_it() -> None:
@@ -129,7 +129,7 @@ def test_warnings_leave_a_machine_fit() -> None:
     findings = (Finding("a", Verdict.OK, ""), Finding("b", Verdict.WARNING, ""), Finding("c", Verdict.ABSENT, ""))
 
     assert is_fit(findings)
-    assert in_short(findings) == "All that is needed is there; 1 warning."
+    assert summary(findings) == "All that is needed is there; 1 warning."
 
 
 def test_every_check_has_a_name_of_its_own_and_a_row_in_the_document() -> None:

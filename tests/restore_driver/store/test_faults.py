@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from restore_driver.artifact.seal import check_seal
-from restore_driver.commands.transfer_bar import Bar
+from restore_driver.commands.console import TransferBar
 from restore_driver.errors import DriverError
 from restore_driver.host.mounts import mount, unmount
 from restore_driver.store import stage as staging_module
@@ -116,7 +116,7 @@ def test_a_stage_killed_after_sealing_is_taken_up(
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(staging_module, "swap_in", kill)
-        Stage(store.backend(), target, Limiter(None), Bar("", quiet=True), 5.0).run("noise", None)
+        Stage(store.backend(), target, Limiter(None), TransferBar("", quiet=True), 5.0).run("noise", None)
     staged = forethaw("stage", f"{store.url}/noise", target)
 
     assert (staged["outcome"], staged["fetched_bytes"]) == ("staged", 0)
@@ -300,7 +300,7 @@ def test_a_disk_that_fills_meanwhile_publishes_nothing(noise: Path, store: Store
             return self._backend.read(name, start, end)
 
     try:
-        task = Stage(Filling(store.backend()), disk / "noise", Limiter(None), Bar("", quiet=True), 5.0)  # type: ignore[arg-type]
+        task = Stage(Filling(store.backend()), disk / "noise", Limiter(None), TransferBar("", quiet=True), 5.0)  # type: ignore[arg-type]
         with pytest.raises(DriverError) as caught:
             task.run("noise", None)
 

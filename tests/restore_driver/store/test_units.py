@@ -8,7 +8,7 @@ import pytest
 
 from restore_driver.errors import DriverError, Reason
 from restore_driver.store.address import Access, local_path, open_store, split_snapshot
-from restore_driver.store.units import parse_bytes, parse_duration_s, write_bytes
+from restore_driver.store.units import format_bytes, parse_bytes, parse_duration_s
 
 HEX = "0123456789abcdef"
 
@@ -48,7 +48,7 @@ def test_what_is_no_amount_is_refused_with_option_and_value(text: str) -> None:
     ("number", "expected"), [(0, "0 B"), (999, "999 B"), (1530, "1.53 kB"), (42.2e6, "42.2 MB"), (1.5e12, "1.5 TB")]
 )
 def test_bytes_for_people(number: float, expected: str) -> None:
-    assert write_bytes(number) == expected
+    assert format_bytes(number) == expected
 
 
 @pytest.mark.parametrize(
