@@ -1,8 +1,8 @@
-"""A hold: whoever reads an artifact keeps it from being removed under his hands.
+"""Shared/exclusive flock(2) on an artifact's directory: readers block its removal.
 
-Readers (a restore, a push, a stage out of a mounted store) share an flock(2) on the artifact's directory; whoever would
-remove or replace it must have the lock alone, and goes away if he can't. The kernel frees it when a holder dies at
-whatever line, and a rename doesn't break it: it belongs to the directory, not to its name.
+Readers (a restore, a push, a stage out of a mounted store) share the lock; removing or replacing an artifact takes the
+exclusive lock and fails with BUSY if it cannot. The kernel releases a lock when its process dies at any line, and a
+rename does not: the lock belongs to the directory, not to its name.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from pathlib import Path
 from restore_driver.errors import DriverError, Reason
 
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF, errno.EISDIR}
-"""What a file system without locks on directories says (NFS does): nobody holds anything there."""
-_GLANCE_S = 1.0
-"""How long a reader waits for the lock: whoever looks whether an artifact is held has it for a moment, too."""
+"""Errors of file systems without locks on directories, such as NFS: there every lock is granted."""
+_READER_WAITS_S = 1.0
+"""How long a reader waits for the lock: `is_locked` takes it for a moment as well."""
 
 
 @contextmanager
-def reading(artifact: Path) -> Iterator[None]:
-    """Keeps an artifact in its place while the block runs; any number of readers may.
+def shared_lock(artifact: Path) -> Iterator[None]:
+    """Hold the shared lock of an artifact while the block runs: it is not removed or replaced.
 
     Raises:
-        DriverError: BUSY when it is being removed or replaced; MANIFEST_INVALID when it is no directory.
+        DriverError: BUSY while it is being removed or replaced; MANIFEST_INVALID if it is not a directory.
     """
-    fd = _lock(artifact, fcntl.LOCK_SH, f"{artifact} is being made, removed or replaced", wait_s=_GLANCE_S)
+    fd = _lock(artifact, fcntl.LOCK_SH, f"{artifact} is being made, removed or replaced", wait_s=_READER_WAITS_S)
     try:
         yield
     finally:
@@ -38,23 +38,23 @@ def reading(artifact: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone(artifact: Path) -> Iterator[None]:
-    """Keeps readers out while the block removes or replaces an artifact.
+def exclusive_lock(artifact: Path) -> Iterator[None]:
+    """Hold the exclusive lock of an artifact while the block removes or replaces it.
 
     Raises:
-        DriverError: BUSY while somebody reads it; MANIFEST_INVALID when it is no directory.
+        DriverError: BUSY while another process has a lock on it; MANIFEST_INVALID if it is not a directory.
     """
-    fd = _lock(artifact, fcntl.LOCK_EX, f"{artifact} is held by a reader, such as a restore", wait_s=0.0)
+    fd = _lock(artifact, fcntl.LOCK_EX, f"{artifact} is locked by a reader, such as a restore", wait_s=0.0)
     try:
         yield
     finally:
         os.close(fd)
 
 
-def is_held(artifact: Path) -> bool:
-    """Whether somebody reads, makes or removes it now; False for one that is gone."""
+def is_locked(artifact: Path) -> bool:
+    """Return True while an artifact is read, made or removed; False if it does not exist."""
     try:
-        with alone(artifact):
+        with exclusive_lock(artifact):
             return False
     except DriverError as error:
         return error.reason is Reason.BUSY
@@ -78,12 +78,13 @@ def _locked(fd: int, kind: int, until_s: float) -> bool:
     while True:
         try:
             fcntl.flock(fd, kind | fcntl.LOCK_NB)
-            return True
         except OSError as error:
             if error.errno in _NO_LOCKS:
                 return True
             if error.errno != errno.EWOULDBLOCK or time.monotonic() >= until_s:
                 return False
+        else:
+            return True
         time.sleep(0.005)
 
 

@@ -19,18 +19,18 @@ Artifact = Annotated[Path, typer.Argument(help="Directory of an artifact.")]
 
 def verify(artifact: Artifact, as_json: AsJson = False) -> None:
     """Verify every digest of an artifact and seal it, so that restores need look at the seal alone."""
-    from restore_driver.artifact import manifest as manifest_file
+    from restore_driver.artifact.manifest import load_manifest, manifest_digest
     from restore_driver.artifact.seal import verify_and_seal
 
     began_s = time.monotonic()
     try:
         seal = verify_and_seal(artifact.absolute())
-        manifest = manifest_file.load(artifact.absolute())
+        manifest = load_manifest(artifact.absolute())
     except DriverError as error:
         refuse("verify", error, as_json=as_json)
     _print_facts(
         as_json=as_json,
-        digest=manifest_file.digest(manifest),
+        digest=manifest_digest(manifest),
         files=len(manifest.files),
         bytes=sum(entry.size_bytes for entry in manifest.files),
         kernel_watches=seal.verity,
@@ -65,13 +65,13 @@ def compact(artifact: Artifact, as_json: AsJson = False) -> None:
 
 def inspect(artifact: Artifact, as_json: AsJson = False) -> None:
     """Show what an artifact holds and whether it fits this machine; exit code 1 if it does not."""
-    from restore_driver.artifact import manifest as manifest_file
+    from restore_driver.artifact.manifest import load_manifest, manifest_digest
     from restore_driver.artifact.seal import check_seal
     from restore_driver.compat.fingerprint import here
     from restore_driver.compat.rules import incompatibilities
 
     try:
-        manifest = manifest_file.load(artifact.absolute())
+        manifest = load_manifest(artifact.absolute())
     except DriverError as error:
         refuse("inspect", error, as_json=as_json)
     wanted = manifest.fingerprint
@@ -85,7 +85,7 @@ def inspect(artifact: Artifact, as_json: AsJson = False) -> None:
     _print_facts(
         as_json=as_json,
         name=manifest.name,
-        digest=manifest_file.digest(manifest),
+        digest=manifest_digest(manifest),
         created=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(manifest.created_unix_s)),
         bytes=sum(entry.size_bytes for entry in manifest.files),
         image_bytes=manifest.image_bytes,

@@ -266,13 +266,13 @@ def _exit_code(command: str, *, as_json: bool) -> Iterator[list[Any]]:
 
 
 def _print_pruned(done: Pruned) -> None:
-    from restore_driver.store.prune import HELD
+    from restore_driver.store.prune import LOCKED
 
     would, freed = ("would be removed", "would be freed") if done.dry_run else ("removed", "freed")
     for each in done.removed:
         typer.echo(f"{would}: {each['place']} of {each['name']}, {_size(each['bytes'])}: {each['reason']}")
     for each in done.kept:
-        if each["held"] or each["reason"] == HELD:
+        if each["locked"] or each["reason"] == LOCKED:
             typer.echo(f"stays: {each['place']} of {each['name']}: {each['reason']}")
     for place in done.swept:
         typer.echo(f"{would}: {place}: left by unfinished work")

@@ -14,7 +14,7 @@ from restore_driver.host.process import Completed, run
 
 _GOOD = "Looks good."
 _GOOD_BUT = "Looks good but some kernel features are missing"
-_MEND = "boot a kernel with CONFIG_CHECKPOINT_RESTORE and what is named, and give root its capabilities"
+_HINT = "boot a kernel with CONFIG_CHECKPOINT_RESTORE and what is named, and give root its capabilities"
 
 
 def program(machine: Machine) -> Answer:
@@ -48,7 +48,7 @@ def judge(done: Completed) -> Answer:
         )
     if done.exit_code != 0 or _GOOD not in lines:
         said = complaints or "; ".join(lines) or "nothing"
-        return broken(f"`criu check` ended with {done.exit_code} and said: {said}", _MEND)
+        return broken(f"`criu check` ended with {done.exit_code} and said: {said}", _HINT)
     if complaints:
         return warning(f"it looks good, but it said: {complaints}", "nothing, unless a dump or a restore names it")
     return ok(_GOOD)

@@ -10,9 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from restore_driver.artifact import manifest as manifests
-from restore_driver.artifact.manifest import IMAGES, MEMORY, CudaTree, ProcessTree
-from restore_driver.artifact.publish import Draft, refuse_what_is_no_artifact
+from restore_driver.artifact.manifest import IMAGES, MEMORY, CudaTree, ProcessTree, manifest_digest
+from restore_driver.artifact.publish import Draft, require_replaceable
 from restore_driver.artifact.seal import seal_as_it_is
 from restore_driver.attempt.context import Attempt, DumpContext
 from restore_driver.attempt.walk import Details, Step
@@ -76,7 +75,7 @@ class DumpSteps(QuiesceSteps):
                 f"the session of process {self.pid} began outside of its pid namespace, which CRIU cannot dump",
                 "start it with setsid",
             )
-        refuse_what_is_no_artifact(self.request.artifact.absolute())
+        require_replaceable(self.request.artifact.absolute())
         parent = self.request.artifact.absolute().parent
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         require_trusted(parent)
@@ -167,7 +166,7 @@ class DumpSteps(QuiesceSteps):
         manifest = draft.commit(self._about(), partial(_end_in_time, deadline))
         seal_as_it_is(draft.target)
         bytes_ = sum(entry.size_bytes for entry in manifest.files)
-        attempt.answer.update(artifact=str(draft.target), digest=manifests.digest(manifest), bytes=bytes_)
+        attempt.answer.update(artifact=str(draft.target), digest=manifest_digest(manifest), bytes=bytes_)
         return {"bytes": bytes_, "files": len(manifest.files)}
 
     def end(self, attempt: Attempt, deadline: Deadline) -> Details:

@@ -43,7 +43,9 @@ def pagemap(pages_id: int, runs: list[PageRun], *more: Field) -> bytes:
 
 def core(task_state: int = 1, rseq: int | None = None, *more: Field) -> bytes:
     """A thread's registers and the like: the task's state (3 is stopped), and where its rseq area is."""
-    thread = [(1, 0x7F00), (13, b"python")] + ([(15, message((1, rseq), (2, 32), (3, 7)))] if rseq is not None else [])
+    thread: list[Field] = [(1, 0x7F00), (13, b"python")] + (
+        [(15, message((1, rseq), (2, 32), (3, 7)))] if rseq is not None else []
+    )
     return image(
         CORE_MAGIC, message((1, 1), (3, message((1, task_state), (6, b"python"))), (5, message(*thread)), *more)
     )

@@ -10,10 +10,9 @@ import pytest
 from restore_driver.doctor import Finding, Machine, Verdict, examine, is_fit, storage
 from restore_driver.doctor.checks import SUBJECTS, Check
 from restore_driver.doctor.criu import judge
-from restore_driver.doctor.findings import Answer, broken, ok
+from restore_driver.doctor.findings import Answer, broken, ok, summary
 from restore_driver.doctor.kernel import is_gvisor
 from restore_driver.doctor.namespaces import hierarchies
-from restore_driver.doctor.findings import summary
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.process import Completed
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from restore_driver.artifact import manifest as manifests
 from restore_driver.artifact.compacting import compact_artifact
+from restore_driver.artifact.manifest import MEMORY, load_manifest
 from restore_driver.driver import Driver
 from restore_driver.host import proc
 from restore_driver.placeholder.create import Placeholder
@@ -111,7 +111,7 @@ def test_a_task_that_was_stopped_stays_so_and_the_others_run(state: Path, place:
         eventually(lambda: thread_states(child) == "T", "its stop")
         result, now = moved(Driver(open_toolset(state)), parent, tmp_path / "a" / "snapshot", place())
 
-    assert (filled_mib(result), (tmp_path / "a" / "snapshot" / manifests.MEMORY).exists()) == (0, False)
+    assert (filled_mib(result), (tmp_path / "a" / "snapshot" / MEMORY).exists()) == (0, False)
     assert (thread_states(now[child]), "T" in thread_states(now[parent])) == ("T", False)
 
 
@@ -120,7 +120,7 @@ def test_a_tree_in_its_callers_session_is_left_to_criu(state: Path, place: Place
     with family(*SHELL) as parent:
         result, now = moved(Driver(open_toolset(state)), parent, tmp_path / "a" / "snapshot", place())
 
-    assert manifests.load(tmp_path / "a" / "snapshot").process.shell_job
+    assert load_manifest(tmp_path / "a" / "snapshot").process.shell_job
     assert filled_mib(result) == 0
     assert all(proc.is_alive(pid) for pid in now.values())
 
