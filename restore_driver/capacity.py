@@ -54,7 +54,7 @@ def require_free_gpu_memory(
     """
     if not needed_bytes or cuda is None:
         return
-    free = sum(card.free_bytes for card in cuda.memory(deadline.left_s()).cards if card.uuid in uuids)
+    free = sum(gpu.free_bytes for gpu in cuda.memory(deadline.left_s()).cards if gpu.uuid in uuids)
     if free < needed_bytes:
         raise DriverError(
             Reason.TOO_LITTLE_MEMORY,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -16,7 +15,7 @@ from restore_driver.wire.replica_spec import ReplicaSpec
 
 
 class ParkedRecord(BaseModel):
-    """What `unpark` must know of a parked replica."""
+    """The facts of a parked replica that `unpark` needs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,7 +26,7 @@ class ParkedRecord(BaseModel):
     cuda_pids: tuple[int, ...]
     device_bytes: int
     """GPU memory that it held while it served; 0 where it is not known."""
-    cards: tuple[str, ...]
+    gpus: tuple[str, ...]
     """UUIDs of the GPUs that it was parked from."""
 
 
@@ -39,8 +38,9 @@ def record_path(state: StateDirectory, pid: int) -> Path:
 def write_record(state: StateDirectory, record: ParkedRecord) -> None:
     """Write a record by one rename, so that it is whole or not there."""
     path = record_path(state, record.pid)
-    path.with_suffix(".new").write_text(record.model_dump_json())
-    os.replace(path.with_suffix(".new"), path)
+    new = path.with_suffix(".new")
+    new.write_text(record.model_dump_json())
+    new.replace(path)
 
 
 def read_record(state: StateDirectory, pid: int) -> ParkedRecord:

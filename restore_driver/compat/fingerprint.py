@@ -1,4 +1,4 @@
-"""What a snapshot depends on: the machine and software that it was taken on."""
+"""Fingerprints: the properties of machine and software that a snapshot depends on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from restore_driver.host.process import run
 
 
 class Gpu(BaseModel):
-    """One GPU as the driver names it."""
+    """One GPU by model name, UUID and memory, as nvidia-smi reports them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,7 +22,7 @@ class Gpu(BaseModel):
 
 
 class Fingerprint(BaseModel):
-    """Everything whose change may break a restored process; `compatibility.py` judges two of them."""
+    """The properties whose change may break a restored process; `rules.py` compares two fingerprints."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,7 +40,7 @@ class Fingerprint(BaseModel):
 def here(
     *, image_digest: str | None = None, engine: str | None = None, engine_arguments: tuple[str, ...] = ()
 ) -> Fingerprint:
-    """Reads this machine; asks nvidia-smi, which takes a while: keep the answer."""
+    """Return the fingerprint of this machine; it runs nvidia-smi, which is slow: keep the result."""
     system = os.uname()
     gpus, driver = read_gpus()
     return Fingerprint(
@@ -57,7 +57,11 @@ def here(
 
 
 def read_gpus(deadline_s: float = 10.0) -> tuple[tuple[Gpu, ...], str | None]:
-    """The machine's NVIDIA GPUs in the driver's order, and the driver's version; empty without a driver."""
+    """Return the NVIDIA GPUs in the driver's order and the driver's version; `(), None` if nvidia-smi fails.
+
+    Raises:
+        PermissionError: nvidia-smi is on PATH and may not be executed.
+    """
     query = ["nvidia-smi", "--query-gpu=uuid,name,memory.total,driver_version", "--format=csv,noheader,nounits"]
     try:
         done = run(query, deadline_s=deadline_s)

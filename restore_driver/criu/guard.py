@@ -1,9 +1,9 @@
-"""A dump that has begun goes to its end, even when its driver is killed meanwhile.
+"""Keep a running `criu dump` alive if the driver dies, since killing CRIU mid-dump kills the replica.
 
-CRIU works from within: it puts code of its own into the replica's processes and takes it out again. If CRIU is killed
-in between, the replica dies of what is left. So a dump, unlike a restore, doesn't die with the driver. A guard waits
-for it, until the dump's deadline; and when the driver is gone by then, the guard lets the replica go on, as the next
-driver will: that one may have come too early, while CRIU still held all processes.
+CRIU injects code into the replica's processes and removes it again; if CRIU is killed in between, the replica crashes.
+So a dump, unlike a restore, outlives the driver. A guard process waits for it until the dump's deadline. If the driver
+has died by then, the guard resumes the replica, as the next driver does: that one may have come too early, while CRIU
+still had all processes stopped.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from restore_driver.host.process import close_all_but, die_with_parent, outlive_
 from restore_driver.host.sigcont import continue_tree
 
 _BEHIND_THE_DRIVER_S = 1.0
-"""A driver that lives keeps the deadline itself."""
+"""Added to the deadline: a living driver enforces it first."""
 
 
 def begin(replica_pid: int, deadline_s: float) -> None:
-    """Runs in a forked child of the driver: forks, stays behind as the guard, and returns in the grandchild, which dies
-    with the guard."""
+    """Fork: become the guard and never return, or return in the child, which dies with the guard.
+
+    Called in a forked child of the driver; `deadline_s` is the dump's.
+    """
     driver = os.getppid()
     ticks = proc.start_ticks(replica_pid)
     child = os.fork()

@@ -1,4 +1,4 @@
-"""Opening paths as a process in another root would, without ever leaving that root.
+"""Open paths as a process in another root would, without ever leaving that root.
 
 `/proc/PID/root/a/b` is not enough: an absolute symbolic link in there is followed in *our* root. openat2(2) with
 RESOLVE_IN_ROOT follows links as the other process would.
@@ -21,10 +21,10 @@ class _OpenHow(ctypes.Structure):
 
 
 def open_in_root(root_fd: int, path: str, flags: int) -> int:
-    """Opens a path within a root directory; the caller closes the descriptor.
+    """Open a path within a root directory; the caller closes the descriptor.
 
     Raises:
-        OSError: as the kernel says.
+        OSError: the path cannot be opened.
     """
     how = _OpenHow(flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
     fd = _libc.syscall(_SYS_OPENAT2, root_fd, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
@@ -34,7 +34,13 @@ def open_in_root(root_fd: int, path: str, flags: int) -> int:
 
 
 def open_parent(root_fd: int, path: str, *, make: bool = False) -> tuple[int, str]:
-    """The directory that a path lies in (made, mode 0755, if asked for), and the path's last part."""
+    """Open the directory of a path, and return its descriptor and the path's last part.
+
+    `make` creates missing directories with mode 0755. The caller closes the descriptor.
+
+    Raises:
+        OSError: a directory cannot be opened or created.
+    """
     pure = PurePosixPath("/") / path
     if make:
         for directory in reversed(pure.parents[:-1]):

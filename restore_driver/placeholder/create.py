@@ -1,7 +1,7 @@
-"""Making a placeholder on a machine without a container engine, and ending it.
+"""Create and end placeholders on a machine without a container engine.
 
-On Kubernetes the placeholder is the container of a pod and somebody else makes it; on a bare machine, in examples and
-in tests it is a PID 1 of ours (`init.py`) in namespaces of its own.
+On Kubernetes the placeholder is the container of a pod, made by the kubelet; on a bare machine, in examples and in
+tests it is a PID 1 of the driver's (`init.py`) in namespaces of its own.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ Network = Literal["host", "private"]
 
 @dataclass(frozen=True)
 class Placeholder:
-    """A placeholder's PID 1, as this pid namespace numbers it."""
+    """A placeholder's PID 1, by its PID in this process's namespace."""
 
     pid: int
 
     def members(self) -> dict[int, int]:
-        """Its processes: PID inside -> PID here."""
+        """Return its processes: PID inside -> PID here."""
         return proc.members(proc.namespace_id(self.pid, "pid"))
 
     def end(self) -> None:
-        """Kills its PID 1, with which the kernel kills every process in it; idempotent."""
+        """Kill its PID 1, and with it, by the kernel, every process in it; idempotent."""
         try:
             os.kill(self.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -45,16 +45,18 @@ class Placeholder:
 def create(
     *, network: Network = "host", root: Path = Path("/"), deadline_s: float = 10.0, output: int | None = None
 ) -> Placeholder:
-    """Starts a placeholder in pid, mount, ipc, uts and, if `private`, net namespaces of its own.
+    """Start a placeholder in pid, mount, ipc, uts and, if `private`, net namespaces of its own.
 
     Args:
-        network: `host` shares this machine's network, so that a restored server is reached at once; two clones of a
-            snapshot need a `private` one each.
-        root: directory that becomes its root; needs Python where this one has it, `proc` and `dev/shm`.
+        network: `host` shares this machine's network, so that a restored server can be reached directly; two clones of
+            a snapshot need a `private` one each.
+        root: directory that becomes its root; it needs Python at the same path as here, `proc` and `dev/shm`.
+        deadline_s: seconds until it must be ready.
         output: descriptor that becomes its standard output and error, and so the restored replica's.
 
     Raises:
-        DriverError: REQUEST_INVALID for who is not root; PLACEHOLDER_LOST when it does not come up within the deadline.
+        DriverError: REQUEST_INVALID unless run as root; PLACEHOLDER_LOST if its namespaces cannot be made or it is not
+            ready within the deadline.
     """
     if os.geteuid() != 0:
         raise DriverError(Reason.REQUEST_INVALID, "a placeholder needs root", "run it as root")
@@ -65,7 +67,7 @@ def create(
         unshare(flags)
         mount("", Path("/"), flags=MS_REC | MS_PRIVATE)
         first = os.fork()
-        if first:  # the child is PID 1; nobody here waits for it, this machine's init will
+        if first:  # the child is PID 1; this machine's init reaps it
             os.write(write_fd, b"%d\n" % first)
             os._exit(0)
 
@@ -82,19 +84,27 @@ def create(
         )
     except (OSError, subprocess.SubprocessError) as error:
         os.close(read_fd)
-        raise DriverError(Reason.PLACEHOLDER_LOST, f"a placeholder's namespaces can't be made here: {error}") from error
+        raise DriverError(
+            Reason.PLACEHOLDER_LOST, f"a placeholder's namespaces cannot be made here: {error}"
+        ) from error
     finally:
         os.close(write_fd)
     child.wait()
+    report = _read_report(read_fd, deadline_s)
+    placeholder = Placeholder(int(report.split(b"\n")[0]))
+    if not report.endswith(b"ready"):
+        placeholder.end()
+        raise DriverError(Reason.PLACEHOLDER_LOST, f"the placeholder's PID 1 was not ready within {deadline_s:g} s")
+    return placeholder
+
+
+def _read_report(read_fd: int, deadline_s: float) -> bytes:
+    """Read the PID of PID 1 and its `ready`; stop at the pipe's end, or when nothing comes within the deadline."""
     with os.fdopen(read_fd, "rb") as lines:
-        said = b""
-        while not said.endswith(b"ready") and select([lines], [], [], deadline_s)[0]:
+        report = b""
+        while not report.endswith(b"ready") and select([lines], [], [], deadline_s)[0]:
             more = os.read(lines.fileno(), 64)
             if not more:
                 break
-            said += more
-    placeholder = Placeholder(int(said.split(b"\n")[0]))
-    if not said.endswith(b"ready"):
-        placeholder.end()
-        raise DriverError(Reason.PLACEHOLDER_LOST, "the placeholder's first process did not come up")
-    return placeholder
+            report += more
+    return report

@@ -108,7 +108,15 @@ class DumpSteps(QuiesceSteps):
         task = command.Dump(proc.pid_chain(self.pid)[-1], shell_job, user_id)
         try:
             entry = open_entry(self.pid, attempt.stack)
-            done = command.call(self.tools.criu, task, entry, images, work, deadline.left_s(), self.tools.kerndat)
+            done = command.call(
+                self.tools.criu,
+                task,
+                entry,
+                images,
+                work,
+                deadline_s=deadline.left_s(),
+                kernel_cache=self.tools.kerndat,
+            )
         except DriverError as error:
             if proc.is_alive(self.pid):
                 raise
@@ -140,14 +148,14 @@ class DumpSteps(QuiesceSteps):
         return details
 
     def compact(self, attempt: Attempt, deadline: Deadline) -> Details:
-        """Drop zero pages of private anonymous memory, and offload what a restore fills in beside CRIU."""
+        """Drop zero pages of private anonymous memory, and offload what a restore fills in by itself."""
         self.context.compacted_bytes = 0
         if not self.request.compact:
             return {"compacted": False}
         images, memory = (self.context.draft.path / name for name in (IMAGES, MEMORY))
-        apart = None if self.context.process.shell_job else memory  # see criu/offload_selection.py
+        offloaded = None if self.context.process.shell_job else memory  # see criu/offload_selection.py
         try:
-            saved = compact(images, apart, look=deadline.left_s)
+            saved = compact(images, offloaded, check=deadline.left_s)
         except OSError as error:
             if not is_full(error):
                 raise
@@ -157,7 +165,7 @@ class DumpSteps(QuiesceSteps):
             "before_bytes": saved.before_bytes,
             "after_bytes": saved.after_bytes,
             "saved_bytes": saved.saved_bytes,
-            "apart_bytes": saved.apart_bytes,
+            "offloaded_bytes": saved.offloaded_bytes,
         }
 
     def publish(self, attempt: Attempt, deadline: Deadline) -> Details:

@@ -155,7 +155,9 @@ class RestoreSteps(ResumeSteps):
                 pages = transparent_huge_pages("always", self.tools.state.huge_pages, warn=attempt.warnings.append)
                 huge = attempt.stack.enter_context(pages)
             images = self.context.artifact / IMAGES
-            done = command.call(criu, task, entry, images, work, deadline.left_s(), self.tools.kerndat)
+            done = command.call(
+                criu, task, entry, images, work, deadline_s=deadline.left_s(), kernel_cache=self.tools.kerndat
+            )
             if entry.not_joined:
                 attempt.warnings.append(
                     f"cgroups that are not visible here were not joined: {', '.join(entry.not_joined)}"
@@ -181,7 +183,7 @@ class RestoreSteps(ResumeSteps):
         attempt.answer["start_ticks"] = proc.start_ticks(self.context.host_pid)
         if "placed" in attempt.facts:
             root = Path(f"/proc/{self.request.placeholder_pid}/root")
-            place.forget_aside(attempt.facts["placed"], root, attempt.key)
+            place.remove_aside(attempt.facts["placed"], root, attempt.key)
         return details
 
     def _placeholder_namespace(self) -> int:

@@ -102,7 +102,7 @@ class _Undos:
             return
         with _placeholder_root(facts) as root:
             if root is not None:
-                place.take_back(facts["placed"], root, facts["place_key"])
+                place.roll_back(facts["placed"], root, facts["place_key"])
 
     def kill_restored(self, facts: AttemptFacts, deadline: Deadline) -> None:
         """End all processes of the placeholder that were not there before CRIU: the replica and CRIU's own remains."""

@@ -1,4 +1,4 @@
-"""A step reads what an earlier phase has provided, and is refused by name what none has."""
+"""A step reads fields that an earlier phase has provided; reading another one is refused by name."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_provided_field_is_read_back() -> None:
 
 def test_a_field_read_too_early_is_refused_by_its_name_and_its_phase() -> None:
     with pytest.raises(DriverError) as caught:
-        Small().digest  # noqa: B018
+        Small().digest
 
     assert caught.value.reason is Reason.INTERNAL
     assert caught.value.detail == "Small.digest is read before phase seal has provided it"
@@ -60,7 +60,7 @@ def test_a_field_read_too_early_is_refused_by_its_name_and_its_phase() -> None:
 
 def test_a_field_that_no_context_declares_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no field surprise"):
-        Small().surprise  # type: ignore[attr-defined]  # noqa: B018
+        Small().surprise  # type: ignore[attr-defined]
 
 
 def test_a_walk_whose_step_reads_too_early_fails_with_field_and_phase() -> None:
@@ -101,10 +101,8 @@ facts = st.fixed_dictionaries(
 
 
 @given(noted=st.lists(facts, min_size=1, max_size=4))
-def test_facts_survive_the_death_of_the_driver(
-    noted: list[AttemptFacts], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """Whatever was noted, the journal that a killed driver leaves holds the union, the last value of each."""
+def test_facts_survive_a_killed_driver(noted: list[AttemptFacts], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The journal of a killed driver holds the union of all noted facts, the last value of each."""
     attempt = Attempt("restore", "pod-1")
     attempt.open_journal(tmp_path_factory.mktemp("journals"))
     expected: dict[str, Any] = {}
