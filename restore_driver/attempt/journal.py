@@ -105,7 +105,7 @@ def _lock(fd: int, path: Path, key: str) -> None:
 
 def _is_named(path: Path, fd: int) -> bool:
     try:
-        return os.stat(path).st_ino == os.fstat(fd).st_ino
+        return path.stat().st_ino == os.fstat(fd).st_ino
     except FileNotFoundError:
         return False
 

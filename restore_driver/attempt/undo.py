@@ -27,7 +27,7 @@ class RolledBack:
     """A sentence for each undo that failed."""
 
 
-def undo_phases(
+def undo_phases(  # noqa: PLR0913 - the table, the facts and the ports of one roll-back
     rows: Iterable[PhaseRow],
     begun: Collection[str],
     undos: Mapping[Undo, UndoStep],
@@ -47,6 +47,6 @@ def undo_phases(
         try:
             limit_s = max(UNDO_DEADLINE_S, row.deadline_s)
             undos[row.undo](facts, Deadline.after(f"undo {row.undo.value}", limit_s, clock))
-        except Exception as error:  # the undos before it must run, whatever this one raises
+        except Exception as error:  # noqa: BLE001 - the undos before it must run, whatever this one raises
             errors.append(f"{row.undo.value}: {type(error).__name__}: {error}")
     return RolledBack(tuple(undone), tuple(errors))

@@ -85,7 +85,7 @@ class _Walk:
             details = self._bound.steps[row.phase](self._attempt, deadline)
             if not row.irrevocable:
                 deadline.left_s()
-        except (Exception, KeyboardInterrupt) as error:  # after Ctrl-C, too, a tree that was stopped must not stay so
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - also Ctrl-C must resume a stopped tree
             failure = _as_driver_error(row.phase, error)
         self._observe("end", row.phase.value)
         self._note_time(row.phase.value, start_s, details)
@@ -110,7 +110,7 @@ class _Walk:
     def _release(self) -> None:
         try:
             self._attempt.stack.close()
-        except Exception as error:  # a proven replica is proven, whatever could not be cleaned up
+        except Exception as error:  # noqa: BLE001 - a proven replica is proven, whatever could not be cleaned up
             self._attempt.warnings.append(f"{type(error).__name__}: {error}")
 
     def _result(self, failed_in: Phase | None, failure: DriverError | None, rolled_back: RolledBack) -> Result:
@@ -139,8 +139,11 @@ class _Walk:
         )
 
     def _close_journal(self, result: Result) -> None:
-        """End the record. One that cannot be ended (a full disk) is removed: the next driver would take it for
-        abandoned and roll back what is well."""
+        """End the record.
+
+        One that cannot be ended (a full disk) is removed: the next driver would take it for abandoned and roll back a
+        successful attempt.
+        """
         journal = self._attempt.journal
         if journal is None:
             return

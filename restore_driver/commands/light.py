@@ -25,7 +25,7 @@ from restore_driver.errors import DriverError, Reason
 INTERRUPTED = 130
 
 
-class Declined(Exception):
+class Declined(Exception):  # noqa: N818 - not an error: the full command runs instead
     """The full command must run: to explain what is wrong, or to work without an agent."""
 
 

@@ -48,7 +48,7 @@ def _hook(argv: tuple[str, ...], process: ProcessRoot, deadline_s: float, reason
     with ExitStack() as stack:
         try:
             entry = open_entry(process.host_pid, stack, cgroups=True)
-            done = _run(argv, process, entry, deadline_s, reason, stack)
+            done = _run(argv, process, entry, stack, deadline_s=deadline_s, reason=reason)
         except DriverError as error:
             if error.reason is Reason.PLACEHOLDER_LOST:
                 raise DriverError(Reason.REPLICA_LOST, f"process {process.host_pid} does not exist") from error
@@ -61,8 +61,8 @@ def _hook(argv: tuple[str, ...], process: ProcessRoot, deadline_s: float, reason
     return {"program": argv[0], "exit_code": 0}
 
 
-def _run(
-    argv: tuple[str, ...], process: ProcessRoot, entry: Entry, deadline_s: float, reason: Reason, stack: ExitStack
+def _run(  # noqa: PLR0913 - a command line: program, process, namespaces, limit, and what a failure means
+    argv: tuple[str, ...], process: ProcessRoot, entry: Entry, stack: ExitStack, *, deadline_s: float, reason: Reason
 ) -> Completed:
     root_fd = keep_open(process.root, os.O_RDONLY | os.O_DIRECTORY, stack)
     cwd_fd = keep_open(Path(f"/proc/{process.host_pid}/cwd"), os.O_RDONLY | os.O_DIRECTORY, stack)

@@ -80,7 +80,7 @@ def create(
             stderr=subprocess.DEVNULL if output is None else output,
             pass_fds=(write_fd,),
             start_new_session=True,
-            preexec_fn=isolate,
+            preexec_fn=isolate,  # noqa: PLW1509 - only system calls and a fork, without a lock of another thread
         )
     except (OSError, subprocess.SubprocessError) as error:
         os.close(read_fd)

@@ -94,13 +94,13 @@ def judge(expect: Expectation, before: Recorded, got: Any) -> None:
     if isinstance(expect, NumbersWithin):
         _judge_numbers(expect, before, got)
     elif isinstance(expect, SameAsBefore):
-        _demand(got == before.answer, got, f"{shown(before.answer)} as before")
+        _demand(got, f"{shown(before.answer)} as before", holds=got == before.answer)
     elif isinstance(expect, ExactText):
-        _demand(got == expect.text, got, shown(expect.text))
+        _demand(got, shown(expect.text), holds=got == expect.text)
     elif isinstance(expect, Matches):
-        _demand(re.search(expect.pattern, got) is not None, got, f"a match of {expect.pattern!r}")
+        _demand(got, f"a match of {expect.pattern!r}", holds=re.search(expect.pattern, got) is not None)
     else:
-        _demand(_contains(got, expect.contains), got, f"at least {shown(expect.contains)}")
+        _demand(got, f"at least {shown(expect.contains)}", holds=_contains(got, expect.contains))
 
 
 def pointed(body: Any, pointer: str) -> Any:
@@ -146,7 +146,7 @@ def _judge_numbers(expect: NumbersWithin, before: Recorded, numbers: list[float]
             raise UnexpectedAnswerError(f"{number}, expected {median} within {tolerance:.3g}")
 
 
-def _demand(holds: bool, got: Any, expected: str) -> None:
+def _demand(got: Any, expected: str, *, holds: bool) -> None:
     if not holds:
         raise UnexpectedAnswerError(f"{shown(got)}, expected {expected}")
 

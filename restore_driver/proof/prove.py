@@ -29,7 +29,7 @@ from restore_driver.host.sockets import Listener, listeners
 from restore_driver.proof.expectations import Recorded, UnexpectedAnswerError, judge, observe, repeats, settle, shown
 from restore_driver.wire.replica_spec import InProcessEngine, KnownRequest, ReplicaSpec
 
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
 """Address at which a listener on all addresses is reached."""
 
 

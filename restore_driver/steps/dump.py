@@ -96,7 +96,8 @@ class DumpSteps(QuiesceSteps):
 
     def dump(self, attempt: Attempt, deadline: Deadline) -> Details:
         """Dump with CRIU and leave the tree stopped, so that its files stay what the image says they are."""
-        assert self.tools.criu is not None
+        if self.tools.criu is None:
+            raise DriverError(Reason.CRIU_MISSING, "there is no CRIU", "see `forethaw doctor`")
         attempt.intend(stopped=True)
         images, work = self.context.draft.path / IMAGES, self.tools.state.work(attempt.key)
         work.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -126,7 +127,7 @@ class DumpSteps(QuiesceSteps):
                 os.chown(path, 0, 0)
         # Stopped now, so no process starts or ends any more: this is the tree that was dumped.
         self.context.pids = pids = proc.tree(self.pid)
-        self.context.process = _describe(self.pid, pids, shell_job)
+        self.context.process = _describe(self.pid, pids, shell_job=shell_job)
         self.context.cuda_inside = tuple(proc.pid_chain(pid)[-1] for pid in attempt.facts["cuda_pids"] if pid in pids)
         frozen = re.search(r"Frozen time: (\d+) us", done.output)
         bytes_ = sum(path.stat().st_size for path in images.iterdir())
@@ -215,7 +216,7 @@ def _end_in_time(deadline: Deadline, step: str) -> None:
         deadline.left_s()
 
 
-def _describe(root_pid: int, pids: tuple[int, ...], shell_job: bool) -> ProcessTree:
+def _describe(root_pid: int, pids: tuple[int, ...], *, shell_job: bool) -> ProcessTree:
     chains = {pid: proc.pid_chain(pid)[-1] for pid in pids}
     return ProcessTree(
         root_pid=chains[root_pid],
@@ -231,7 +232,7 @@ def external_pipes(root_pid: int, pids: tuple[int, ...]) -> dict[str, str]:
     found = {}
     for number in ("0", "1", "2"):
         with suppress(OSError):
-            name = os.readlink(f"/proc/{root_pid}/fd/{number}")
+            name = str(Path(f"/proc/{root_pid}/fd/{number}").readlink())
             if name.startswith("pipe:") and not _both_ends_inside(name, pids):
                 found[number] = name
     return found
@@ -243,7 +244,7 @@ def _both_ends_inside(name: str, pids: tuple[int, ...]) -> bool:
         with suppress(OSError):  # a zombie has no descriptors
             for link in Path(f"/proc/{pid}/fd").iterdir():
                 with suppress(OSError):
-                    if os.readlink(link) == name:
+                    if str(link.readlink()) == name:
                         modes.add(link.lstat().st_mode & 0o600)
     return {0o400, 0o200} <= modes
 

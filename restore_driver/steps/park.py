@@ -36,7 +36,8 @@ class ParkSteps(QuiesceSteps):
         details = super().gate(attempt, deadline)
         if self.tools.cuda is None:
             raise DriverError(Reason.CUDA_MISSING, self.tools.cuda_missing, "park is for replicas on a GPU")
-        assert self.context.memory is not None
+        if self.context.memory is None:
+            raise DriverError(Reason.CUDA_FAILED, "the GPU memory of the replica could not be read")
         self.context.memory_proof = MemoryProof(self.context.pids, self.context.memory, self.tools.cuda.memory)
         return details
 

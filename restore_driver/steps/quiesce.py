@@ -114,7 +114,8 @@ class QuiesceSteps:
         """Run `step` on the CUDA processes, if there are any, and note those that are left."""
         if not attempt.facts["cuda_pids"]:
             return
-        assert self.tools.cuda is not None
+        if self.tools.cuda is None:
+            raise DriverError(Reason.CUDA_MISSING, self.tools.cuda_missing)
         left = step(self.tools.cuda, attempt.facts["cuda_pids"], deadline)
         attempt.intend(cuda_pids=list(left))
         if not proc.is_alive(self.pid):
@@ -153,11 +154,10 @@ def refuse_foreign(pid: int) -> None:
             "start the server under an init that reaps (tini, `docker run --init`, a pod with a pause process)",
         )
     try:
-        kernel_thread = not os.readlink(f"/proc/{pid}/exe")
+        Path(f"/proc/{pid}/exe").readlink()
     except OSError:
-        kernel_thread = True
-    if kernel_thread:
-        raise DriverError(Reason.REQUEST_INVALID, f"process {pid} has no program: a kernel thread, or not ours")
+        problem = f"process {pid} has no program: it is a kernel thread, or not accessible"
+        raise DriverError(Reason.REQUEST_INVALID, problem, "name the replica's process") from None
     if os.getpid() in proc.tree(pid):
         raise DriverError(
             Reason.REQUEST_INVALID, f"process {pid} is this driver or a parent of it", "name the replica's process"

@@ -120,9 +120,8 @@ class RestoreSteps(ResumeSteps):
         """Check that the artifact is what was verified when it was staged."""
         check, artifact = (verify if self.request.verify else check_seal), self.request.artifact.absolute()
         manifest = check(artifact)
-        looked_at, held = os.stat(artifact), os.stat(self.context.artifact)
-        if (looked_at.st_ino, looked_at.st_dev) != (held.st_ino, held.st_dev) or manifest != self.context.manifest:
-            raise DriverError(Reason.SEAL_BROKEN, f"{artifact} was replaced while it was looked at", "ask again")
+        if not artifact.samefile(self.context.artifact) or manifest != self.context.manifest:
+            raise DriverError(Reason.SEAL_BROKEN, f"{artifact} was replaced while it was checked", "request it again")
         self.context.replica, self.context.proof = manifest.replica, manifest.proof
         return {"verified": "digests" if self.request.verify else "seal"}
 
@@ -138,7 +137,8 @@ class RestoreSteps(ResumeSteps):
     def restore(self, attempt: Attempt, deadline: Deadline) -> Details:
         """Run CRIU in the placeholder's namespaces and cgroups; leave the tree stopped if memory is still missing."""
         manifest, criu = self.context.manifest, self.tools.criu
-        assert criu is not None
+        if criu is None:
+            raise DriverError(Reason.CRIU_MISSING, "there is no CRIU", "see `forethaw doctor`")
         work = self.tools.state.work(attempt.key)
         work.mkdir(mode=0o700, parents=True, exist_ok=True)
         before = proc.members(self.context.namespace)
@@ -163,7 +163,7 @@ class RestoreSteps(ResumeSteps):
                     f"cgroups that are not visible here were not joined: {', '.join(entry.not_joined)}"
                 )
         self._find_restored()
-        times = re.findall(r"^(\w+) time: (\d+) us", done.output, re.M)
+        times = re.findall(r"^(\w+) time: (\d+) us", done.output, re.MULTILINE)
         times_s = {f"criu_{name.lower()}_s": int(value) / 1e6 for name, value in times}
         return {"criu_s": done.took_s, "huge_pages": huge, **times_s}
 

@@ -38,7 +38,7 @@ def restore_cuda(tools: Toolset, pids: Sequence[int], device_map: DeviceMap | No
     return max(tree_restore(tools.cuda, pids, device_map, deadline_s=deadline.left_s(), parallel=True).values())
 
 
-def resume_engine(
+def resume_engine(  # noqa: PLR0913, PLR0917 - a phase's arguments, of two sequences
     replica: ReplicaSpec, root: ProcessRoot, loading: Loading, deadline: Deadline, note: Note, state: ResumeState
 ) -> Details:
     """Resume the engine, then release the leases: what the replica has mapped stays its own.
@@ -53,7 +53,7 @@ def resume_engine(
     return details
 
 
-def wake(
+def wake(  # noqa: PLR0913, PLR0917 - a phase's arguments, from a request or from a journal
     tools: Toolset,
     replica: ReplicaSpec,
     pid: int,

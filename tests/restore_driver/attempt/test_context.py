@@ -52,7 +52,7 @@ def test_a_provided_field_is_read_back() -> None:
 
 def test_a_field_read_too_early_is_refused_by_its_name_and_its_phase() -> None:
     with pytest.raises(DriverError) as caught:
-        Small().digest
+        Small().digest  # noqa: B018
 
     assert caught.value.reason is Reason.INTERNAL
     assert caught.value.detail == "Small.digest is read before phase seal has provided it"
@@ -60,7 +60,7 @@ def test_a_field_read_too_early_is_refused_by_its_name_and_its_phase() -> None:
 
 def test_a_field_that_no_context_declares_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no field surprise"):
-        Small().surprise  # type: ignore[attr-defined]
+        Small().surprise  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_a_walk_whose_step_reads_too_early_fails_with_field_and_phase() -> None:

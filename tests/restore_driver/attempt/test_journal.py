@@ -28,7 +28,7 @@ def written(directory: Path, facts: list[dict[str, Any]]) -> Path:
     """Write the journal of an ended driver, one phase for each of these facts."""
     journal = Journal.open(directory, "restore", "pod-1")
     for phase, known in zip(PHASES, facts, strict=False):
-        journal.facts = cast(AttemptFacts, known)
+        journal.facts = cast("AttemptFacts", known)
         journal.begin(phase)
     journal.close(forget=False)
     return journal.path

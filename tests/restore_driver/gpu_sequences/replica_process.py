@@ -33,7 +33,7 @@ torch.cuda = types.SimpleNamespace(  # type: ignore[attr-defined]
 torch._C = types.SimpleNamespace()  # type: ignore[attr-defined]
 sys.modules["torch"] = torch
 
-from restore_driver.replica.control import ReplicaControl
+from restore_driver.replica.control import ReplicaControl  # noqa: E402 (it must find the module above)
 
 
 class HostRange:
