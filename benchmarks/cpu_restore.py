@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from restore_driver.agent.client import ask, status
-from restore_driver.artifact import manifest as manifests
+from restore_driver.artifact.manifest import IMAGES, load_manifest
 from restore_driver.criu.compact import compact as compact_images
 from restore_driver.criu.find import find_criu
 from restore_driver.host import proc
@@ -81,7 +81,7 @@ def measure(work: Path, agent: subprocess.Popen[bytes], megabytes: int, repeats:
         checkpoint(socket, artifact, megabytes, compact=compact)
     for_criu = work / "for-criu"  # as compacted as the other, but with nothing set apart for the driver to fill in
     shutil.copytree(artifacts[False], for_criu)
-    compact_images(for_criu / manifests.IMAGES)
+    compact_images(for_criu / IMAGES)
 
     def through_agent(artifact: Path) -> Callable[[Placeholder], None]:
         def restore(placeholder: Placeholder) -> None:
@@ -151,8 +151,8 @@ def timed(restore: Callable[[Placeholder], None]) -> float:
 def bare_criu(artifact: Path, placeholder: Placeholder, work: Path) -> None:
     """CRIU by hand, as its own documentation says, into the placeholder."""
     criu = find_criu()
-    manifest = manifests.load(artifact)
-    images, log = artifact / manifests.IMAGES, work / "bare"
+    manifest = load_manifest(artifact)
+    images, log = artifact / IMAGES, work / "bare"
     log.mkdir(exist_ok=True)
     above = max(manifest.process.pids) + 64
     inherited = [f"--inherit-fd=fd[1]:{name}" for name in manifest.process.external.values()]

@@ -1,1 +1,1 @@
-"""The artifact: a directory that holds a replica, with a manifest that says what it is and digests that prove it."""
+"""Snapshot artifacts: a directory of images with a manifest that describes them and digests that verify them."""

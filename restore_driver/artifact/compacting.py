@@ -1,5 +1,7 @@
-"""Compacting an artifact that stands: a copy without zero pages, its large pieces of memory set apart, takes its place,
-or it stays as it was."""
+"""Compact a published artifact: replace it by a copy without zero pages, its large memory offloaded.
+
+The copy takes the artifact's place by one rename; after a failure at any line the artifact is unchanged.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from restore_driver.artifact import manifest as manifests
-from restore_driver.artifact.manifest import IMAGES, MEMORY
+from restore_driver.artifact.manifest import IMAGES, MEMORY, manifest_digest
 from restore_driver.artifact.publish import Draft
 from restore_driver.artifact.seal import seal_as_it_is, verify
 from restore_driver.capacity import require_free_disk
@@ -22,19 +23,19 @@ _FROM_THE_FILES = ("name", "files", "schema_version")
 
 @dataclass(frozen=True)
 class Compacted:
-    """What became of an artifact."""
+    """The artifact's digest after compaction, and what compaction did."""
 
     digest: str
     compaction: Compaction
 
     @property
     def replaced(self) -> bool:
-        """False when there was nothing to save, and nothing was touched."""
+        """False if there was nothing to save and the artifact is untouched."""
         return self.compaction.changed
 
 
 def compact_artifact(artifact: Path) -> Compacted:
-    """Verifies an artifact, compacts its images, and publishes the result in its place, verified and sealed.
+    """Verify an artifact, compact its images, and publish the result in its place, verified and sealed.
 
     Raises:
         DriverError: NOT_TRUSTED, MANIFEST_INVALID, DIGEST_MISMATCH for the artifact; DISK_FULL with it untouched.
@@ -46,20 +47,20 @@ def compact_artifact(artifact: Path) -> Compacted:
     try:
         for entry in before.files:
             _copy(artifact / entry.path, draft.path / entry.path)
-        apart = None if before.process.shell_job else draft.path / MEMORY
-        compaction = compact(draft.path / IMAGES, apart)
+        memory = None if before.process.shell_job else draft.path / MEMORY
+        compaction = compact(draft.path / IMAGES, memory)
         if not compaction.changed:
-            return Compacted(manifests.digest(before), compaction)
+            return Compacted(manifest_digest(before), compaction)
         about = {name: value for name, value in before if name not in _FROM_THE_FILES}
         after = draft.commit({**about, "compacted_bytes": before.compacted_bytes + compaction.saved_bytes})
         seal_as_it_is(artifact)
     finally:
         draft.close()
-    return Compacted(manifests.digest(after), compaction)
+    return Compacted(manifest_digest(after), compaction)
 
 
 def _copy(source: Path, target: Path) -> None:
-    """copy_file_range(2): file systems that can share blocks do.
+    """Copy a file by copy_file_range(2), which shares blocks where the file system can.
 
     No hard link: it would change the source's ctime, and so break its seal.
     """

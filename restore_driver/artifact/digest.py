@@ -1,8 +1,8 @@
-"""Digests of many files at once.
+"""Compute BLAKE3 digests of many files in parallel.
 
-BLAKE3, because staging must not be slower than the disk: several GB/s a core with SIMD, where SHA-256 gives half of one
-on machines without its instructions; and it is as collision resistant. Its library maps a large file and spreads it
-over the cores by itself; small files go side by side.
+BLAKE3, because staging must not be slower than the disk: several GB/s a core with SIMD, where SHA-256 reaches half a
+GB/s on machines without its instructions; and it is as collision resistant. Its library maps a large file and spreads
+it over the cores; small files are digested in parallel.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _CHUNK_BYTES = 1 << 20
 
 
 def digest_file(directory: int, name: str) -> tuple[int, str]:
-    """Size and BLAKE3 of a file beneath a directory.
+    """Return the size in bytes and the BLAKE3 digest (64 hex digits) of a file beneath a directory descriptor.
 
     Raises:
-        DriverError: NOT_TRUSTED when the name leads out, or to what is no regular file.
-        OSError: as the kernel says.
+        DriverError: NOT_TRUSTED if the name leads out of the directory, or not to a regular file.
+        OSError: the file cannot be opened or read.
     """
     fd = open_regular(directory, name)
     try:
@@ -45,28 +45,33 @@ def digest_file(directory: int, name: str) -> tuple[int, str]:
 
 
 def digest_files(directory: int, names: Iterable[str]) -> dict[str, tuple[int, str]]:
-    """Size and BLAKE3 of each file."""
+    """Return the size in bytes and the BLAKE3 digest of each file beneath a directory descriptor, by name.
+
+    Raises:
+        DriverError: NOT_TRUSTED, as `digest_file`.
+        OSError: as `digest_file`; the first of the names' order.
+    """
     wanted = list(names)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         return dict(zip(wanted, pool.map(lambda name: digest_file(directory, name), wanted), strict=True))
 
 
 def open_regular(directory: int, name: str) -> int:
-    """Opens a file beneath a directory for reading; a FIFO in its place is refused and not waited on.
+    """Open a file beneath a directory descriptor for reading; a FIFO in its place is refused without waiting.
 
     Raises:
-        DriverError: NOT_TRUSTED when the name leads out, or to what is no regular file.
-        OSError: as the kernel says.
+        DriverError: NOT_TRUSTED if the name leads out of the directory, or not to a regular file.
+        OSError: the file cannot be opened.
     """
     fd = open_beneath(directory, name, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise DriverError(Reason.NOT_TRUSTED, f"{name} is no regular file", "make it anew")
+        raise DriverError(Reason.NOT_TRUSTED, f"{name} is not a regular file", "make the snapshot again")
     return fd
 
 
 def list_files(directory: Path) -> tuple[str, ...]:
-    """Paths of all files below a directory, sorted; links and special files are listed as they are, not followed."""
+    """Return the relative paths of all files below a directory, sorted; links are listed and not followed."""
     found = []
     for where, directories, names in os.walk(directory):
         links = [name for name in directories if Path(where, name).is_symlink()]

@@ -1,8 +1,8 @@
-"""Making an artifact: in a hidden directory beside its place, and there by one rename.
+"""Publish an artifact atomically: write it into a hidden directory beside its place, then rename it.
 
 A crash at any line leaves the old artifact or the new one: everything is written and fsynced under a hidden name, the
-manifest last; if an older artifact stands there, renameat2(RENAME_EXCHANGE) swaps the two in one step. What a dead
-draft leaves is known by its name and by nobody holding its lock: `sweep` removes it.
+manifest last; if an older artifact is there, renameat2(RENAME_EXCHANGE) swaps the two in one step. A draft of a killed
+process has the hidden name and no lock: `sweep` removes it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from restore_driver.artifact.digest import digest_files, list_files
-from restore_driver.artifact.manifest import NAME, FileEntry, Manifest, to_bytes
-from restore_driver.artifact.read_lock import alone
+from restore_driver.artifact.manifest import MANIFEST_NAME, FileEntry, Manifest, manifest_bytes
+from restore_driver.artifact.read_lock import exclusive_lock
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.disk import is_full, sync
 from restore_driver.host.flock import lock, try_lock
@@ -29,7 +29,7 @@ PREFIX = ".draft-"
 
 
 class Draft:
-    """An artifact in the making; `path` is where its files are written."""
+    """An unpublished artifact; its files are written below `path`."""
 
     def __init__(self, target: Path, path: Path, fd: int) -> None:
         self.target, self.path, self._fd = target, path, fd
@@ -37,19 +37,19 @@ class Draft:
 
     @classmethod
     def open(cls, target: Path) -> Draft:
-        """Makes the hidden directory.
+        """Create and lock the hidden directory.
 
         Raises:
-            DriverError: NOT_TRUSTED when others than root may write beside the artifact; REQUEST_INVALID when what
-                stands there is no artifact, and would be lost.
+            DriverError: NOT_TRUSTED if others than root may write beside the artifact; REQUEST_INVALID if the target
+                is something else than an artifact, which would be lost.
         """
         target = target.absolute()
         require_trusted(target.parent, owner=os.geteuid())
-        refuse_what_is_no_artifact(target)
+        require_replaceable(target)
         sweep(target.parent)
         while True:
             path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{target.name}.", dir=target.parent))
-            with suppress(FileNotFoundError):  # swept by another before it was locked
+            with suppress(FileNotFoundError):  # swept by another process before it was locked
                 fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 lock(fd)
                 if path.exists():
@@ -57,12 +57,13 @@ class Draft:
                 os.close(fd)
 
     def commit(self, about: Mapping[str, Any], step: Callable[[str], None] = lambda _: None) -> Manifest:
-        """Digests the files, writes the manifest, publishes; `about` holds the manifest's other fields.
+        """Digest the files, write the manifest and publish; `about` holds the manifest's other fields.
 
-        `step` is told what comes next, for progress.
+        `step` is called with the name of each step before it begins.
 
         Raises:
             DriverError: DISK_FULL.
+            OSError: a file cannot be read or written.
         """
         try:
             step("digest")
@@ -76,8 +77,8 @@ class Draft:
             for name in names:
                 sync(self.path / name)
             step("manifest")
-            (self.path / NAME).write_bytes(to_bytes(manifest))
-            sync(self.path / NAME)
+            (self.path / MANIFEST_NAME).write_bytes(manifest_bytes(manifest))
+            sync(self.path / MANIFEST_NAME)
             for directory in {(self.path / name).parent for name in names} | {self.path}:
                 sync(directory)
             step("rename")
@@ -90,36 +91,48 @@ class Draft:
         return manifest
 
     def close(self) -> None:
-        """Lets go; a draft that was not published goes away."""
-        if not self._published:  # else an old artifact may stand under this name, held by a reader
+        """Release the lock, and remove a draft that was not published."""
+        if not self._published:  # else this name may belong to a replaced artifact that a reader has locked
             shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._fd)
-        sweep(self.target.parent)  # what this draft replaced, or another that replaced it, may have been held till now
+        sweep(self.target.parent)  # a replaced artifact may have been locked by a reader until now
 
 
 def swap_in(path: Path, target: Path, step: Callable[[str], None] = lambda _: None) -> None:
-    """Puts a finished directory in its place by one rename; what stood there goes away after."""
+    """Move a finished directory to its place by one rename, then remove the directory that it replaced.
+
+    Raises:
+        OSError: the directory cannot be renamed or its parent synced; the target is then the old or the new one.
+    """
     while not (_exchanged(path, target) or _renamed(path, target)):
-        pass  # whoever else publishes here came, or what stood there went, between the two
+        pass  # another process published or removed the target between the two calls
     sync(target.parent)
     step("remove old")
-    # The old one, if there was one; what a reader holds goes with the next sweep.
-    with suppress(DriverError), alone(path):
+    # The replaced directory, if any; one that a reader has locked is removed by the next sweep.
+    with suppress(DriverError), exclusive_lock(path):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def refuse_what_is_no_artifact(target: Path) -> None:
-    """An artifact, even a broken one, an empty directory or nothing may be replaced; whatever else would be lost."""
+def require_replaceable(target: Path) -> None:
+    """Refuse a target whose replacement would lose something else than an artifact.
+
+    An artifact, even a broken one, an empty directory, or nothing may be replaced.
+
+    Raises:
+        DriverError: REQUEST_INVALID.
+    """
     if not os.path.lexists(target):
         return
-    if target.is_symlink() or not target.is_dir() or (any(target.iterdir()) and not (target / NAME).is_file()):
+    if target.is_symlink() or not target.is_dir() or (any(target.iterdir()) and not (target / MANIFEST_NAME).is_file()):
         raise DriverError(
-            Reason.REQUEST_INVALID, f"{target} is there and is no artifact", f"give a new path, such as {target}/NAME"
+            Reason.REQUEST_INVALID,
+            f"{target} exists and is not an artifact",
+            f"give a new path, such as {target}/MANIFEST_NAME",
         )
 
 
 def sweep(root: Path) -> tuple[Path, ...]:
-    """Removes drafts that nobody is making any more."""
+    """Remove drafts whose process has ended, and return their paths."""
     removed = []
     for path in root.glob(f"{PREFIX}*"):
         with suppress(OSError):
@@ -143,9 +156,9 @@ def _exchanged(one: Path, other: Path) -> bool:
 
 
 def _renamed(one: Path, other: Path) -> bool:
-    """False when something stands there by now."""
+    """Rename a directory; return False if something else is there by now."""
     try:
-        os.rename(one, other)
+        one.rename(other)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             return False

@@ -25,7 +25,7 @@ def reading(artifact: Path) -> Iterator[None]:
     """Hold the shared lock of an artifact while the block runs.
 
     Raises:
-        DriverError: BUSY when it is being removed or replaced; MANIFEST_INVALID when it is no directory.
+        DriverError: BUSY while it is being removed or replaced; MANIFEST_INVALID if it is not a directory.
     """
     fd = _lock(artifact, True, f"{artifact} is being made, removed or replaced", wait_s=_GLANCE_S)
     try:
@@ -51,7 +51,7 @@ def alone(artifact: Path) -> Iterator[None]:
 def is_held(artifact: Path) -> bool:
     """Return True while an artifact is read, made or removed; False for one that does not exist."""
     try:
-        with alone(artifact):
+        with exclusive_lock(artifact):
             return False
     except DriverError as error:
         return error.reason is Reason.BUSY

@@ -1,9 +1,9 @@
-"""The seal: digests are verified once, when an artifact is staged; a restore looks only whether it is as it was then.
+"""Seal an artifact when it is staged, so that a restore can check it without reading it again.
 
-Sealing verifies every digest, makes everything read-only, has the kernel watch the files where the file system can
-(fs-verity: it then refuses to return bytes that changed), and records inode, size and both times of each. ctime can't
-be set by anybody, so a file that was written since shows it. The record lies beside the artifact, in a directory that
-only root may write; it names the manifest by its digest.
+Sealing verifies every digest, makes everything read-only, enables fs-verity where the file system has it (the kernel
+then refuses to return bytes that changed), and records inode, size and both times of each file. No process can set
+ctime, so a file that was written since differs from its record. The record lies beside the artifact, in a directory
+that only root may write.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from restore_driver.artifact.digest import digest_files, list_files, open_regular
-from restore_driver.artifact.manifest import NAME, Manifest, load
+from restore_driver.artifact.manifest import MANIFEST_NAME, Manifest, load_manifest
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.atomic import write_atomically
 from restore_driver.host.trusted import open_beneath, require_trusted
@@ -26,12 +26,13 @@ SUFFIX = ".seal"
 _CLOCK_REALTIME_COARSE = 5
 """The kernel's clock for times of files; Python has no name for it."""
 _LONGEST_TICK_MS = 50
-"""A file server's clock may be ahead for ever; it is not waited for."""
-_MEND = "verify and seal it again (forethaw verify), or stage it anew"
+"""Upper bound of the wait for the next tick: a file server's clock may stay ahead."""
+_STAGE_AGAIN = "stage it again"
+_HINT = f"verify and seal it again (forethaw verify), or {_STAGE_AGAIN}"
 
 
 class SealedFile(BaseModel):
-    """What the file system said of a file when its digest was verified."""
+    """Metadata of a file when its digest was verified."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,17 +44,17 @@ class SealedFile(BaseModel):
 
 
 class Seal(BaseModel):
-    """The record beside an artifact."""
+    """The record beside an artifact: metadata of each file by its path."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     files: dict[str, SealedFile]
     verity: bool
-    """The kernel itself watches the files."""
+    """fs-verity is enabled for every file."""
 
 
 def verify_and_seal(artifact: Path) -> Seal:
-    """Verifies every digest and seals; may be repeated.
+    """Verify every digest of an artifact and seal it; may be repeated.
 
     Raises:
         DriverError: NOT_TRUSTED, MANIFEST_INVALID, DIGEST_MISMATCH naming the file.
@@ -63,20 +64,20 @@ def verify_and_seal(artifact: Path) -> Seal:
 
 
 def seal_as_it_is(artifact: Path) -> Seal:
-    """Seals files whose digests were computed just now, by whoever wrote them.
+    """Seal files whose digests the caller has just computed or verified.
 
     Raises:
         DriverError: NOT_TRUSTED, MANIFEST_INVALID.
     """
-    manifest = load(artifact)
-    names = [entry.path for entry in manifest.files] + [NAME]
+    manifest = load_manifest(artifact)
+    names = [entry.path for entry in manifest.files] + [MANIFEST_NAME]
     directory = os.open(artifact, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        verity = all([_lock_down(directory, name) for name in names])
+        watched = [_lock_down(directory, name) for name in names]  # every file, also after one without fs-verity
         for where, _, _ in os.walk(artifact, topdown=False):
-            os.chmod(where, 0o500)
-        _let_the_clock_tick(directory, names)
-        seal = Seal(files={name: _look(directory, name) for name in names}, verity=verity)
+            Path(where).chmod(0o500)
+        _await_next_tick(directory, names)
+        seal = Seal(files={name: _sealed_file(directory, name) for name in names}, verity=all(watched))
     finally:
         os.close(directory)
     record = seal_path(artifact)
@@ -85,32 +86,32 @@ def seal_as_it_is(artifact: Path) -> Seal:
 
 
 def verify(artifact: Path) -> Manifest:
-    """Reads every byte and compares: nothing missing, nothing changed, nothing more.
+    """Compare every file of an artifact with its manifest by digest; refuse missing, changed and additional files.
 
     Raises:
         DriverError: NOT_TRUSTED, MANIFEST_INVALID, DIGEST_MISMATCH naming the file.
     """
     require_trusted(artifact, owner=os.geteuid())
-    _refuse_others(artifact)
-    manifest = load(artifact)
+    _require_only_root_writes(artifact)
+    manifest = load_manifest(artifact)
     expected = {entry.path: (entry.size_bytes, entry.digest) for entry in manifest.files}
-    present = set(list_files(artifact)) - {NAME}
+    present = set(list_files(artifact)) - {MANIFEST_NAME}
     if present != set(expected):
-        odd = sorted(present ^ set(expected))[0]
+        odd = min(present ^ set(expected))
         what = "is missing" if odd in expected else "is not in the manifest"
-        raise DriverError(Reason.DIGEST_MISMATCH, f"{artifact / odd} {what}", "stage it anew")
+        raise DriverError(Reason.DIGEST_MISMATCH, f"{artifact / odd} {what}", _STAGE_AGAIN)
     directory = os.open(artifact, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         for name, found in digest_files(directory, expected).items():
             if found != expected[name]:
-                raise DriverError(Reason.DIGEST_MISMATCH, f"{artifact / name} is not what was dumped", "stage it anew")
+                raise DriverError(Reason.DIGEST_MISMATCH, f"{artifact / name} is not what was dumped", _STAGE_AGAIN)
     finally:
         os.close(directory)
     return manifest
 
 
 def check_seal(artifact: Path) -> Manifest:
-    """Looks whether a sealed artifact is as it was; a stat a file, no content but the manifest's.
+    """Compare the metadata of a sealed artifact with its record; one stat a file, only the manifest is read.
 
     Raises:
         DriverError: SEAL_BROKEN naming the file; NOT_TRUSTED; MANIFEST_INVALID.
@@ -121,63 +122,67 @@ def check_seal(artifact: Path) -> Manifest:
         require_trusted(record, owner=os.geteuid())
         seal = Seal.model_validate_json(record.read_bytes())
     except (OSError, DriverError, ValidationError) as error:
-        raise DriverError(Reason.SEAL_BROKEN, f"{artifact} has no good seal: {error}", _MEND) from error
-    _refuse_others(artifact)
-    if set(list_files(artifact)) != set(seal.files):
-        odd = sorted(set(list_files(artifact)) ^ set(seal.files))[0]
-        raise DriverError(Reason.SEAL_BROKEN, f"{artifact / odd} came or went since it was sealed", _MEND)
+        raise DriverError(Reason.SEAL_BROKEN, f"{artifact} has no valid seal: {error}", _HINT) from error
+    _require_only_root_writes(artifact)
+    if different := set(list_files(artifact)) ^ set(seal.files):
+        odd = artifact / min(different)
+        raise DriverError(Reason.SEAL_BROKEN, f"{odd} was added or removed since the artifact was sealed", _HINT)
     directory = os.open(artifact, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         for name, was in seal.files.items():
-            if _look(directory, name) != was:
-                raise DriverError(Reason.SEAL_BROKEN, f"{artifact / name} changed since it was sealed", _MEND)
+            if _sealed_file(directory, name) != was:
+                raise DriverError(Reason.SEAL_BROKEN, f"{artifact / name} changed since it was sealed", _HINT)
     finally:
         os.close(directory)
-    return load(artifact)
-
-
-def reverify(artifact: Path) -> Manifest:
-    """Full verification, whatever the seal says.
-
-    Raises:
-        DriverError: as `verify`.
-    """
-    return verify(artifact)
+    return load_manifest(artifact)
 
 
 def seal_path(artifact: Path) -> Path:
-    """Where the record of an artifact lies."""
+    """Return the path of an artifact's seal record."""
     return artifact.with_name(artifact.name + SUFFIX)
 
 
-def _refuse_others(artifact: Path) -> None:
-    """What another user may write within could change between this look and CRIU's."""
+def _write_record(record: Path, seal: Seal) -> None:
+    new = record.with_name(record.name + ".new")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        write_all(fd, seal.model_dump_json().encode())
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    new.rename(record)
+
+
+def _require_only_root_writes(artifact: Path) -> None:
+    """Refuse files that another user may write: they could change between this check and CRIU's read."""
     for where, directories, names in os.walk(artifact):
         for path in (Path(where, name) for name in (*directories, *names)):
             status = path.lstat()
             if stat.S_ISLNK(status.st_mode):
-                continue  # refused elsewhere, whoever owns it
+                continue  # every caller refuses links
             if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 raise DriverError(
                     Reason.NOT_TRUSTED, f"{path} may be written by others than root", f"chown root {path}; chmod go-w"
                 )
 
 
-def _let_the_clock_tick(directory: int, names: list[str]) -> None:
-    """Times of files go by ticks of some milliseconds on older kernels: what is done to one in the tick in which it was
-    sealed would not show."""
-    newest_ns = max(_look(directory, name).ctime_ns for name in names)
+def _await_next_tick(directory: int, names: list[str]) -> None:
+    """Wait until the clock of file times has passed all files' ctime.
+
+    On older kernels it advances in ticks of some milliseconds: a write within the tick of the seal would not show.
+    """
+    newest_ns = max(_sealed_file(directory, name).ctime_ns for name in names)
     for _ in range(_LONGEST_TICK_MS):
         if time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) > newest_ns:
             return
         time.sleep(0.001)
 
 
-def _look(directory: int, name: str) -> SealedFile:
+def _sealed_file(directory: int, name: str) -> SealedFile:
     try:
         fd = open_beneath(directory, name, os.O_PATH | os.O_NOFOLLOW)
     except OSError as error:
-        raise DriverError(Reason.SEAL_BROKEN, f"{name}: {error.strerror}", _MEND) from error
+        raise DriverError(Reason.SEAL_BROKEN, f"{name}: {error.strerror}", _HINT) from error
     try:
         status = os.fstat(fd)
     finally:
@@ -192,7 +197,7 @@ def _look(directory: int, name: str) -> SealedFile:
 
 
 def _lock_down(directory: int, name: str) -> bool:
-    """Root's, read-only, and under the kernel's watch where it offers that; True if it does."""
+    """Make a file read-only and enable fs-verity; return True if fs-verity is enabled."""
     fd = open_regular(directory, name)
     try:
         if stat.S_IMODE(os.fstat(fd).st_mode) != 0o400:

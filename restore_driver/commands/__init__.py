@@ -1,5 +1,6 @@
-"""One module for each kind of command; `restore_driver/cli.py` puts them together.
+"""Commands of the driver, a module for each kind; `restore_driver/cli.py` assembles them.
 
-`option_table.py` says what the four attempts take, `light.py` sends them to an agent without typer, `attempts.py` makes
-typer's commands of them. Heavy imports wait until a command runs.
+`option_table.py` declares what the four attempts take, `light.py` sends them to an agent without typer, `attempts.py`
+makes typer's commands of them. `outcome.py` prints results and errors, `console.py` draws what needs rich. Heavy
+imports wait until a command runs.
 """

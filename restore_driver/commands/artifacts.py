@@ -1,4 +1,4 @@
-"""`forethaw verify | compact | inspect`: what may be done with an artifact that lies on this machine."""
+"""`forethaw verify | compact | inspect`: commands for an artifact on this machine."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Artifact = Annotated[Path, typer.Argument(help="Directory of an artifact.")]
 
 def verify(artifact: Artifact, as_json: AsJson = False) -> None:
     """Verify every digest of an artifact and seal it, so that restores need look at the seal alone."""
-    from restore_driver.artifact import manifest as manifests
+    from restore_driver.artifact.manifest import load_manifest, manifest_digest
     from restore_driver.artifact.seal import verify_and_seal
 
     began_s = time.monotonic()
     try:
         seal = verify_and_seal(artifact.absolute())
-        manifest = manifests.load(artifact.absolute())
+        manifest = load_manifest(artifact.absolute())
     except DriverError as error:
-        refuse(error, as_json)
-    _tell(
-        as_json,
-        digest=manifests.digest(manifest),
+        refuse("verify", error, as_json=as_json)
+    _print_facts(
+        as_json=as_json,
+        digest=manifest_digest(manifest),
         files=len(manifest.files),
         bytes=sum(entry.size_bytes for entry in manifest.files),
         kernel_watches=seal.verity,
@@ -39,10 +39,10 @@ def verify(artifact: Artifact, as_json: AsJson = False) -> None:
 
 
 def compact(artifact: Artifact, as_json: AsJson = False) -> None:
-    """Drop zero pages from an artifact's images and set large memory apart, as `checkpoint` does by default.
+    """Drop zero pages from an artifact's images and offload large memory, as `checkpoint` does by default.
 
-    A restore fills in what is set apart with all cores.
-    The new artifact replaces the old one at once, verified and sealed; until then the old one stays as it is.
+    A restore fills in offloaded memory with all cores.
+    The new artifact, verified and sealed, replaces the old one by one rename; until then the old one is unchanged.
     """
     from restore_driver.artifact.compacting import compact_artifact
 
@@ -50,30 +50,30 @@ def compact(artifact: Artifact, as_json: AsJson = False) -> None:
     try:
         done = compact_artifact(artifact.absolute())
     except DriverError as error:
-        refuse(error, as_json)
-    _tell(
-        as_json,
+        refuse("compact", error, as_json=as_json)
+    _print_facts(
+        as_json=as_json,
         digest=done.digest,
         replaced=done.replaced,
         before_bytes=done.compaction.before_bytes,
         after_bytes=done.compaction.after_bytes,
         saved_bytes=done.compaction.saved_bytes,
-        apart_bytes=done.compaction.apart_bytes,
+        offloaded_bytes=done.compaction.offloaded_bytes,
         took_s=time.monotonic() - began_s,
     )
 
 
 def inspect(artifact: Artifact, as_json: AsJson = False) -> None:
-    """Show what an artifact holds and whether it fits this machine; exit code 1 if it doesn't."""
-    from restore_driver.artifact import manifest as manifests
+    """Show what an artifact holds and whether it fits this machine; exit code 1 if it does not."""
+    from restore_driver.artifact.manifest import load_manifest, manifest_digest
     from restore_driver.artifact.seal import check_seal
     from restore_driver.compat.fingerprint import here
     from restore_driver.compat.rules import incompatibilities
 
     try:
-        manifest = manifests.load(artifact.absolute())
+        manifest = load_manifest(artifact.absolute())
     except DriverError as error:
-        refuse(error, as_json)
+        refuse("inspect", error, as_json=as_json)
     wanted = manifest.fingerprint
     machine = here(engine=wanted.engine, engine_arguments=wanted.engine_arguments)
     wrong = incompatibilities(wanted, machine, gpus=machine.gpus[: len(wanted.gpus)])
@@ -82,10 +82,10 @@ def inspect(artifact: Artifact, as_json: AsJson = False) -> None:
         sealed = "yes"
     except DriverError as error:
         sealed = f"no: {error.detail}"
-    _tell(
-        as_json,
+    _print_facts(
+        as_json=as_json,
         name=manifest.name,
-        digest=manifests.digest(manifest),
+        digest=manifest_digest(manifest),
         created=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(manifest.created_unix_s)),
         bytes=sum(entry.size_bytes for entry in manifest.files),
         image_bytes=manifest.image_bytes,
@@ -107,7 +107,7 @@ def inspect(artifact: Artifact, as_json: AsJson = False) -> None:
         raise typer.Exit(FAILED)
 
 
-def _tell(as_json: bool, **facts: Any) -> None:
+def _print_facts(*, as_json: bool, **facts: Any) -> None:
     if as_json:
         typer.echo(json.dumps(facts))
         return

@@ -1,7 +1,7 @@
 """`forethaw checkpoint | restore | park | unpark`: typer's commands, made from `option_table.py`.
 
-The resident agent carries the request out if one serves, else this process does. `light.py` has come first where an
-agent serves: what it declined (a usage error, `--help`, no agent) arrives here and is explained.
+The resident agent carries the request out if one serves, else this process does. `light.py` is tried first: what it
+declines (a usage error, `--help`, no agent) is run and explained here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Command = Callable[..., None]
 
 
 def typer_command(command: AttemptCommand, run: Callable[[AttemptCommand, Values], None]) -> Command:
-    """Make a function that typer can take: its signature and docstring are the table's."""
+    """Return a function for typer whose signature and docstring come from the table; it calls `run`."""
 
     def called(**given: Any) -> None:
         run(command, given)
@@ -52,11 +52,11 @@ def _run(command: AttemptCommand, given: Values) -> None:
     if command.name == "restore" and given["into"] is None:
         _restore_into_a_new_placeholder(command, given)
     else:
-        carry_out(lambda: _request(command, given), given["state"], given["agent"], given["as_json"])
+        carry_out(command, lambda: _request(command, given), given)
 
 
 def _restore_into_a_new_placeholder(command: AttemptCommand, given: Values) -> None:
-    made = make_placeholder(given["network"], as_json=given["as_json"])
+    made = make_placeholder(command.name, given["network"], as_json=given["as_json"])
     try:
         _run(command, {**given, "into": made})
     except typer.Exit as ending:

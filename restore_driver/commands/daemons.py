@@ -1,4 +1,4 @@
-"""`forethaw agent | recover | placeholder`: what stays, and what is left of what did not."""
+"""`forethaw agent | recover | placeholder`: the resident agent, roll-back after a crash, and new placeholders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from restore_driver.commands.options import STATE, AsJson, LogFormatOption, StateDirectory
 from restore_driver.commands.outcome import FAILED
-from restore_driver.commands.run_request import open_driver, refuse, tell_recovered
+from restore_driver.commands.run_request import open_driver, print_recovered, refuse
 from restore_driver.errors import DriverError, Reason
 from restore_driver.logs import LogFormat, open_log
 
@@ -30,7 +30,7 @@ def serve_agent(
         agent = Agent(driver, socket or state / "agent.sock", log)
         agent.listen()
     except DriverError as error:
-        refuse(error)
+        refuse("agent", error)
     agent.stop_on_signals()
     agent.serve(lambda: typer.echo(f"ready on {agent.path}"))
 
@@ -42,11 +42,11 @@ def recover(state: StateDirectory = STATE, as_json: AsJson = False) -> None:
     try:
         done = list(open_driver(state).recover())
     except DriverError as error:
-        refuse(error, as_json)
+        refuse("recover", error, as_json=as_json)
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(each) for each in done]))
     else:
-        tell_recovered(done, err=False)
+        print_recovered(done, err=False)
     if any(each.errors for each in done):
         raise typer.Exit(FAILED)
 
@@ -56,20 +56,21 @@ def placeholder(
     root: Annotated[Path, typer.Option(help="Directory that becomes its root.")] = Path("/"),
 ) -> None:
     """Make an empty placeholder with namespaces of its own and print its PID; `kill -9 PID` ends it."""
-    typer.echo(make_placeholder(network, root))
+    typer.echo(make_placeholder("placeholder", network, root))
 
 
-def make_placeholder(network: str, root: Path = Path("/"), as_json: bool = False) -> int:
-    """Make a placeholder and return its PID; end the command where there can be none."""
+def make_placeholder(command: str, network: str, root: Path = Path("/"), *, as_json: bool = False) -> int:
+    """Make a placeholder for `command` and return its PID; refuse the command where that is not possible."""
     from restore_driver.placeholder.create import create
 
     if network not in ("host", "private"):
-        refuse(DriverError(Reason.REQUEST_INVALID, f"--network {network!r} is neither host nor private"), as_json)
+        problem = f"--network {network!r} is neither host nor private"
+        refuse(command, DriverError(Reason.REQUEST_INVALID, problem, "give one of the two"), as_json=as_json)
     try:
         return create(network="host" if network == "host" else "private", root=root).pid
     except (DriverError, OSError) as error:
         known = error if isinstance(error, DriverError) else DriverError(Reason.PLACEHOLDER_LOST, str(error))
-        refuse(known, as_json)
+        refuse(command, known, as_json=as_json)
 
 
 def end_placeholder(pid: int) -> None:

@@ -1,4 +1,4 @@
-"""`forethaw doctor`: what this machine lacks, before the first checkpoint fails of it."""
+"""`forethaw doctor`: find out what this machine lacks for checkpoint and restore, before the first one fails."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ def doctor(
     ] = None,
     state: StateDirectory = STATE,
     patience: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.1, help="For each program to answer.", rich_help_panel=MACHINE)
+        float,
+        typer.Option(metavar="SECONDS", min=0.1, help="Limit for each program to answer.", rich_help_panel=MACHINE),
     ] = PATIENCE_S,
     as_json: AsJson = False,
 ) -> None:
-    """Try what checkpoint and restore need of this machine, change nothing, and say what would fix it.
+    """Try what checkpoint and restore need of this machine, change nothing, and print a hint for each problem.
 
-    Ends with 0 when all that is needed is there (warnings allowed), with 1 when something is missing or broken.
+    Exit code 0 if nothing that is needed is missing or broken (warnings are allowed), 1 otherwise.
     """
+    from restore_driver.commands.console import print_findings
     from restore_driver.doctor import Machine, examine, is_fit
-    from restore_driver.doctor.show import print_findings
 
     findings = examine(Machine(state, artifacts, holder, gpu, patience))
     fit = is_fit(findings)

@@ -1,4 +1,4 @@
-"""`forethaw holder serve | preload | status | drop`: the resident process that keeps weights near the card."""
+"""`forethaw holder serve | preload | status | drop`: the resident process that keeps weights in page-locked memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from restore_driver.weights.safetensors import Layout
 
 app = typer.Typer(
-    help="Keep models in page-locked host memory, and have them on the card while CRIU restores.", no_args_is_help=True
+    help="Keep models in page-locked host memory and copy them to the GPU while CRIU restores.", no_args_is_help=True
 )
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -38,10 +38,10 @@ def serve(
     socket: Socket,
     budget: Annotated[str, typer.Option(metavar="SIZE", help="Page-locked host memory for models, such as 40G.")],
     device: Annotated[
-        str, typer.Option(metavar="N|host:SIZE", help="Ordinal of the card; or memory in place of one, for trials.")
+        str, typer.Option(metavar="N|host:SIZE", help="Ordinal of the GPU; or host memory in place of one, for trials.")
     ] = "0",
     state: Annotated[
-        Path | None, typer.Option(help="File that lists the models: read again after the holder's death.")
+        Path | None, typer.Option(help="File that lists the models, from which a restarted holder loads them again.")
     ] = None,
     small_pages: Annotated[bool, typer.Option("--small-pages", help="No huge pages for the models.")] = False,
     log_format: LogFormatOption = LogFormat.TEXT,
@@ -54,7 +54,7 @@ def serve(
         named = f"{kind}:{parse_size('--device', size)}" if colon else device
         serve_holder(named, socket.absolute(), parse_size("--budget", budget), state, not small_pages, log_format)
     except DriverError as error:
-        refuse(error)
+        refuse("holder serve", error)
 
 
 @app.command()
@@ -69,10 +69,10 @@ def preload(
             "Default: the files' own tensors in file order, each at a multiple of 256 bytes."
         ),
     ] = None,
-    deadline: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="For all of it.")] = 3600.0,
+    deadline: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="Limit for the whole preload.")] = 3600.0,
     as_json: AsJson = False,
 ) -> None:
-    """Have a model read into page-locked memory; one that is there already stays."""
+    """Read a model into the holder's page-locked memory; one that is held already is not read again."""
     from restore_driver.weights.client import HolderClient
     from restore_driver.weights.safetensors import in_file_order
 
@@ -83,9 +83,9 @@ def preload(
         wanted = in_file_order(whole) if layout is None else read_layout(layout)
         with Progress(quiet=as_json) as progress:
             progress.observe("begin", f"{model}: {wanted.total_bytes:,} bytes into page-locked memory")
-            said = client.preload(model, whole, wanted, deadline)
+            loaded = client.preload(model, whole, wanted, deadline)
     except DriverError as error:
-        refuse(error, as_json)
+        refuse("holder preload", error, as_json=as_json)
     finally:
         client.close()
     answer = {
@@ -93,33 +93,33 @@ def preload(
         "layout": "in file order, each tensor at a multiple of 256 bytes" if layout is None else str(layout),
         "tensors": len(wanted.offsets_bytes),
         "bytes": wanted.total_bytes,
-        **said,
-        "read_bytes_per_s": wanted.total_bytes / said["read_s"] if said["read_s"] else None,
+        **loaded,
+        "read_bytes_per_s": wanted.total_bytes / loaded["read_s"] if loaded["read_s"] else None,
         "total_s": time.monotonic() - began_s,
     }
-    typer.echo(json.dumps(answer, indent=2) if as_json else _loaded(answer))
+    typer.echo(json.dumps(answer, indent=2) if as_json else _preload_text(answer))
 
 
 @app.command()
 def status(socket: Socket, as_json: AsJson = False) -> None:
-    """Say which models are held, and what is left of budget and card."""
-    said = _ask(socket, {"do": "status"}, as_json)
+    """List the models that are held, and what is left of the budget and of the GPU's memory."""
+    state = _ask("holder status", socket, {"do": "status"}, as_json=as_json)
     if as_json:
-        typer.echo(json.dumps(said, indent=2))
+        typer.echo(json.dumps(state, indent=2))
         return
-    for model, size in said["models"].items():
+    for model, size in state["models"].items():
         typer.echo(f"{model}: {size:,} bytes")
     typer.echo(
-        f"process {said['pid']} holds {said['held_bytes']:,} of {said['budget_bytes']:,} bytes, "
-        f"{said['free_device_bytes']:,} bytes of its card are free, {said['leases']} loads are under way"
+        f"process {state['pid']} holds {state['held_bytes']:,} of {state['budget_bytes']:,} bytes, "
+        f"{state['free_device_bytes']:,} bytes of its GPU are free, {state['leases']} loads are under way"
     )
 
 
 @app.command()
 def drop(model: Model, socket: Socket, as_json: AsJson = False) -> None:
-    """Forget a model; what replicas have mapped stays theirs. A model that is not held is no error."""
-    held = _ask(socket, {"do": "status"}, as_json)["models"]
-    _ask(socket, {"do": "drop", "model": model}, as_json)
+    """Drop a model; what replicas have mapped stays mapped. A model that is not held is no error."""
+    held = _ask("holder drop", socket, {"do": "status"}, as_json=as_json)["models"]
+    _ask("holder drop", socket, {"do": "drop", "model": model}, as_json=as_json)
     if as_json:
         typer.echo(json.dumps({"model": model, "freed_bytes": held.get(model, 0)}, indent=2))
     elif model in held:
@@ -129,7 +129,7 @@ def drop(model: Model, socket: Socket, as_json: AsJson = False) -> None:
 
 
 def parse_size(option: str, text: str) -> int:
-    """Bytes of `40G`: a number, with K, M, G or T for powers of 1024.
+    """Return the bytes of a size such as `40G`: a number, with K, M, G or T for powers of 1024.
 
     Raises:
         DriverError: REQUEST_INVALID naming option and value.
@@ -139,7 +139,7 @@ def parse_size(option: str, text: str) -> int:
     if size <= 0:
         raise DriverError(
             Reason.REQUEST_INVALID,
-            f"{option} {text!r} is no size",
+            f"{option} {text!r} is not a size",
             "give bytes, or a number with K, M, G or T (powers of 1024), such as 40G",
         )
     return size
@@ -157,13 +157,13 @@ def read_layout(path: Path) -> Layout:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise DriverError(Reason.REQUEST_INVALID, f"--layout {path} can't be read: {error}", hint) from error
+        raise DriverError(Reason.REQUEST_INVALID, f"--layout {path} cannot be read: {error}", hint) from error
     about = content if isinstance(content, dict) else {}
     total, offsets = about.get("total_bytes"), about.get("offsets_bytes")
     if not _is_size(total) or not total:
-        raise DriverError(Reason.REQUEST_INVALID, f"--layout {path}: total_bytes is {total!r}, no size", hint)
+        raise DriverError(Reason.REQUEST_INVALID, f"--layout {path}: total_bytes is {total!r}, not a size", hint)
     if not isinstance(offsets, dict):
-        raise DriverError(Reason.REQUEST_INVALID, f"--layout {path}: offsets_bytes is {offsets!r}, no table", hint)
+        raise DriverError(Reason.REQUEST_INVALID, f"--layout {path}: offsets_bytes is {offsets!r}, not a table", hint)
     for name, offset in offsets.items():
         if not _is_size(offset):
             raise DriverError(Reason.REQUEST_INVALID, f"--layout {path}: offset of {name} is {offset!r}", hint)
@@ -174,19 +174,19 @@ def _is_size(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _ask(socket: Path, message: dict[str, Any], as_json: bool) -> dict[str, Any]:
+def _ask(command: str, socket: Path, message: dict[str, Any], *, as_json: bool) -> dict[str, Any]:
     from restore_driver.weights.client import HolderClient
 
     client = HolderClient(socket)
     try:
         return client.ask(message, _PATIENCE_S)
     except DriverError as error:
-        refuse(error, as_json)
+        refuse(command, error, as_json=as_json)
     finally:
         client.close()
 
 
-def _loaded(answer: dict[str, Any]) -> str:
+def _preload_text(answer: dict[str, Any]) -> str:
     what = f"{answer['model']}: {answer['bytes']:,} bytes, {answer['tensors']} tensors ({answer['layout']})"
     if answer["was_held"]:
         return f"{what}; held already"

@@ -1,10 +1,10 @@
-"""`forethaw checkpoint | restore | park | unpark` where an agent serves: the request, without the imports.
+"""`forethaw checkpoint | restore | park | unpark` through an agent, without heavy imports.
 
 typer, rich and pydantic take several times as long to import as the request takes to send, and a restore waits for
 them. So the words are parsed here with the standard library, by the same table that typer's commands are made from,
-and the agent, which has everything imported, validates the request. Anything but the plain way is declined with None,
-before anything was begun: a usage error, `--help`, no agent, a request that the agent refuses as invalid. The full
-command then runs from the start and explains it.
+and the agent, which has everything imported, validates the request. Everything else is declined before anything is
+begun: a usage error, `--help`, no agent, a request that the agent refuses as invalid. The full command then runs from
+the start and explains it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from restore_driver.errors import DriverError, Reason
 INTERRUPTED = 130
 
 
-class Declined(Exception):  # noqa: N818 - no error: the whole command goes on
-    """The full command must say what is wrong, or do it by itself."""
+class Declined(Exception):  # noqa: N818 - not an error: the full command runs instead
+    """The full command must run: to explain what is wrong, or to work without an agent."""
 
 
 def run(words: list[str]) -> int | None:
@@ -37,13 +37,13 @@ def run(words: list[str]) -> int | None:
         return None
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has gone; nothing may be written at the interpreter's end either
+    except BrokenPipeError:  # the output's reader has closed it; the interpreter's final flush must not fail either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
 def _flushed(exit_code: int) -> int:
-    """Write all output, while a reader that has gone can still be handled."""
+    """Flush standard output while a closed pipe can still be handled, and return `exit_code`."""
     sys.stdout.flush()
     return exit_code
 
@@ -58,7 +58,7 @@ def _run(words: list[str]) -> int:
         raise Declined
     if command.name == "restore" and given["into"] is None:
         return _restore_into_a_new_placeholder(command, given, socket)
-    return _ask(socket, message_of(command, given), as_json=given["as_json"])
+    return _ask(command, socket, message_of(command, given), as_json=given["as_json"])
 
 
 def _restore_into_a_new_placeholder(command: AttemptCommand, given: Values, socket: Path) -> int:
@@ -73,30 +73,30 @@ def _restore_into_a_new_placeholder(command: AttemptCommand, given: Values, sock
         raise Declined from error
     exit_code = 1
     try:
-        exit_code = _ask(socket, {**message, "placeholder_pid": placeholder.pid}, as_json=given["as_json"])
+        exit_code = _ask(command, socket, {**message, "placeholder_pid": placeholder.pid}, as_json=given["as_json"])
     finally:
         if exit_code:
             placeholder.end()
     return exit_code
 
 
-def _ask(socket: Path, message: dict[str, Any], *, as_json: bool) -> int:
+def _ask(command: AttemptCommand, socket: Path, message: dict[str, Any], *, as_json: bool) -> int:
     try:
         with Progress(quiet=as_json) as progress:
             result = converse(socket, message, LONGEST_ATTEMPT_S, progress.observe)
     except DriverError as error:
         if error.reason is Reason.REQUEST_INVALID:
             raise Declined from error
-        print_error("refused", error, as_json=as_json)
+        print_error(command.name, "refused", error, as_json=as_json)
         return REFUSED
     return print_outcome(result, as_json=as_json)
 
 
 def message_of(command: AttemptCommand, given: Values) -> dict[str, Any]:
-    """Make the request's JSON, with the replica spec as its file has it.
+    """Return the request as JSON members, with the replica spec as its file has it.
 
     Raises:
-        Declined: the spec cannot be read or sent as JSON, or a deadline is none.
+        Declined: the spec cannot be read or sent as JSON, or a deadline is not PHASE=SECONDS.
     """
     try:
         loaded = {**given, "replica": _spec(given["replica"])} if "replica" in given else given
@@ -110,17 +110,17 @@ def message_of(command: AttemptCommand, given: Values) -> dict[str, Any]:
 def _spec(path: Path | None) -> Any:
     if path is None:
         return {}
-    import tomllib  # a fifth of all imports, for the few that name a spec
+    import tomllib  # a fifth of all imports, needed only where a spec is given
 
     text = path.read_text()
     return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
 
 
 def parse(command: AttemptCommand, words: list[str]) -> dict[str, Any]:
-    """Parse the words behind a command's name into its values, exactly as typer does.
+    """Parse the words after a command's name into values by parameter name, exactly as typer does.
 
     Raises:
-        Declined: for everything that typer would refuse, and some things that it would not (`--` among them).
+        Declined: for everything that typer refuses, and for some things that it accepts (`--` among them).
     """
     written = {spelling: option for option in command.options for spelling in (option.on, option.off) if spelling}
     for word in words:  # getopt completes abbreviations, typer does not

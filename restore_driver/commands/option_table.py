@@ -1,7 +1,7 @@
-"""One table of what `forethaw checkpoint | restore | park | unpark` take, and the request that each becomes.
+"""The table of options of `forethaw checkpoint | restore | park | unpark`, and the request that each command becomes.
 
 Two parsers read it: `attempts.py` makes typer's commands of it, which help, complete and explain errors; `light.py`
-parses with the standard library, for a restore that must not wait for imports. So nothing else is imported here.
+parses with the standard library, for a restore that must not wait for imports. So nothing heavy is imported here.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from restore_driver.errors import DriverError, Reason
+from restore_driver.wire.api_version import API_VERSION
 
 Kind = Literal["number", "path", "switch", "text", "texts"]
 Values = Mapping[str, Any]
@@ -31,7 +32,7 @@ class Argument(NamedTuple):
 
 
 class Option(NamedTuple):
-    """An option; `on` is how it is written, `off` what takes a switch back."""
+    """An option; `on` is its spelling, `off` the spelling that negates a switch."""
 
     name: str
     on: str
@@ -42,11 +43,11 @@ class Option(NamedTuple):
     off: str | None = None
     metavar: str | None = None
     readable: bool = True
-    """Refuse a path that exists and cannot be read; the command itself explains it better where this is False."""
+    """Refuse a path that exists and cannot be read; False where the command itself explains it better."""
 
 
 class AttemptCommand(NamedTuple):
-    """A command: what it takes, and `message`, which makes the request's JSON of it, the replica spec loaded."""
+    """A command: what it takes, and `message`, which makes the request's JSON members of its values."""
 
     name: str
     help: str
@@ -58,15 +59,21 @@ class AttemptCommand(NamedTuple):
 
 AS_JSON = Option("as_json", "--json", "switch", "Print the whole result as JSON.", OUTPUT, default=False)
 STATE_DIRECTORY = Option(
-    "state", "--state", "path", "Journals and logs; only root's, best on tmpfs.", MACHINE, STATE, readable=False
+    "state",
+    "--state",
+    "path",
+    "Directory of journals and logs; owned by root, best on tmpfs.",
+    MACHINE,
+    STATE,
+    readable=False,
 )
 _AGENT = Option("agent", "--agent", "path", "Socket of the agent; default: STATE/agent.sock if one serves.", MACHINE)
 _HOLDER = Option("holder", "--holder", "path", "Socket of the weights holder.", MACHINE)
-_REPLICA = Option(
-    "replica", "--replica", "path", "What the replica is: engine hooks and proof (TOML or JSON).", ATTEMPT
-)
+_REPLICA = Option("replica", "--replica", "path", "Replica spec: engine hooks and proof (TOML or JSON).", ATTEMPT)
 _GPU = Option("gpu", "--gpu", "texts", "A GPU of the replica; repeat it, in its order.", MACHINE, metavar="UUID")
-_DEADLINE = Option("deadline", "--deadline", "texts", "Another deadline for a phase.", ATTEMPT, metavar="PHASE=SECONDS")
+_DEADLINE = Option(
+    "deadline", "--deadline", "texts", "Override the deadline of a phase.", ATTEMPT, metavar="PHASE=SECONDS"
+)
 _END_OF_ALL = (_DEADLINE, STATE_DIRECTORY, _AGENT, AS_JSON)
 
 
@@ -121,13 +128,17 @@ def _unpark(given: Values) -> dict[str, Any]:
 
 
 def _common(given: Values) -> dict[str, Any]:
-    """Members of every request; the agent's working directory is another one, so paths are absolute."""
+    """Return the members of every request; paths are absolute, since the agent has its own working directory."""
     holder = given["holder"]
-    return {"holder": None if holder is None else str(holder.absolute()), "deadlines_s": deadlines(given["deadline"])}
+    return {
+        "api_version": API_VERSION,
+        "holder": None if holder is None else str(holder.absolute()),
+        "deadlines_s": deadlines(given["deadline"]),
+    }
 
 
 def deadlines(texts: list[str] | None) -> dict[str, float]:
-    """Parse `PHASE=SECONDS` texts into seconds by phase; the last one of a phase holds.
+    """Parse `PHASE=SECONDS` texts into seconds by phase; the last one of a phase wins.
 
     Raises:
         DriverError: REQUEST_INVALID for a text of another form.
@@ -169,7 +180,7 @@ COMMANDS = {
                     default=False,
                     off="--leave-running",
                 ),
-                _switch("compact", "Drop zero pages, and set large memory apart.", ATTEMPT, default=True),
+                _switch("compact", "Drop zero pages and offload large memory.", ATTEMPT, default=True),
                 Option("image_digest", "--image-digest", "text", "Container image of the replica.", ATTEMPT),
                 Option(
                     "engine_argument", "--engine-argument", "texts", "An argument of the engine; repeat it.", ATTEMPT
@@ -191,7 +202,7 @@ COMMANDS = {
             (
                 Option("into", "--into", "number", "PID 1 of the placeholder; default: a new one.", ATTEMPT),
                 Option("network", "--network", "text", "Of a new placeholder: `host` or `private`.", ATTEMPT, "host"),
-                Option("pod_uid", "--pod-uid", "text", "Keys the attempt, which is made once.", ATTEMPT),
+                Option("pod_uid", "--pod-uid", "text", "Key of the attempt, which is made at most once.", ATTEMPT),
                 _GPU,
                 _HOLDER,
                 Option("image_digest", "--image-digest", "text", "Container image of the placeholder.", ATTEMPT),
@@ -216,7 +227,7 @@ COMMANDS = {
             (
                 _REPLICA,
                 _HOLDER,
-                _switch("huge_pages", "Transparent huge pages `always` while the state is moved.", MACHINE),
+                _switch("huge_pages", "Transparent huge pages `always` while the state moves.", MACHINE),
                 *_END_OF_ALL,
             ),
             _park,

@@ -1,4 +1,4 @@
-"""Options as typer wants them, made from the entries of `option_table.py`; those that several commands share."""
+"""Convert options of `option_table.py` to typer's, and share those that several commands take."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PYTHON_TYPES: dict[Kind, Any] = {"number": int, "path": Path, "switch": bool, "t
 
 
 def typer_option(option: Option) -> Any:
-    """Make typer's description of an option of the table."""
+    """Return typer's description of an option of the table."""
     written = f"{option.on}/{option.off}" if option.off else option.on
     return typer.Option(
         written,

@@ -1,6 +1,7 @@
-"""Print how an attempt ended, for people or as JSON, and choose the exit code; on the standard library alone.
+"""Print how an attempt ended, as text or as JSON, and choose the exit code; with the standard library alone.
 
-0 the sequence reached its end, 1 it failed and was undone, 2 it was refused and nothing was touched.
+0 the sequence reached its end, 1 it failed and was undone, 2 it was refused and nothing was touched. The JSON is always
+a whole `wire.result.Result`, also where a command is refused before an attempt begins.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from restore_driver.errors import DriverError
+from restore_driver.wire.api_version import API_VERSION
 
 FAILED, REFUSED = 1, 2
 _BOLD, _RED, _YELLOW = "1", "31", "33"
 
 
 def print_outcome(result: Mapping[str, Any], *, as_json: bool) -> int:
-    """Print a result as the agent sends it and return the exit code."""
+    """Print a result (`Result` as JSON members) unchanged and return the exit code."""
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:
@@ -29,16 +31,40 @@ def print_outcome(result: Mapping[str, Any], *, as_json: bool) -> int:
     return REFUSED if result["outcome"] == "refused" else FAILED
 
 
-def print_error(outcome: str, error: DriverError, *, as_json: bool) -> None:
-    """Print an error that came instead of a result: a sentence on standard error, and JSON where it was asked for."""
+def print_error(command: str, outcome: str, error: DriverError, *, as_json: bool, total_s: float = 0.0) -> None:
+    """Print an error that came instead of a result: a line on standard error, and with `as_json` a result as well."""
     if as_json:
-        members = {"outcome": outcome, "reason": error.reason, "detail": error.detail, "hint": error.hint}
-        print(json.dumps(members))
+        print(json.dumps(error_result(command, outcome, error, total_s), indent=2, ensure_ascii=False))
     print(error, file=sys.stderr)
 
 
+def error_result(command: str, outcome: str, error: DriverError, total_s: float = 0.0) -> dict[str, Any]:
+    """Return the members of a `Result` without phases: no attempt was begun, or the command is none.
+
+    `outcome` is `refused` or `failed`; `total_s` is 0 where nothing was begun. Written by hand, since pydantic takes
+    longer to import than a refusal takes.
+    """
+    return {
+        "api_version": API_VERSION,
+        "sequence": command,
+        "outcome": outcome,
+        "reason": error.reason.value,
+        "detail": error.detail,
+        "hint": error.hint or None,
+        "phase": None,
+        "fallback": None,
+        "total_s": total_s,
+        "unaccounted_s": total_s,
+        "phases": [],
+        "undone": [],
+        "undo_errors": [],
+        "warnings": [],
+        "answer": {},
+    }
+
+
 def result_lines(result: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
-    """Lay out the phases with their times, then how it ended: outcome, answer, warnings, reason."""
+    """Return the lines of a result: the phases with their times, then outcome, answer, warnings and reason."""
 
     def paint(text: object, code: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if colour else str(text)
@@ -67,9 +93,9 @@ def _table(phases: list[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _details(details: Mapping[str, Any]) -> Iterator[str]:
-    """Choose what a line of the table has room for; the JSON has all of it."""
+    """Select what fits into a line of the table; the JSON has all of it."""
     for name, value in details.items():
-        if name == "checks":  # of the proof: what was looked at, all of it held
+        if name == "checks":  # of the proof; in a result all of them have passed
             yield from (check["what"] for check in value)
         elif isinstance(value, bool):
             yield name.replace("_", " ") if value else f"no {name.replace('_', ' ')}"

@@ -1,4 +1,4 @@
-"""Show the phase at work on a terminal's standard error; the standard library alone."""
+"""Show the running phase on a terminal's standard error, with the standard library alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Progress:
         self._show("")
 
     def observe(self, event: str, phase: str) -> None:
-        """Show a phase that begins, or the undo that runs."""
+        """Show the phase that begins (`event` is `begin`) or the undo that runs (`undo`)."""
         if event != "end":
             self._show(f"undo {phase}" if event == "undo" else phase)
 

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,10 +22,9 @@ from restore_driver.errors import DriverError, Reason
 
 if TYPE_CHECKING:
     from restore_driver.store.address import Access
-    from restore_driver.store.catalog import Catalog
     from restore_driver.store.prune import Pruned, Shelf
 
-STORE, WHAT_STAYS = "The store", "What stays"
+STORE, RETENTION = "The store", "Retention"
 
 Endpoint = Annotated[
     str | None,
@@ -36,11 +34,11 @@ AllowHttp = Annotated[
     bool, typer.Option("--allow-http", help="Also without TLS (AWS_ALLOW_HTTP).", rich_help_panel=STORE)
 ]
 Patience = Annotated[
-    str, typer.Option(metavar="TIME", help="How long the store may not answer.", rich_help_panel=STORE)
+    str, typer.Option(metavar="TIME", help="Give up after the store has not answered so long.", rich_help_panel=STORE)
 ]
 Bandwidth = Annotated[
     str | None,
-    typer.Option(metavar="BYTES_PER_S", help="Use no more, for example 200M or 1G.", rich_help_panel=STORE),
+    typer.Option(metavar="BYTES_PER_S", help="Limit the transfer, for example 200M or 1G.", rich_help_panel=STORE),
 ]
 
 
@@ -48,7 +46,7 @@ def push(
     artifact: Annotated[Path, typer.Argument(help="An artifact of `forethaw checkpoint`.")],
     store: Annotated[str, typer.Argument(help="/PATH, file:///PATH or s3://BUCKET/PREFIX.")],
     again: Annotated[
-        bool, typer.Option("--again", help="Send everything, also what is there already.", rich_help_panel=STORE)
+        bool, typer.Option("--again", help="Send everything again, also what is there already.", rich_help_panel=STORE)
     ] = False,
     bandwidth: Bandwidth = None,
     endpoint: Endpoint = None,
@@ -56,9 +54,9 @@ def push(
     patience: Patience = "30s",
     as_json: AsJson = False,
 ) -> None:
-    """Send an artifact to a store: digests verified while it is read, packed with zstd, listed when all is there.
+    """Send an artifact to a store: digests verified while it is read, compressed with zstd, listed once complete.
 
-    A push that broke off is taken up by the next one: files that are there are not sent again.
+    The next push resumes one that was interrupted: files that are in the store are not sent again.
 
     Examples:
 
@@ -66,11 +64,11 @@ def push(
 
         forethaw push /var/lib/forethaw/llama /mnt/snapshots --bandwidth 200M
     """
-    from restore_driver.commands.transfer_bar import Bar
+    from restore_driver.commands.console import TransferBar
     from restore_driver.store.address import open_store
     from restore_driver.store.push import Push
 
-    with _ending(as_json) as begun, Bar("push", quiet=as_json) as bar:
+    with _exit_code("push", as_json=as_json) as begun, TransferBar("push", quiet=as_json) as bar:
         backend = open_store(store, _access(endpoint, allow_http, patience))
         task = Push(artifact, backend, _limiter(bandwidth), bar)
         begun.append(task)
@@ -101,9 +99,9 @@ def stage(
     patience: Patience = "30s",
     as_json: AsJson = False,
 ) -> None:
-    """Bring a snapshot to this node, verified and sealed, by one rename; then `forethaw restore DIRECTORY`.
+    """Fetch a snapshot to this node, verified, sealed and published by one rename; then `forethaw restore DIRECTORY`.
 
-    A stage that broke off or was killed is taken up where it stopped. One that is there already costs nothing.
+    The next stage resumes one that was interrupted or killed. A snapshot that is here already is not fetched again.
 
     Examples:
 
@@ -111,12 +109,12 @@ def stage(
 
         forethaw stage /mnt/snapshots/llama/0f3a52c1d2e4b687 /run/forethaw/staged/llama --in-memory
     """
-    from restore_driver.commands.transfer_bar import Bar
+    from restore_driver.commands.console import TransferBar
     from restore_driver.host.meminfo import available_memory_bytes
     from restore_driver.store.address import open_store, split_snapshot
     from restore_driver.store.stage import Stage
 
-    with _ending(as_json) as begun, Bar("stage", quiet=as_json) as bar:
+    with _exit_code("stage", as_json=as_json) as begun, TransferBar("stage", quiet=as_json) as bar:
         store, name, digest = split_snapshot(snapshot)
         access = _access(endpoint, allow_http, patience)
         task = Stage(open_store(store, access), directory, _limiter(bandwidth), bar, access.patience_s)
@@ -144,7 +142,7 @@ def list_snapshots(
     from restore_driver.store.address import open_store
     from restore_driver.store.catalog import read_catalog
 
-    with _ending(as_json):
+    with _exit_code("list", as_json=as_json):
         catalog = read_catalog(open_store(store, _access(endpoint, allow_http, patience)))
     for problem in catalog.problems:
         print(problem, file=sys.stderr)
@@ -161,7 +159,9 @@ def list_snapshots(
         ]
         typer.echo(json.dumps({"snapshots": rows, "problems": catalog.problems}, indent=2))
     else:
-        _print_catalog(catalog)
+        from restore_driver.commands.console import print_catalog
+
+        print_catalog(catalog)
 
 
 def prune(
@@ -169,31 +169,33 @@ def prune(
         str, typer.Argument(metavar="STORE_OR_DIRECTORY", help="A store, or a node's directory of artifacts.")
     ],
     keep_last: Annotated[
-        int | None, typer.Option(min=1, help="Of each name keep so many, the newest.", rich_help_panel=WHAT_STAYS)
+        int | None, typer.Option(min=1, help="Keep this many of each name, the newest.", rich_help_panel=RETENTION)
     ] = None,
     max_age: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Keep none that is older: 7d.", rich_help_panel=WHAT_STAYS)
+        str | None, typer.Option(metavar="TIME", help="Remove older snapshots: 7d.", rich_help_panel=RETENTION)
     ] = None,
     quota: Annotated[
         str | None,
-        typer.Option(metavar="BYTES", help="While all take more, the oldest go: 200G.", rich_help_panel=WHAT_STAYS),
+        typer.Option(metavar="BYTES", help="Remove the oldest while all take more: 200G.", rich_help_panel=RETENTION),
     ] = None,
     grace: Annotated[
         str,
         typer.Option(
-            metavar="TIME", help="Sweep unfinished pushes and stages that are older.", rich_help_panel=WHAT_STAYS
+            metavar="TIME", help="Remove unfinished pushes and stages that are older.", rich_help_panel=RETENTION
         ),
     ] = "24h",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.", rich_help_panel=OUTPUT)] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print what would be removed.", rich_help_panel=OUTPUT)
+    ] = False,
     endpoint: Endpoint = None,
     allow_http: AllowHttp = False,
     patience: Patience = "30s",
     as_json: AsJson = False,
 ) -> None:
-    """Remove snapshots that need not stay, and what unfinished pushes and stages left.
+    """Remove snapshots by the retention options, and what unfinished pushes and stages left.
 
-    The newest of each name always stays, and so does whatever a restore, push or stage reads at this moment. Without
-    --keep-last, --max-age and --quota only unfinished work is swept.
+    The newest of each name always stays, and so does each snapshot that a restore, push or stage is reading. Without
+    --keep-last, --max-age and --quota only unfinished work is removed.
 
     Examples:
 
@@ -205,7 +207,7 @@ def prune(
     from restore_driver.store.retention import RetentionPolicy
     from restore_driver.store.units import parse_bytes, parse_duration_s
 
-    with _ending(as_json):
+    with _exit_code("prune", as_json=as_json):
         policy = RetentionPolicy(
             keep_last=keep_last,
             max_age_s=None if max_age is None else parse_duration_s(max_age, "--max-age"),
@@ -221,7 +223,7 @@ def prune(
 
 
 def _shelves(where: str, access: Access) -> list[Shelf]:
-    """Find the shelves of a path: a store, a node's directory or both; each is looked for in its own depth."""
+    """Return the shelves of a path: a store, a node's directory or both; each lists at its own depth."""
     from restore_driver.store.address import local_path, open_store
     from restore_driver.store.prune import NodeShelf, StoreShelf
 
@@ -229,7 +231,9 @@ def _shelves(where: str, access: Access) -> list[Shelf]:
     path = local_path(where)
     if path is not None:
         if not path.is_dir():
-            raise DriverError(Reason.REQUEST_INVALID, f"{path} is no directory", "give a store or artifacts' directory")
+            raise DriverError(
+                Reason.REQUEST_INVALID, f"{path} is not a directory", "give a store or a directory of artifacts"
+            )
         shelves.append(NodeShelf(path))
     return shelves
 
@@ -249,35 +253,26 @@ def _limiter(bandwidth: str | None) -> Any:
 
 
 @contextmanager
-def _ending(as_json: bool) -> Iterator[list[Any]]:
-    """End the command with exit code 2 when nothing was touched, and with 1 when a task in the list had begun."""
+def _exit_code(command: str, *, as_json: bool) -> Iterator[list[Any]]:
+    """End `command` with exit code 2 on an error before anything was written, with 1 once a task in the list began."""
     begun: list[Any] = []
+    began_s = time.monotonic()
     try:
         yield begun
     except DriverError as error:
         if any(task.begun for task in begun):
-            fail(error, as_json)
-        refuse(error, as_json)
-
-
-def _print_catalog(catalog: Catalog) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("name", "digest", "created", "size", "in the store", box=None, padding=(0, 2, 0, 0))
-    table.columns[3].justify = table.columns[4].justify = "right"
-    for each in catalog.snapshots:
-        created = datetime.fromtimestamp(each.created_unix_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        table.add_row(each.name, each.digest, created, _size(each.bytes), _size(each.stored_bytes))
-    Console(soft_wrap=True).print(table)
+            fail(command, error, time.monotonic() - began_s, as_json=as_json)
+        refuse(command, error, as_json=as_json)
 
 
 def _print_pruned(done: Pruned) -> None:
-    would, freed = ("would go", "would be free") if done.dry_run else ("removed", "freed")
+    from restore_driver.store.prune import LOCKED
+
+    would, freed = ("would be removed", "would be freed") if done.dry_run else ("removed", "freed")
     for each in done.removed:
         typer.echo(f"{would}: {each['place']} of {each['name']}, {_size(each['bytes'])}: {each['reason']}")
     for each in done.kept:
-        if each["held"] or "held" in each["reason"]:
+        if each["locked"] or each["reason"] == LOCKED:
             typer.echo(f"stays: {each['place']} of {each['name']}: {each['reason']}")
     for place in done.swept:
         typer.echo(f"{would}: {place}: left by unfinished work")
@@ -288,6 +283,6 @@ def _print_pruned(done: Pruned) -> None:
 
 
 def _size(number_bytes: float) -> str:
-    from restore_driver.store.units import write_bytes
+    from restore_driver.store.units import format_bytes
 
-    return write_bytes(number_bytes)
+    return format_bytes(number_bytes)

@@ -1,4 +1,4 @@
-"""What a snapshot depends on: the machine and software that it was taken on."""
+"""Fingerprints: the properties of machine and software that a snapshot depends on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from restore_driver.host.process import run
 
 
 class Gpu(BaseModel):
-    """One GPU as the driver names it."""
+    """One GPU by model name, UUID and memory, as nvidia-smi reports them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,7 +22,7 @@ class Gpu(BaseModel):
 
 
 class Fingerprint(BaseModel):
-    """Everything whose change may break a restored process; `compatibility.py` judges two of them."""
+    """The properties whose change may break a restored process; `rules.py` compares two fingerprints."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

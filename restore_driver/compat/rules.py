@@ -1,6 +1,6 @@
-"""May a snapshot be restored here? Judged before anything is touched, from two fingerprints alone.
+"""Decide from two fingerprints if a snapshot may be restored on this machine, before anything is touched.
 
-One row a field: what is compared, when it fits, and why it matters.
+One row for each field: the comparison, and why the field matters.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def _not_older(wanted: str, have: str) -> bool:
 
 _RULES = (
     _Rule("arch", _equal, "its machine code runs on no other"),
-    _Rule("kernel", _not_older, "an image may hold what an older kernel can't restore"),
+    _Rule("kernel", _not_older, "an image may hold what an older kernel cannot restore"),
     _Rule("cpu_features", _subset, "libraries chose their code by them when they were loaded"),
     _Rule("driver_version", _equal, "CUDA's state is restored by the driver that saved it"),
     _Rule("image_digest", _equal_if_known, "its open and mapped files must be the same"),
-    _Rule("engine", _equal_if_known, "the hooks that wake it are the engine's"),
+    _Rule("engine", _equal_if_known, "the hooks that resume it are the engine's"),
     _Rule("engine_arguments", _equal, "the snapshot holds their effects"),
 )
 
@@ -49,10 +49,10 @@ _RULES = (
 def incompatibilities(
     wanted: Fingerprint, have: Fingerprint, *, gpus: tuple[Gpu, ...] | None = None
 ) -> tuple[str, ...]:
-    """One sentence for each field that does not fit: the snapshot's value, this machine's, and why it matters.
+    """Return one sentence for each field that differs: the snapshot's value, this machine's, and why it matters.
 
-    `gpus` are the ones that the replica would get; default: all of this machine's. UUIDs may differ (the device map
-    sees to it), and glibc may: a process carries its own, which `image_digest` covers.
+    `gpus` are those that the replica would get; default: all of this machine's. UUIDs may differ (the device map
+    translates them), and so may glibc: a process has its own mapped, which `image_digest` covers.
     """
     found = [
         _sentence(rule, getattr(wanted, rule.field), getattr(have, rule.field))

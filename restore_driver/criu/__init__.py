@@ -1,1 +1,1 @@
-"""CRIU: where it is, what it is asked, what its image files hold."""
+"""CRIU: find it, run it, read and rewrite its image files."""

@@ -1,12 +1,13 @@
-"""What CRIU is asked, and what its answer means.
+"""Run CRIU's dump and restore, and convert its errors.
 
 CRIU runs inside the replica's (dump) or the placeholder's (restore) own namespaces, so it sees its target as an
-ordinary process beside it: no mount, net or pid namespace is dumped or made anew. Directories travel as open
+ordinary process in the same ones: no mount, net or pid namespace is dumped or created. Directories are passed as open
 descriptors (`/proc/self/fd/N`), which lead out of the placeholder's mount namespace.
 
-All other paths are the container's there, and CRIU is root: of its files nothing may be executed, loaded or obeyed.
-CRIU would read /etc/criu/default.conf (an action script in it is run), load plugins from /usr/lib/criu, and run
-`iptables` by PATH; its loader, see `find.py`. What it knows of the kernel (`kerndat.py`) lies in `work`.
+All other paths are the container's there, and CRIU is root: none of the container's files may be executed, loaded or
+used as configuration. Without these options CRIU would read /etc/criu/default.conf (and run an action script of it),
+load plugins from /usr/lib/criu, and run `iptables` by PATH; for its loader see `find.py`. Its cache of kernel features
+(`kerndat.py`) lies in `work`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from restore_driver.host.namespaces import Entry, keep_open
 from restore_driver.host.process import Completed, NotStarted, run
 
 _COMMON = (
-    "--manage-cgroups=ignore",  # the driver joins the placeholder's cgroups itself, before CRIU is born
+    "--manage-cgroups=ignore",  # the driver joins the placeholder's cgroups itself, before it starts CRIU
     "--tcp-close",  # open connections end (their clients see end of file); listeners stay
     "--file-locks",
     "--ext-unix-sk",
@@ -37,14 +38,15 @@ _COMMON = (
     "--no-default-config",
 )
 _GHOST_LIMIT = "1G"
-"""Of one deleted file that is still open, whose content then goes into the image. CRIU's own limit of 1 MiB refuses a
-replica with a temporary file or a deleted shared memory of any use. One that is larger than this would make a slow
-image and is better found out: its dump fails with CRIU's own words."""
+"""Largest deleted file that is still open, whose content goes into the image. CRIU's own limit of 1 MiB refuses
+replicas with ordinary temporary files or deleted shared memory. A larger one would make a slow image: its dump fails
+with CRIU's own message."""
 _ENVIRONMENT = {"PATH": "/proc/self/fd/none", "XDG_RUNTIME_DIR": ".", "LC_ALL": "C"}
-"""All of it: no LD_*, GCONV_PATH or the like of whoever started the driver; nothing is found by this PATH, and without
-any the C library would look into /bin. An `--unprivileged` CRIU looks for criu.kdat in XDG_RUNTIME_DIR: in `work`."""
+"""The whole environment, without LD_*, GCONV_PATH and the like of the driver's own. No program is found by this PATH;
+without any PATH the C library would search /bin. An `--unprivileged` CRIU looks for criu.kdat in XDG_RUNTIME_DIR, which
+is `work`."""
 _HARMLESS = ("Can't setup RLIMIT_NOFILE",)
-"""Logged as errors where root lacks CAP_SYS_RESOURCE; CRIU goes on."""
+"""Logged as errors where root lacks CAP_SYS_RESOURCE; CRIU continues."""
 _LOGS = {"dump": "dump.log", "restore": "restore.log"}
 _FAILED = {"dump": Reason.CRIU_DUMP_FAILED, "restore": Reason.CRIU_RESTORE_FAILED}
 
@@ -59,7 +61,7 @@ class Dump:
     """Dump as this user, for non-root replicas on hosts whose root lacks CAP_SYS_RESOURCE."""
 
     def arguments(self) -> tuple[str, ...]:
-        """CRIU's own arguments, the directories excepted."""
+        """Return CRIU's arguments without the directories."""
         options = ["dump", "--tree", str(self.root_pid), "--leave-stopped", *_COMMON]
         options += ["--ghost-limit", _GHOST_LIMIT]
         if self.shell_job:
@@ -76,10 +78,10 @@ class Restore:
     shell_job: bool = False
     inherited: Mapping[str, int] = field(default_factory=dict)
     stopped: bool = False
-    """Leave the tree stopped: part of its memory is still to come."""
+    """Leave the tree stopped: offloaded memory is filled in afterwards."""
 
     def arguments(self) -> tuple[str, ...]:
-        """CRIU's own arguments, the directories excepted."""
+        """Return CRIU's arguments without the directories."""
         options = ["restore", "--restore-detached", *_COMMON]
         if self.stopped:
             options.append("--leave-stopped")
@@ -90,18 +92,19 @@ class Restore:
         return tuple(options)
 
 
-def call(
+def call(  # noqa: PLR0913 - a command line: program, action, namespaces, directories, limit and cache
     criu: Criu,
     task: Dump | Restore,
     entry: Entry,
     images: Path,
     work: Path,
+    *,
     deadline_s: float,
     kernel_cache: bytes | None = None,
 ) -> Completed:
-    """Runs CRIU within `entry`'s namespaces; `work` gets its log and statistics.
+    """Run CRIU within `entry`'s namespaces; it writes its log and statistics to `work`.
 
-    `kernel_cache` is what `kerndat.make` made, and saves CRIU its look at the kernel.
+    `kernel_cache`, from `kerndat.make`, saves CRIU its own check of the kernel.
 
     Raises:
         DriverError: CRIU_DUMP_FAILED, CRIU_RESTORE_FAILED or PID_COLLISION with the first error of CRIU's log;
@@ -117,8 +120,8 @@ def call(
         stack.enter_context(kept_in(work, kernel_cache))
         argv = [*criu.argv_at(at[0]), *task.arguments(), "--images-dir", at[1], "--work-dir", at[2]]
         argv += ["--log-file", _LOGS[action], "-v2", "--display-stats"]
-        argv += ["--libdir", at[0]]  # no plugins there; without this option CRIU takes the container's
-        handed_on = list(task.inherited.values()) if isinstance(task, Restore) else []
+        argv += ["--libdir", at[0]]  # no plugins there; without this option CRIU loads the container's
+        inherited = list(task.inherited.values()) if isinstance(task, Restore) else []
 
         def enter() -> None:
             if isinstance(task, Dump):
@@ -129,7 +132,7 @@ def call(
                 become_with_capabilities(task.unprivileged_user_id)
 
         try:
-            done = run(argv, deadline_s=deadline_s, env=_ENVIRONMENT, pass_fds=[*fds, *handed_on], enter=enter)
+            done = run(argv, deadline_s=deadline_s, env=_ENVIRONMENT, pass_fds=[*fds, *inherited], enter=enter)
         except NotStarted as error:
             raise DriverError(_FAILED[action], f"CRIU was not started: {error}", "see `forethaw doctor`") from error
     if done.exit_code != 0:
@@ -138,16 +141,16 @@ def call(
 
 
 def explain(action: str, done: Completed, work: Path) -> DriverError:
-    """The first error of CRIU's log as one sentence: the ones after it are its consequences."""
+    """Return the first error of CRIU's log as a `DriverError`: the errors after it are its consequences."""
     log = work / _LOGS[action]
     try:
         text = log.read_text(errors="replace")
     except OSError:
         text = ""
-    said = re.findall(r"Error \([^)]*\): (.*)", text)
-    errors = [line for line in said if not any(harmless in line for harmless in _HARMLESS)]
+    logged = re.findall(r"Error \([^)]*\): (.*)", text)
+    errors = [line for line in logged if not any(harmless in line for harmless in _HARMLESS)]
     errors = errors or done.output.strip().splitlines()[-1:]
-    first = errors[0].strip() if errors else f"exit code {done.exit_code}, and it said nothing"
+    first = errors[0].strip() if errors else f"exit code {done.exit_code} without a message"
     whole = " ".join(errors)
     if "No space left" in whole:
         return DriverError(Reason.DISK_FULL, f"CRIU: {first}", "free some space below the artifact")

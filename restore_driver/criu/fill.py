@@ -1,7 +1,7 @@
 """Write offloaded memory (`offload_selection.py`) into a restored, stopped process tree, on all cores at once.
 
-process_vm_writev(2) faults the pages in and copies, without the task's help; with transparent huge pages `always` a
-fault brings 2 MiB.
+process_vm_writev(2) faults the pages in and copies without running the task; with transparent huge pages `always` a
+fault maps 2 MiB.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from restore_driver.host import proc
 from restore_driver.host.process_vm import mapped_file, write_memory
 
 _BLOCK_BYTES = 4 << 20
-"""Written in one call at most, and cut at multiples of it: no two threads fault the same huge page."""
+"""Largest write of one call, aligned to multiples of it: no two threads fault the same huge page."""
 _MOST_PIECES = 256
 """In one call; the kernel takes `process_vm.MOST_PIECES`."""
 _MOST_THREADS = 16
@@ -37,7 +37,7 @@ class Filled:
 
 @dataclass(frozen=True)
 class _Write:
-    """One call: pieces of a task's memory, each (address there, address here, bytes)."""
+    """One call: pieces of a task's memory, each (address in the task, address here, bytes)."""
 
     pid: int
     start_ticks: int
@@ -52,21 +52,22 @@ def fill(
     The threads run on the cores of the tasks, so that the pages are allocated near those cores.
 
     Args:
-        memory: pagemaps and pages, as `compact` made them.
+        memory: directory of pagemaps and pages, as `compact` writes them.
         tasks: PIDs in the dump -> PIDs and start times (`proc.identity`) here.
-        deadline: looked at before each call.
+        deadline: checked before each call.
         threads: None for one a core of the tasks', 16 at most.
 
     Raises:
-        DriverError: MANIFEST_INVALID for what is no pagemap, or a pages file of another size; CRIU_RESTORE_FAILED for a
-            task that can't be written; DEADLINE_EXCEEDED.
+        DriverError: MANIFEST_INVALID for an invalid pagemap, or a pages file of another size; CRIU_RESTORE_FAILED for a
+            task that cannot be written; DEADLINE_EXCEEDED.
+        OSError: a pages file cannot be mapped.
     """
     with ExitStack() as stack:
         writes: list[_Write] = []
         for pagemap in sorted(memory.glob("pagemap-[0-9]*.img")):
             task = int(pagemap.stem.removeprefix("pagemap-"))
             if task not in tasks:
-                raise DriverError(Reason.CRIU_RESTORE_FAILED, f"process {task} is not there any more")
+                raise DriverError(Reason.CRIU_RESTORE_FAILED, f"process {task} has ended")
             writes += _plan(pagemap, tasks[task], stack)
 
         def write(each: _Write) -> None:
@@ -92,7 +93,7 @@ def _plan(pagemap: Path, task: tuple[int, int], stack: ExitStack) -> Iterator[_W
     size = pages.stat().st_size if pages.exists() else 0
     if size != stored or not size:
         raise DriverError(
-            Reason.MANIFEST_INVALID, f"{pages.name} holds {size:,} bytes, its pagemap says {stored:,}", "stage it again"
+            Reason.MANIFEST_INVALID, f"{pages.name} has {size:,} bytes, its pagemap {stored:,}", "stage it again"
         )
     begin = stack.enter_context(mapped_file(pages, size))
     pieces, together = list[tuple[int, int, int]](), 0
@@ -107,7 +108,7 @@ def _plan(pagemap: Path, task: tuple[int, int], stack: ExitStack) -> Iterator[_W
 
 
 def _blocks(runs: tuple[PageRun, ...]) -> Iterator[tuple[int, int, int]]:
-    """Runs cut at multiples of a block: address, place in the pages file, bytes."""
+    """Yield the runs cut at multiples of a block: address, offset in the pages file, bytes."""
     at = 0
     for run in runs:
         address = run.address
@@ -119,7 +120,7 @@ def _blocks(runs: tuple[PageRun, ...]) -> Iterator[tuple[int, int, int]]:
 
 
 def _cores_of(pids: Iterable[int]) -> frozenset[int]:
-    """Where any of them may run; without them, where we may."""
+    """Return the cores on which any of the processes may run; those of this process if all have ended."""
     cores: set[int] = set()
     for pid in pids:
         with suppress(ProcessLookupError):
@@ -128,12 +129,12 @@ def _cores_of(pids: Iterable[int]) -> frozenset[int]:
 
 
 def _run_on(cores: frozenset[int]) -> None:
-    with suppress(OSError):  # none of them is ours
-        os.sched_setaffinity(0, cores)  # this thread's
+    with suppress(OSError):  # this process may use none of them
+        os.sched_setaffinity(0, cores)  # of this thread
 
 
 def _write(each: _Write) -> None:
-    if not proc.is_same(each.pid, each.start_ticks):  # its PID may be another's now
+    if not proc.is_same(each.pid, each.start_ticks):  # its PID may have been reused
         raise DriverError(Reason.CRIU_RESTORE_FAILED, f"process {each.pid} has ended")
     wanted = sum(size for _, _, size in each.pieces)
     try:

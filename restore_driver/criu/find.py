@@ -1,13 +1,13 @@
-"""Where CRIU is, which version it is, and how it is started from any mount namespace.
+"""Find a usable CRIU, and build the command that runs it from any mount namespace.
 
 `install.sh` beside this file puts CRIU, its loader and its libraries into one directory; that directory is opened
 once, and CRIU is then run through `/proc/self/fd/N`: the descriptor still leads to the directory after the process
 has entered a placeholder's mount namespace, so nothing is copied into the placeholder or mounted there.
 
-There everything that a path names is the container's, and CRIU is root of the whole machine. So nothing by a path may
-be executed or loaded: the loader asks neither /etc/ld.so.preload (`install.sh` patches it) nor /etc/ld.so.cache, and
-`command.py` gives CRIU no configuration, plugins or programs of the container's. A CRIU without a loader and libraries
-beside it, such as a system's own, would load the container's: it is only run where our own root is seen.
+There every path names a file of the container, and CRIU is root of the whole machine. So nothing may be executed or
+loaded by path: the loader reads neither /etc/ld.so.preload (`install.sh` patches it) nor /etc/ld.so.cache, and
+`command.py` gives CRIU no configuration, plugins or programs of the container. A CRIU without a loader and libraries
+beside it, such as a system's own, would load the container's: it is run only in the driver's own root.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _INSTALL = "install it: restore_driver/criu/install.sh, or name one by FORETHAW_
 
 @dataclass(frozen=True)
 class Criu:
-    """One usable CRIU: `directory` holds `criu.bin` and `lib/` (bundled), or just the binary `name`."""
+    """A usable CRIU: `directory` holds `criu.bin` and `lib/` if `bundled`, else only the binary `name`."""
 
     directory: Path
     name: str
@@ -44,18 +44,18 @@ class Criu:
 
     @property
     def argv_prefix(self) -> tuple[str, ...]:
-        """How to start it from the host's mount namespace."""
+        """First arguments of its command line in the host's mount namespace."""
         return self.argv_at(str(self.directory))
 
     def argv_at(self, directory: str) -> tuple[str, ...]:
-        """How to start it where its directory is reached by another path, such as `/proc/self/fd/9`."""
+        """Return the first arguments of its command line for another path to its directory (`/proc/self/fd/9`)."""
         if not self.bundled:
             return (f"{directory}/{self.name}",)
         library_path = ("--inhibit-cache", "--library-path", f"{directory}/lib")
         return (f"{directory}/lib/loader", *library_path, f"{directory}/{self.name}")
 
     def require_own_libraries(self) -> None:
-        """Refuses to be run among a container's files.
+        """Refuse a CRIU without libraries of its own, which would load a container's.
 
         Raises:
             DriverError: CRIU_MISSING.
@@ -69,21 +69,20 @@ class Criu:
 
 
 def find_criu(environment: Mapping[str, str] | None = None) -> Criu:
-    """The CRIU of FORETHAW_CRIU, else the one that `install.sh` installed, else the one on PATH.
+    """Return the CRIU of FORETHAW_CRIU, else the one that `install.sh` installed, else the one on PATH.
 
     Raises:
-        DriverError: CRIU_MISSING when there is none, it does not run, is older than `OLDEST`, or was installed before
-            install.sh patched it; NOT_TRUSTED when others than root may write there.
+        DriverError: CRIU_MISSING if there is none, it does not run, is older than `OLDEST`, or was installed before
+            install.sh patched it; NOT_TRUSTED if others than root may write there.
     """
     environment = os.environ if environment is None else environment
     wanted = environment.get("FORETHAW_CRIU")
     on_path = shutil.which("criu", path=environment.get("PATH"))
     candidates = [Path(wanted)] if wanted else [HOME / "criu", *([Path(on_path)] if on_path else [])]
     for candidate in candidates:
-        if candidate.is_dir():
-            candidate = candidate / "criu"
-        if candidate.is_file():
-            return _examine(candidate.resolve())
+        program = candidate / "criu" if candidate.is_dir() else candidate
+        if program.is_file():
+            return _examine(program.resolve())
     looked_at = ", ".join(str(path) for path in candidates)
     raise DriverError(Reason.CRIU_MISSING, f"there is no CRIU (looked at {looked_at})", _INSTALL)
 
@@ -98,14 +97,14 @@ def _examine(program: Path) -> Criu:
         if path in (directory / name).read_bytes():
             raise DriverError(
                 Reason.CRIU_MISSING,
-                f"{directory} is of an older install.sh: its {name} would believe a container's {path.decode()}",
+                f"{directory} is of an older install.sh: its {name} would read a container's {path.decode()}",
                 f"install it again: restore_driver/criu/install.sh {directory}",
             )
     answer = run([*criu.argv_prefix, "--version"], deadline_s=10.0)
     match = re.search(r"^Version: (\d+)\.(\d+)(?:\.(\d+))?", answer.output, re.MULTILINE)
     if answer.exit_code != 0 or match is None:
-        said = answer.output.strip().splitlines()[-1:] or ["nothing"]
-        raise DriverError(Reason.CRIU_MISSING, f"{program} does not run here: it said {said[0]!r}", _INSTALL)
+        last = answer.output.strip().splitlines()[-1:] or ["nothing"]
+        raise DriverError(Reason.CRIU_MISSING, f"{program} does not run here: it printed {last[0]!r}", _INSTALL)
     version = (int(match[1]), int(match[2]), int(match[3] or 0))
     if version < OLDEST:
         found, oldest = ".".join(map(str, version)), ".".join(map(str, OLDEST))

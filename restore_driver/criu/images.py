@@ -1,8 +1,8 @@
-"""CRIU's image files, as far as we read them: magic numbers, then length-prefixed protobuf messages.
+"""Read and write the image files of CRIU that the driver needs: magic numbers, then length-prefixed protobuf messages.
 
-Only the wire format is known here (varints, fixed words, length-delimited fields; protobuf's "Encoding" document) and
-the few field numbers that we need, from CRIU's `images/*.proto`. A pagemap's head is carried byte for byte; its entries
-have no fields but those that are known here (CRIU 4.2).
+This module knows the wire format (varints, fixed words, length-delimited fields; protobuf's "Encoding" document) and
+the few field numbers that are needed, from CRIU's `images/*.proto`. A pagemap's head is copied byte for byte; its
+entries have no other fields than those known here (CRIU 4.2).
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ _VMA_REGULAR, _VMA_HEAP, _VMA_ANON_PRIVATE = 1, 1 << 5, 1 << 9
 _MAP_PRIVATE, _MAP_ANONYMOUS, _MAP_GROWSDOWN, _MAP_HUGETLB = 0x02, 0x20, 0x100, 0x40000
 _PROT_WRITE = 2
 _TASK_STOPPED = 3
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT, _BYTES = 0, 2
+_FIXED_BYTES = {1: 8, 5: 4}
+"""Sizes of protobuf's fixed-width wire types."""
 _LONGEST_VARINT_BITS = 70
 
 
 @dataclass(frozen=True)
 class PageRun:
-    """One entry of a pagemap: pages of one kind that follow one another."""
+    """One entry of a pagemap: consecutive pages with equal flags."""
 
     address: int
     pages: int
@@ -36,7 +38,7 @@ class PageRun:
 
     @property
     def stored(self) -> bool:
-        """Its pages lie in the pages file."""
+        """True if its pages are in the pages file."""
         return bool(self.flags & PRESENT)
 
     @property
@@ -47,7 +49,7 @@ class PageRun:
 
 @dataclass(frozen=True)
 class Pagemap:
-    """A pagemap file: which pages file it speaks of, and its runs in the pages' order."""
+    """A pagemap file: the number of its pages file, and its runs in the pages' order."""
 
     pages_id: int
     head: bytes
@@ -55,32 +57,32 @@ class Pagemap:
 
 
 def read_messages(path: Path, magic: int) -> tuple[bytes, ...]:
-    """The protobuf messages of an image file.
+    """Return the protobuf messages of an image file.
 
     Raises:
-        DriverError: MANIFEST_INVALID naming the file when it is none or is cut off.
+        DriverError: MANIFEST_INVALID naming a file that is missing, not such an image, or truncated.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise _broken(path, f"{error.strerror}") from error
+        raise _invalid(path, f"{error.strerror}") from error
     if len(content) < 8 or struct.unpack_from("<II", content) != (IMG_COMMON, magic):
-        raise _broken(path, "its magic number is another")
+        raise _invalid(path, "its magic number differs")
     found, at = [], 8
     while at < len(content):
         if at + 4 > len(content):
-            raise _broken(path, f"it is cut off at byte {at}")
+            raise _invalid(path, f"it is truncated at byte {at}")
         (size,) = struct.unpack_from("<I", content, at)
         at += 4
         if at + size > len(content):
-            raise _broken(path, f"it is cut off at byte {at}")
+            raise _invalid(path, f"it is truncated at byte {at}")
         found.append(content[at : at + size])
         at += size
     return tuple(found)
 
 
 def write_messages(magic: int, messages: list[bytes]) -> bytes:
-    """The content of an image file."""
+    """Return the content of an image file."""
     parts = [struct.pack("<II", IMG_COMMON, magic)]
     for message in messages:
         parts += [struct.pack("<I", len(message)), message]
@@ -88,14 +90,14 @@ def write_messages(magic: int, messages: list[bytes]) -> bytes:
 
 
 def read_pagemap(path: Path) -> Pagemap:
-    """A pagemap file.
+    """Read a pagemap file.
 
     Raises:
-        DriverError: MANIFEST_INVALID.
+        DriverError: MANIFEST_INVALID naming the file.
     """
     messages = read_messages(path, PAGEMAP_MAGIC)
     if not messages:
-        raise _broken(path, "it has no head")
+        raise _invalid(path, "it has no head")
     head = dict(_numbers(messages[0], path))
     runs = []
     for message in messages[1:]:
@@ -106,17 +108,16 @@ def read_pagemap(path: Path) -> Pagemap:
 
 
 def write_pagemap(pagemap: Pagemap) -> bytes:
-    """The content of a pagemap file, as CRIU 4.2 writes it: the old 32-bit count of pages is zero."""
-    messages = [pagemap.head]
-    for run in pagemap.runs:
-        messages.append(
-            b"\x08" + _varint(run.address) + b"\x10\x00\x20" + _varint(run.flags) + b"\x28" + _varint(run.pages)
-        )
-    return write_messages(PAGEMAP_MAGIC, messages)
+    """Return the content of a pagemap file as CRIU 4.2 writes it: the old 32-bit count of pages is zero."""
+    entries = [
+        b"\x08" + _varint(run.address) + b"\x10\x00\x20" + _varint(run.flags) + b"\x28" + _varint(run.pages)
+        for run in pagemap.runs
+    ]
+    return write_messages(PAGEMAP_MAGIC, [pagemap.head, *entries])
 
 
 def private_anonymous_ranges(mm: Path) -> tuple[tuple[int, int], ...]:
-    """Address ranges [start, end) of a task's private anonymous memory, where an absent page reads as zero.
+    """Return the ranges [start, end) of a task's private anonymous memory, where an absent page reads as zero.
 
     Raises:
         DriverError: MANIFEST_INVALID.
@@ -126,7 +127,7 @@ def private_anonymous_ranges(mm: Path) -> tuple[tuple[int, int], ...]:
 
 @dataclass(frozen=True)
 class Area:
-    """A mapping, as an mm image has it."""
+    """A memory mapping of an mm image; `prot` and `flags` as mmap(2), `status` as CRIU's VMA flags."""
 
     start: int
     end: int
@@ -136,23 +137,24 @@ class Area:
 
     @property
     def span(self) -> tuple[int, int]:
-        """Its addresses, [start, end)."""
+        """The address range [start, end)."""
         return (self.start, self.end)
 
     @property
     def private_anonymous(self) -> bool:
-        """An absent page of it reads as zero, and nobody else may have it."""
-        return bool(self.status & _VMA_ANON_PRIVATE) and self.flags & (_MAP_PRIVATE | _MAP_ANONYMOUS) == 0x22
+        """True if an absent page of it reads as zero and no other process shares it."""
+        private = _MAP_PRIVATE | _MAP_ANONYMOUS
+        return bool(self.status & _VMA_ANON_PRIVATE) and self.flags & private == private
 
     @property
     def plain(self) -> bool:
-        """Ordinary memory which the task may write: no stack that grows, no page of the kernel's."""
+        """True for ordinary writable memory: not a growing stack, not huge pages, not a special mapping."""
         special = self.status & ~(_VMA_REGULAR | _VMA_HEAP | _VMA_ANON_PRIVATE)
         return not special and not self.flags & (_MAP_GROWSDOWN | _MAP_HUGETLB) and bool(self.prot & _PROT_WRITE)
 
 
 def private_anonymous_areas(mm: Path) -> tuple[Area, ...]:
-    """Those of a task's `mm-PID.img`, sorted by their addresses.
+    """Return the private anonymous mappings of a task's `mm-PID.img`, sorted by address.
 
     Raises:
         DriverError: MANIFEST_INVALID.
@@ -162,23 +164,23 @@ def private_anonymous_areas(mm: Path) -> tuple[Area, ...]:
 
 @dataclass(frozen=True)
 class Core:
-    """What a thread's core image says, as far as we ask."""
+    """The fields of a thread's core image that the driver uses."""
 
     stopped: bool
-    """Its task was stopped by a signal of its own before the dump."""
+    """Its task had been stopped by a signal before the dump."""
     rseq_address: int | None
-    """Where the kernel writes the CPU that the thread runs on (rseq(2)), whenever it likes."""
+    """Address where the kernel may at any time write the CPU that the thread runs on (rseq(2))."""
 
 
 def read_core(path: Path) -> Core:
-    """A `core-TID.img`.
+    """Read a `core-TID.img`.
 
     Raises:
         DriverError: MANIFEST_INVALID.
     """
     messages = read_messages(path, CORE_MAGIC)
     if not messages:
-        raise _broken(path, "it is empty")
+        raise _invalid(path, "it is empty")
     parts = {number: value for number, value in fields_of(messages[0], path) if isinstance(value, bytes)}
     task = dict(_numbers(parts.get(3, b""), path))
     thread = {number: value for number, value in fields_of(parts.get(5, b""), path) if isinstance(value, bytes)}
@@ -192,36 +194,43 @@ def _areas(mm: Path) -> Iterator[Area]:
         if number == 14 and isinstance(value, bytes):
             vma = dict(_numbers(value, mm))
             if not 0 <= vma.get(1, -1) < vma.get(2, -1):
-                raise _broken(mm, "an area has no addresses")
+                raise _invalid(mm, "an area has no addresses")
             yield Area(vma[1], vma[2], vma.get(5, 0), vma.get(6, 0), vma.get(7, 0))
 
 
 def fields_of(message: bytes, path: Path) -> Iterator[tuple[int, int | bytes]]:
-    """Fields of a protobuf message: number and value (an integer, or bytes)."""
+    """Yield number and value (an integer, or bytes) of each field of a protobuf message.
+
+    Raises:
+        DriverError: MANIFEST_INVALID naming `path` if the message is truncated or has a field of unknown kind.
+    """
     at = 0
     try:
         while at < len(message):
             key, at = _read_varint(message, at)
-            number, kind = key >> 3, key & 7
-            if kind == _VARINT:
-                value, at = _read_varint(message, at)
-                yield number, value
-            elif kind == _BYTES:
-                size, at = _read_varint(message, at)
-                if at + size > len(message):
-                    raise IndexError
-                yield number, message[at : at + size]
-                at += size
-            elif kind in (_FIXED64, _FIXED32):
-                size = 8 if kind == _FIXED64 else 4
-                if at + size > len(message):
-                    raise IndexError
-                yield number, int.from_bytes(message[at : at + size], "little")
-                at += size
-            else:
-                raise _broken(path, f"field {number} is of unknown kind {kind}")
-    except IndexError:
-        raise _broken(path, "a message is cut off, or none") from None
+            value, at = _read_value(message, at, key & 7)
+            yield key >> 3, value
+    except IndexError as error:
+        raise _invalid(path, f"a message is malformed: {error}") from None
+
+
+def _read_value(message: bytes, at: int, kind: int) -> tuple[int | bytes, int]:
+    """Return a field's value and the offset behind it; raise IndexError if it is truncated or of unknown kind."""
+    if kind == _VARINT:
+        return _read_varint(message, at)
+    if kind == _BYTES:
+        size, at = _read_varint(message, at)
+        return _slice(message, at, size), at + size
+    if kind in _FIXED_BYTES:
+        size = _FIXED_BYTES[kind]
+        return int.from_bytes(_slice(message, at, size), "little"), at + size
+    raise IndexError(f"a field is of unknown kind {kind}")
+
+
+def _slice(message: bytes, at: int, size: int) -> bytes:
+    if at + size > len(message):
+        raise IndexError("it is truncated")
+    return message[at : at + size]
 
 
 def _numbers(message: bytes, path: Path) -> Iterator[tuple[int, int]]:
@@ -240,7 +249,7 @@ def _read_varint(content: bytes, at: int) -> tuple[int, int]:
             return value, at
         shift += 7
         if shift >= _LONGEST_VARINT_BITS:
-            raise IndexError
+            raise IndexError("a varint is too long")
 
 
 def _varint(value: int) -> bytes:
@@ -252,5 +261,5 @@ def _varint(value: int) -> bytes:
     return bytes(parts)
 
 
-def _broken(path: Path, what: str) -> DriverError:
-    return DriverError(Reason.MANIFEST_INVALID, f"{path.name} is no image of CRIU's: {what}", "dump again")
+def _invalid(path: Path, problem: str) -> DriverError:
+    return DriverError(Reason.MANIFEST_INVALID, f"{path.name} is not an image of CRIU's: {problem}", "dump again")

@@ -1,8 +1,8 @@
-"""CRIU's look at the kernel, kept: it costs 25 ms at each start, and its answer changes with the kernel only.
+"""Cache CRIU's check of kernel features, which costs 25 ms at each start and changes with the kernel only.
 
-CRIU keeps it in /run/criu.kdat, but writes it only where /run is a tmpfs, and in a container believes whatever it finds
-there. So the driver has it made once, in a mount namespace of its own, and gives it to each CRIU in its working
-directory, where one that `install.sh` patched looks instead.
+CRIU keeps it in /run/criu.kdat, but writes it only where /run is a tmpfs, and in a container trusts any file of that
+name. So the driver makes it once, in a mount namespace of its own, and gives it to each CRIU in its working directory,
+where a CRIU that `install.sh` patched reads it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from restore_driver.criu.find import Criu
 from restore_driver.host.mounts import MS_PRIVATE, MS_REC, mount
@@ -18,12 +18,15 @@ from restore_driver.host.namespaces import KINDS, unshare
 from restore_driver.host.process import run
 
 PATH = "/run/criu.kdat"
-_NAME = os.path.basename(PATH)
+_NAME = PurePath(PATH).name
 _DEADLINE_S = 10.0
 
 
 def make(criu: Criu, directory: Path) -> bytes | None:
-    """The cache as this CRIU writes it for this kernel; None if it writes none, and all goes on as without."""
+    """Return the content of the cache that this CRIU writes for this kernel; None if it writes none.
+
+    `directory` receives a temporary file. Without a cache CRIU checks the kernel itself.
+    """
     target = directory / "criu.kdat"
     fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
@@ -31,11 +34,11 @@ def make(criu: Criu, directory: Path) -> bytes | None:
         unshare(KINDS["mnt"])
         mount("", Path("/"), flags=MS_REC | MS_PRIVATE)
         mount("tmpfs", Path("/run"), "tmpfs")
-        os.chdir("/run")  # a CRIU that install.sh patched keeps it where it is
+        os.chdir("/run")  # a CRIU that install.sh patched writes it to its working directory
 
     try:
         script = f'"$@" check >/dev/null 2>&1; cat {PATH} >/proc/self/fd/{fd}'
-        # CRIU must be reached without /run, which a tmpfs hides here: by its open directory.
+        # CRIU may lie below /run, which a tmpfs hides here: it is run by its open directory.
         home = os.open(criu.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             argv = ["sh", "-c", script, "sh", *criu.argv_at(f"/proc/self/fd/{home}")]
@@ -51,9 +54,11 @@ def make(criu: Criu, directory: Path) -> bytes | None:
 
 @contextmanager
 def kept_in(work: Path, content: bytes | None) -> Iterator[None]:
-    """In CRIU's working directory while the block runs, where a CRIU that `install.sh` patched looks for it. It is the
-    driver's own: a container can't tell CRIU untruths of the kernel. Nothing stays, not even what CRIU began to write
-    and did not keep, for the kernel may be another next time."""
+    """Keep the cache in CRIU's working directory while the block runs, where a patched CRIU reads it.
+
+    The directory is the driver's own: the container cannot poison CRIU's kernel-feature cache. Everything is removed
+    afterwards, also a file that CRIU has begun to write, since the next kernel may be another.
+    """
     _forget(work)
     try:
         if content is not None:

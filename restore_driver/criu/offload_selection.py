@@ -1,17 +1,17 @@
-"""Which memory a restore fills in by itself, beside CRIU: the large pieces of ordinary private memory.
+"""Select the memory that a restore fills in by itself: the large pieces of ordinary private memory.
 
-CRIU restores a task's pages in one thread, after everything else, and nine tenths of its time are these: a fault, a
-zeroed page and a copy, one after the other (docs/restore.md). So large pieces leave its images for a directory of their
-own, in the same format. CRIU restores the tree without them and leaves it stopped; `fill.py` writes them with all
-cores; then the tree goes on.
+CRIU restores a task's pages in one thread, after everything else, and that is nine tenths of its time: a fault, a
+zeroed page and a copy, one after the other (docs/restore.md). So large pieces are offloaded from its images into a
+directory of their own, in the same format. CRIU restores the tree without them and leaves it stopped; `fill.py` writes
+them with all cores; then the tree is resumed.
 
-Left to CRIU is what it or the kernel touches between: pages where the kernel writes a thread's CPU (rseq(2)), read-only
-memory, stacks, files, everything that is shared. So is an area that two tasks have from and to the same addresses: one
-forked the other, CRIU keeps the pages that they still share (in such areas alone), and we would make two of each.
+CRIU keeps what it or the kernel touches in between: pages where the kernel writes a thread's CPU (rseq(2)), read-only
+memory, stacks, files, everything that is shared. It also keeps an area that two tasks have at the same addresses: one
+forked the other, CRIU keeps the pages that they still share (in such areas alone), and filling would duplicate each.
 
-A tree of which a task was stopped by itself, or that shares its caller's session, is left to CRIU whole: nobody could
-tell, after, whom to wake, or whether the kernel would (a stopped process group that loses its last outside parent is
-sent SIGHUP and SIGCONT: POSIX's orphaned process groups).
+A tree with a task that had been stopped by a signal, or that shares its caller's session, is not offloaded: after the
+restore it would be unknown which tasks to resume, and the kernel may resume them too early (a stopped process group
+that loses its last outside parent is sent SIGHUP and SIGCONT: POSIX's orphaned process groups).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from pathlib import Path
 from restore_driver.criu.images import PAGE_BYTES, PageRun, private_anonymous_areas, read_core
 
 LEAST_PAGES = 16
-"""Shorter runs stay: of an engine's memory they are 4%, and nine of ten runs."""
+"""Shorter runs are not offloaded: they are 4% of an engine's memory, and nine of ten runs."""
 LEAST_BYTES = 8 << 20
-"""A task with less to set apart is left to CRIU: it takes milliseconds."""
+"""Less of a task than this is not offloaded: CRIU restores it in milliseconds."""
 
 Ranges = tuple[tuple[int, int], ...]
 """Sorted, disjoint address ranges [start, end)."""
@@ -35,17 +35,17 @@ Ranges = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Piece:
-    """A run, and where its pages begin in the pages file, in bytes."""
+    """A run, and the offset of its pages in the pages file, in bytes."""
 
     run: PageRun
     at: int
 
 
 def plain_memory(images: Path, tasks: Sequence[str]) -> dict[str, Ranges]:
-    """By task, what may be set apart; nothing of a tree that must not be stopped.
+    """Return the ranges of each task that may be offloaded; none for a tree with a stopped task.
 
     Raises:
-        DriverError: MANIFEST_INVALID naming the image that is none of CRIU's.
+        DriverError: MANIFEST_INVALID naming the file that is not an image of CRIU's.
     """
     cores = [read_core(path) for path in sorted(images.glob("core-[0-9]*.img"))]
     if not cores or any(core.stopped for core in cores):
@@ -60,20 +60,20 @@ def plain_memory(images: Path, tasks: Sequence[str]) -> dict[str, Ranges]:
     return {task: tuple(_without(ranges, holes)) for task, ranges in plain.items()}
 
 
-def set_apart(pieces: Sequence[Piece], plain: Ranges) -> tuple[list[Piece], list[Piece]]:
-    """What stays with CRIU and what is set apart, each in the pages' order; together they are the pieces."""
+def split_offloaded(pieces: Sequence[Piece], plain: Ranges) -> tuple[list[Piece], list[Piece]]:
+    """Return the pieces that stay with CRIU and the offloaded ones, each in the pages' order."""
     stay: list[Piece] = []
-    apart: list[Piece] = []
+    offloaded: list[Piece] = []
     for piece in pieces:
         for part, inside in _cut(piece, plain):
-            append(apart if inside and part.run.pages >= LEAST_PAGES and part.run.stored else stay, part)
-    if sum(part.run.pages for part in apart) * PAGE_BYTES < LEAST_BYTES:
+            append(offloaded if inside and part.run.pages >= LEAST_PAGES and part.run.stored else stay, part)
+    if sum(part.run.pages for part in offloaded) * PAGE_BYTES < LEAST_BYTES:
         return list(pieces), []
-    return stay, apart
+    return stay, offloaded
 
 
 def append(pieces: list[Piece], piece: Piece) -> None:
-    """Joins a piece to the last one where they touch; what touches in memory does so in the file."""
+    """Append a piece, joined to the last one if adjacent; adjacent pages in memory are adjacent in the file."""
     if pieces and pieces[-1].run.flags == piece.run.flags and pieces[-1].run.end == piece.run.address:
         last = pieces[-1]
         pieces[-1] = Piece(PageRun(last.run.address, last.run.pages + piece.run.pages, last.run.flags), last.at)
@@ -82,7 +82,7 @@ def append(pieces: list[Piece], piece: Piece) -> None:
 
 
 def _cut(piece: Piece, ranges: Ranges) -> Iterator[tuple[Piece, bool]]:
-    """Parts that follow one another and together are the piece, each with whether it lies in a range."""
+    """Yield consecutive parts of a piece, each with True if it lies within a range."""
     run, at = piece.run, piece.run.address
 
     def part(end: int) -> Piece:
@@ -103,7 +103,7 @@ def _cut(piece: Piece, ranges: Ranges) -> Iterator[tuple[Piece, bool]]:
 
 
 def _merged(ranges: list[tuple[int, int]]) -> Ranges:
-    """Those that touch or overlap become one."""
+    """Return the ranges sorted, adjacent and overlapping ones merged."""
     found: list[tuple[int, int]] = []
     for start, end in sorted(ranges):
         if found and start <= found[-1][1]:
@@ -114,7 +114,7 @@ def _merged(ranges: list[tuple[int, int]]) -> Ranges:
 
 
 def _without(ranges: Ranges, holes: Ranges) -> Iterator[tuple[int, int]]:
-    """What the holes leave of the ranges."""
+    """Yield the parts of the ranges that are outside the holes."""
     for start, end in ranges:
         at = start
         for low, high in holes[max(bisect_right(holes, (start, start)) - 1, 0) :]:

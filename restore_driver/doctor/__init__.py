@@ -1,8 +1,8 @@
-"""`forethaw doctor`: whether this machine can checkpoint and restore, found out by trying, and what would fix it.
+"""`forethaw doctor`: examine if this machine can checkpoint and restore, by trying it, with a hint for each problem.
 
-`checks.py` is the table of what is looked at, `examine.py` goes through it, `findings.py` says what comes out; every
-other module is one subject of the table. Nothing is changed: what must be tried (a namespace, a mount, CRIU's own
-check) is tried in a process of its own and gone with it.
+`checks.py` is the table of checks, `examine.py` runs them, `findings.py` has the results; every other module is one
+subject of the table. Nothing is changed: namespaces, mounts and CRIU's own check are tried in a process of its own,
+and end with it.
 """
 
 from __future__ import annotations

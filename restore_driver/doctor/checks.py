@@ -1,6 +1,6 @@
-"""What is looked at: one row a check, one group a subject, in the order of the report.
+"""The table of checks: one row for each, grouped by subject, in the order of the report.
 
-Checks of a subject go one after the other, since the later ones rest on the earlier; subjects go side by side.
+Checks of a subject run one after the other, since later ones depend on earlier ones; subjects run in parallel.
 """
 
 from __future__ import annotations
@@ -8,18 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from restore_driver.doctor import criu, gpus, kernel, memory, namespaces, privileges, storage
-from restore_driver.doctor import daemons as residents
+from restore_driver.doctor import criu, daemons, gpus, kernel, memory, namespaces, privileges, storage
 from restore_driver.doctor.findings import Answer
 from restore_driver.doctor.machine import Machine
 
 
 @dataclass(frozen=True)
 class Check:
-    """One row: what it is called, who looks, and what only root may do of it."""
+    """One row: name, function, and the action for which it needs root (empty if it does not)."""
 
     name: str
-    look: Callable[[Machine], Answer]
+    run: Callable[[Machine], Answer]
     root_to: str = ""
 
 
@@ -42,7 +41,7 @@ SUBJECTS: tuple[tuple[Check, ...], ...] = (
         Check("criu-check", criu.own_check, "run `criu check`"),
     ),
     (
-        Check("namespaces", namespaces.unshared, "make namespaces"),
+        Check("namespaces", namespaces.unshared, "create namespaces"),
         Check("cgroups", namespaces.cgroups, "join cgroups"),
         Check("overlayfs", namespaces.overlayfs, "mount one"),
         Check("dev-shm", namespaces.shared_memory),
@@ -60,11 +59,11 @@ SUBJECTS: tuple[tuple[Check, ...], ...] = (
         Check("fs-verity", storage.verity),
     ),
     (
-        Check("agent", residents.agent, "ask the agent"),
-        Check("holder", residents.holder),
+        Check("agent", daemons.agent, "query the agent"),
+        Check("holder", daemons.holder),
     ),
     (
-        Check("gpus", gpus.cards),
+        Check("gpus", gpus.models),
         Check("nvidia-driver", gpus.driver),
         Check("cuda-helper", gpus.helper),
         Check("cuda-checkpoint", gpus.program),

@@ -1,4 +1,4 @@
-"""CRIU: is there one that runs, and what does its own check say."""
+"""Check that a usable CRIU is installed, and run its own check of the kernel."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from restore_driver.host.process import Completed, NotStarted, run
 
 _GOOD = "Looks good."
 _GOOD_BUT = "Looks good but some kernel features are missing"
-_MEND = "boot a kernel with CONFIG_CHECKPOINT_RESTORE and what is named, and give root its capabilities"
+_HINT = "boot a kernel with CONFIG_CHECKPOINT_RESTORE and the named features, and give root its capabilities"
 
 
 def program(machine: Machine) -> Answer:
-    """Found, run, and new enough."""
+    """Check that CRIU is found, runs and is new enough."""
     found = machine.criu
     if isinstance(found, DriverError):
         verdict = missing if found.reason is Reason.CRIU_MISSING else broken
-        return verdict(found.detail, found.hint or "see whether it runs by hand: `criu --version`")
+        return verdict(found.detail, found.hint or "run it by hand: `criu --version`")
     return ok(f"{found.directory / found.name} is CRIU {'.'.join(map(str, found.version))}")
 
 
 def own_check(machine: Machine) -> Answer:
-    """`criu check` proves the kernel's features, no more; its exit code alone proves nothing."""
+    """Run `criu check`, which proves kernel features only; its exit code must be read with its text."""
     found = machine.criu
     if isinstance(found, DriverError):
         return missing("not run: there is no usable CRIU", "see `criu` above")
@@ -37,26 +37,26 @@ def own_check(machine: Machine) -> Answer:
 
 
 def judge(done: Completed) -> Answer:
-    """Exit code and text together; what it complains of is passed on even when it ends well."""
+    """Judge exit code and text of `criu check` together; its complaints are reported even if it succeeds."""
     lines = [line.strip() for line in done.output.splitlines() if line.strip()]
     complaints = "; ".join(line for line in lines if line.startswith(("Error", "Warn")))
     if any(line.startswith(_GOOD_BUT) for line in lines):
-        named = complaints or "it names none"
+        named = complaints or "none is named"
         return warning(
             f"some optional kernel features are missing: {named}", "nothing, unless a dump names one of them"
         )
     if done.exit_code != 0 or _GOOD not in lines:
-        said = complaints or "; ".join(lines) or "nothing"
-        return broken(f"`criu check` ended with {done.exit_code} and said: {said}", _MEND)
+        text = complaints or "; ".join(lines) or "nothing"
+        return broken(f"`criu check` ended with {done.exit_code} and printed: {text}", _HINT)
     if complaints:
-        return warning(f"it looks good, but it said: {complaints}", "nothing, unless a dump or a restore names it")
+        return warning(f"it looks good, but it printed: {complaints}", "nothing, unless a dump or a restore names it")
     return ok(_GOOD)
 
 
 def _run_check(criu: Criu, deadline_s: float) -> Completed:
-    """With a /run of its own: CRIU looks afresh, not at its cache there, and what it writes there is gone after.
+    """Run it with a /run of its own: CRIU does not use its cache there, and what it writes there is dropped.
 
-    So it must be reached without /run: by its open directory.
+    Since CRIU may lie below /run, it is run by its open directory.
     """
     home = os.open(criu.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -1,20 +1,20 @@
-"""What a look at the machine comes to: a verdict, what was seen, and what would fix it."""
+"""Verdicts, answers of checks and the findings of an examination."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """Sorted by what the reader should do: nothing, know it, hint it."""
+    """The result of a check, from no action needed to action needed."""
 
     OK = "ok"
-    ABSENT = "absent"  # not here, and nobody asked for it
-    WARNING = "warning"  # all goes on, but differently, slower or not looked at
-    MISSING = "missing"  # needed and not here
-    BROKEN = "broken"  # needed, here, and of no use
+    ABSENT = "absent"  # not installed, and not required
+    WARNING = "warning"  # works, but differently or slower, or could not be checked
+    MISSING = "missing"  # required and not installed
+    BROKEN = "broken"  # required, installed, and unusable
 
 
 FATAL = frozenset({Verdict.MISSING, Verdict.BROKEN})
@@ -22,7 +22,7 @@ FATAL = frozenset({Verdict.MISSING, Verdict.BROKEN})
 
 @dataclass(frozen=True)
 class Answer:
-    """What one check says; the table gives it its name."""
+    """The result of one check without its name, which the table of checks adds."""
 
     verdict: Verdict
     detail: str
@@ -31,7 +31,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the examination."""
+    """One line of the examination; `hint` is empty where nothing needs fixing."""
 
     name: str
     verdict: Verdict
@@ -40,30 +40,40 @@ class Finding:
 
 
 def is_fit(findings: Iterable[Finding]) -> bool:
-    """True when nothing that is needed is missing or broken; warnings are allowed."""
+    """Return True if nothing that is needed is missing or broken; warnings are allowed."""
     return all(finding.verdict not in FATAL for finding in findings)
 
 
+def summary(findings: Collection[Finding]) -> str:
+    """Return one sentence: whether the machine is fit, else the checks to fix, and the number of warnings."""
+    warnings = sum(finding.verdict is Verdict.WARNING for finding in findings)
+    more = f"; {warnings} warning{'' if warnings == 1 else 's'}" if warnings else ""
+    if is_fit(findings):
+        return f"All that is needed is there{more}."
+    names = ", ".join(finding.name for finding in findings if finding.verdict in FATAL)
+    return f"Missing or broken: {names}{more}."
+
+
 def ok(detail: str, hint: str = "") -> Answer:
-    """As it should be."""
+    """Return the answer of a check that passed."""
     return Answer(Verdict.OK, detail, hint)
 
 
 def absent(detail: str) -> Answer:
-    """Not here, and not needed."""
+    """Return the answer for something that is not installed and not required."""
     return Answer(Verdict.ABSENT, detail)
 
 
 def warning(detail: str, hint: str) -> Answer:
-    """Worth knowing: something works differently."""
+    """Return the answer for something that works differently or slower, or could not be checked."""
     return Answer(Verdict.WARNING, detail, hint)
 
 
 def missing(detail: str, hint: str) -> Answer:
-    """Needed and not here."""
+    """Return the answer for something that is required and not installed."""
     return Answer(Verdict.MISSING, detail, hint)
 
 
 def broken(detail: str, hint: str) -> Answer:
-    """Needed, here, and of no use."""
+    """Return the answer for something that is required, installed and unusable."""
     return Answer(Verdict.BROKEN, detail, hint)

@@ -1,7 +1,7 @@
-"""NVIDIA: cards, driver, who makes the CUDA calls, and what can't be checkpointed at all.
+"""Check NVIDIA GPUs: models, driver, CUDA checkpoint backend, and settings that prevent checkpoints.
 
-A machine that shows no trace of NVIDIA is fit for replicas without a GPU: then all this is absent, unless `--gpu` says
-that it is needed.
+A machine without any sign of NVIDIA is fit for replicas without a GPU: then all of these are absent, unless `--gpu`
+requires them.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from restore_driver.doctor.findings import Answer, absent, broken, missing, ok, 
 from restore_driver.doctor.machine import DRIVER_VERSION, Machine
 
 OLDEST_DRIVER = 570
-"""The first with cuCheckpointProcess* in its API; 550 to 565 know cuda-checkpoint's --toggle alone, which has neither
-a timeout nor a state that one could ask for."""
+"""The first with cuCheckpointProcess* in its API; 550 to 565 have only cuda-checkpoint's --toggle, which has neither a
+timeout nor a readable state."""
 
 NO_GPU = "this machine shows no NVIDIA GPU"
 INSTALL = f"install NVIDIA's driver {OLDEST_DRIVER} or newer, or give the container its GPU (NVIDIA container toolkit)"
 _MPS_NAME = "nvidia-cuda-mps"
-"""Of the control daemon and of the server alike, as far as the kernel keeps names."""
+"""Name of both the control daemon and the server, cut to the 15 characters that the kernel keeps."""
 
 
-def cards(machine: Machine) -> Answer:
-    """Model and memory of each."""
+def models(machine: Machine) -> Answer:
+    """Check that nvidia-smi lists the GPUs; report model and memory of each."""
     gpus, _ = machine.gpus_and_driver
     if not machine.nvidia_trace:
         return _without(machine)
@@ -38,7 +38,7 @@ def cards(machine: Machine) -> Answer:
 
 
 def driver(machine: Machine) -> Answer:
-    """New enough for the checkpoint API."""
+    """Check that the driver is new enough for the checkpoint API."""
     if not machine.nvidia_trace:
         return _without(machine)
     version = machine.gpus_and_driver[1] or _loaded_version()
@@ -53,7 +53,7 @@ def driver(machine: Machine) -> Answer:
 
 
 def helper(machine: Machine) -> Answer:
-    """Started as the agent starts it, and asked: about a process without CUDA, which it must say, and about memory."""
+    """Start the CUDA helper as the agent does; query a process without CUDA and the memory of the GPUs."""
     if not machine.nvidia_trace:
         return _without(machine)
     began_s = time.monotonic()
@@ -68,57 +68,57 @@ def helper(machine: Machine) -> Answer:
         cuda.close()
     if not isinstance(cuda, HelperClient):
         return warning(
-            f"the cuda-checkpoint program answers instead, and each call pays for a cuInit: {why_not}",
+            f"the cuda-checkpoint program is used instead, and each call costs a cuInit: {why_not}",
             "pip install 'forethaw[gpu]'",
         )
-    return ok(f"up and asked in {time.monotonic() - began_s:.1f} s; it sees the memory of {count} cards")
+    return ok(f"started and queried in {time.monotonic() - began_s:.1f} s; it reads the memory of {count} GPUs")
 
 
 def program(machine: Machine) -> Answer:
-    """The way out where cuda-bindings is missing."""
+    """Look for the cuda-checkpoint program, the fallback where cuda-bindings is missing."""
     found = shutil.which("cuda-checkpoint")
     return ok(found) if found else absent("not on PATH; needed only where the helper does not answer")
 
 
 def mig(machine: Machine) -> Answer:
-    """A part of a GPU can't be checkpointed."""
+    """Check that MIG is off: an instance of a GPU cannot be checkpointed."""
     if not machine.nvidia_trace:
         return absent(NO_GPU)
     if not machine.gpu_modes:
-        return warning("nvidia-smi does not tell", "see `nvidia-smi -q -d MIG`")
+        return warning("nvidia-smi does not report it", "see `nvidia-smi -q -d MIG`")
     split = [mode.index for mode in machine.gpu_modes if mode.mig == "Enabled"]
     if split:
         return broken(
-            f"MIG is on for GPU {', '.join(split)}: parts of a GPU can't be checkpointed",
+            f"MIG is on for GPU {', '.join(split)}: MIG instances cannot be checkpointed",
             f"nvidia-smi -i {','.join(split)} -mig 0, and reset them or reboot",
         )
     return ok("off on every GPU")
 
 
 def mps(machine: Machine) -> Answer:
-    """A process that shares a context by MPS can't be checkpointed."""
+    """Check that no MPS runs: a process that shares a context by MPS cannot be checkpointed."""
     if not machine.nvidia_trace:
         return absent(NO_GPU)
     found = _processes_named(_MPS_NAME)
     if found:
         return broken(
-            f"MPS serves (process {found[0]}): processes that use it can't be checkpointed",
+            f"MPS runs (process {found[0]}): processes that use it cannot be checkpointed",
             "echo quit | nvidia-cuda-mps-control, and start the replicas again",
         )
-    return ok("no MPS among the processes that can be seen here")
+    return ok("no MPS among the processes that are visible here")
 
 
 def persistence(machine: Machine) -> Answer:
-    """Without it, the driver lets go of a card that nobody uses."""
+    """Check persistence mode, without which the driver deinitialises an unused GPU."""
     if not machine.nvidia_trace:
         return absent(NO_GPU)
     if not machine.gpu_modes:
-        return warning("nvidia-smi does not tell", "see `nvidia-smi -q`")
+        return warning("nvidia-smi does not report it", "see `nvidia-smi -q`")
     off = [mode.index for mode in machine.gpu_modes if mode.persistence == "Disabled"]
     if off:
         return warning(
-            f"persistence mode is off on GPU {', '.join(off)}: the first cuInit on an idle card takes seconds",
-            "nvidia-smi -pm 1, or run nvidia-persistenced (a resident agent or holder keeps the card awake, too)",
+            f"persistence mode is off on GPU {', '.join(off)}: the first cuInit on an idle GPU takes seconds",
+            "nvidia-smi -pm 1, or run nvidia-persistenced (a resident agent or holder keeps the GPU initialised, too)",
         )
     return ok("on")
 
@@ -128,7 +128,7 @@ def _without(machine: Machine) -> Answer:
 
 
 def _loaded_version() -> str | None:
-    """Of the kernel module, where nvidia-smi is not there to ask."""
+    """Return the version of the loaded kernel module, for machines without nvidia-smi."""
     with suppress(OSError):
         match = re.search(r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s", DRIVER_VERSION.read_text())
         return match[1] if match else None
@@ -139,7 +139,7 @@ def _processes_named(name: str) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            with suppress(OSError):  # it ended while we looked
+            with suppress(OSError):  # it has ended since
                 if (entry / "comm").read_text().startswith(name):
                     found.append(int(entry.name))
     return found

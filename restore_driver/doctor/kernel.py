@@ -1,4 +1,4 @@
-"""What the kernel offers: its version, /proc as CRIU reads it, and what may stand in the way of a tracer."""
+"""Check the kernel: version, /proc as CRIU reads it, and settings that may block ptrace."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from restore_driver.host.kernel_log import read_kernel_log
 from restore_driver.host.namespaces import KINDS, unshare
 
 OLDEST = (5, 6)
-"""openat2(2), without which no file of an artifact is opened; clone3(2) with a chosen PID came just before, in 5.5."""
+"""The first with openat2(2), which opens every file of an artifact; clone3(2) with a chosen PID came in 5.5."""
 ARCHITECTURES = ("x86_64", "aarch64")
 
 _PTRACE_SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
@@ -24,11 +24,11 @@ _MARK = 1000
 
 
 def release(machine: Machine) -> Answer:
-    """Version and architecture; and whether it is Linux at all."""
+    """Check version and architecture, and that it is a Linux kernel."""
     system, banner = os.uname(), Path("/proc/version").read_text()
     if is_gvisor(system.release, banner, read_kernel_log()):
         return broken(
-            f"{system.release} is gVisor's, no Linux kernel: CRIU can't run there",
+            f"{system.release} is gVisor, not a Linux kernel: CRIU cannot run there",
             "run on the node's own kernel (runtime class runc), or on a node without the sandbox",
         )
     if system.machine not in ARCHITECTURES:
@@ -41,14 +41,20 @@ def release(machine: Machine) -> Answer:
 
 
 def is_gvisor(system_release: str, banner: str, log: str) -> bool:
-    """By what it says of itself: its name in newer releases, its birthday in those that call themselves 4.4.0."""
+    """Detect gVisor: by name in newer releases, by the fixed build date in the banner of those that report 4.4.0.
+
+    Args:
+        system_release: as uname(2) returns it.
+        banner: content of /proc/version.
+        log: kernel log, or empty if it cannot be read.
+    """
     if "gvisor" in f"{system_release} {banner}".lower() or "Starting gVisor" in log:
         return True
     return system_release == "4.4.0" and "Sun Jan 10 15:06:54 PST 2016" in banner
 
 
 def proc_files(machine: Machine) -> Answer:
-    """What CRIU reads of every process: its page map, the files it maps, its children."""
+    """Check the files of /proc that CRIU reads of every process: page map, mapped files, children."""
     failures = []
     for what, read in (("pagemap", _read_pagemap), ("map_files", _read_map_files), ("task/*/children", _read_children)):
         try:
@@ -61,36 +67,36 @@ def proc_files(machine: Machine) -> Answer:
 
 
 def last_pid(machine: Machine) -> Answer:
-    """Tried in a pid namespace of its own: a PID is chosen, and the next process gets it."""
+    """Choose a PID in a new pid namespace, and check that the next process gets it."""
     try:
         got = in_child("the choice of a PID", _choose_pid, machine.patience_s)
     except OSError as error:
         return broken(f"{_LAST_PID}: {error.strerror}", "mount /proc/sys read-write (a privileged container has it so)")
     if got != _MARK + 1:
         return broken(f"{_LAST_PID} was set to {_MARK}, and the next PID was {got}", "CONFIG_CHECKPOINT_RESTORE=y")
-    return ok("a PID that was chosen came")
+    return ok("the next process got the chosen PID")
 
 
 def ptrace(machine: Machine) -> Answer:
-    """Yama, where the kernel has it."""
+    """Check Yama's ptrace_scope, where the kernel has it."""
     if not _PTRACE_SCOPE.exists():
         return ok("no Yama: capabilities alone decide")
     scope = _PTRACE_SCOPE.read_text().strip()
     if scope == "3":
         return broken(
-            "kernel.yama.ptrace_scope is 3: nobody may trace anybody",
-            "take the setting out of sysctl.d and reboot; it can't be lowered at run time",
+            "kernel.yama.ptrace_scope is 3: ptrace is disabled for all processes",
+            "remove the setting from sysctl.d and reboot; it cannot be lowered at run time",
         )
     return ok(f"kernel.yama.ptrace_scope is {scope}: root with CAP_SYS_PTRACE may trace")
 
 
 def seccomp(machine: Machine) -> Answer:
-    """A filter on ourselves is inherited by CRIU."""
+    """Check that this process has no seccomp filter, which CRIU would inherit."""
     mode = _status_of("Seccomp")
     if mode == "0":
         return ok("no filter on this process")
     if mode is None:
-        return warning("this kernel tells nothing of seccomp", "see that CONFIG_SECCOMP is what you want")
+        return warning("this kernel does not report seccomp", "check that CONFIG_SECCOMP is what you want")
     return warning(
         f"this process runs under a seccomp filter (mode {mode}), and CRIU would, too: calls that it needs may fail",
         "run the agent with seccompProfile Unconfined (privileged does); `criu-check` shows what fails",
@@ -98,19 +104,20 @@ def seccomp(machine: Machine) -> Answer:
 
 
 def io_uring(machine: Machine) -> Answer:
-    """CRIU can't dump a ring: best nobody can make one."""
+    """Check that replicas cannot create an io_uring, which CRIU cannot dump."""
     if not _IO_URING.exists():
         return warning(
-            "no kernel.io_uring_disabled here (it came with 6.6): a replica that opens a ring can't be checkpointed",
+            "no kernel.io_uring_disabled (added in 6.6): a replica that creates an io_uring cannot be checkpointed",
             "forbid io_uring by the replicas' seccomp profile; container runtimes' default one does",
         )
     value = _IO_URING.read_text().strip()
     if value == "0":
         return warning(
-            "kernel.io_uring_disabled is 0: a replica that opens a ring can't be checkpointed",
+            "kernel.io_uring_disabled is 0: a replica that creates an io_uring cannot be checkpointed",
             "sysctl kernel.io_uring_disabled=2, or the replicas' seccomp profile (container runtimes' default one)",
         )
-    return ok(f"kernel.io_uring_disabled is {value}: {'nobody' if value == '2' else 'no replica'} opens a ring")
+    processes = "no process" if value == "2" else "no unprivileged process outside kernel.io_uring_group"
+    return ok(f"kernel.io_uring_disabled is {value}: {processes} can create an io_uring")
 
 
 def _read_pagemap() -> None:
@@ -122,8 +129,7 @@ def _read_pagemap() -> None:
 
 
 def _read_map_files() -> None:
-    directory = Path("/proc/self/map_files")
-    os.readlink(directory / os.listdir(directory)[0])
+    next(Path("/proc/self/map_files").iterdir()).readlink()
 
 
 def _read_children() -> None:
@@ -131,7 +137,10 @@ def _read_children() -> None:
 
 
 def _choose_pid() -> int:
-    """Runs in a forked child. Its own child is process 1 of a namespace, whose counter it alone sees."""
+    """Return the PID of a process created after choosing its predecessor, in a new pid namespace.
+
+    Runs in a forked child, whose own child is process 1 of the namespace.
+    """
     unshare(KINDS["pid"])
     ours, theirs = os.pipe()
     first = fork()

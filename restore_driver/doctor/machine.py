@@ -1,4 +1,4 @@
-"""The machine under examination: what was asked of it, and the answers that several checks share and that cost time."""
+"""The machine under examination: the user's options, and slow readings that several checks share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from restore_driver.errors import DriverError
 from restore_driver.host.process import run
 
 PATIENCE_S = 5.0
-"""For one program to answer: CRIU's check takes a tenth of a second, a first cuInit without persistence mode a few."""
+"""Limit for one program to answer: CRIU's check takes 0.1 s, a first cuInit without persistence mode a few seconds."""
 
 _NVIDIA_PCI = "0x10de"
 _PCI = Path("/sys/bus/pci/devices")
@@ -22,7 +22,7 @@ DRIVER_VERSION = Path("/proc/driver/nvidia/version")
 
 @dataclass(frozen=True)
 class GpuModes:
-    """How one GPU is set, in nvidia-smi's words."""
+    """The settings of one GPU, as nvidia-smi prints them."""
 
     index: str
     mig: str
@@ -31,7 +31,7 @@ class GpuModes:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the user asked; the shared answers are got by whichever check wants them first."""
+    """The user's options, and readings that are made once, on first use."""
 
     state: Path
     artifacts: Path | None = None
@@ -42,12 +42,12 @@ class Machine:
 
     @property
     def is_root(self) -> bool:
-        """What the driver itself asks for before it touches anything."""
+        """True if the effective user is root, which the driver requires."""
         return os.geteuid() == 0
 
     @cached_property
     def criu(self) -> Criu | DriverError:
-        """The CRIU that the driver would take, or why there is none."""
+        """The CRIU that the driver would use, or the error why there is none."""
         try:
             return find_criu()
         except DriverError as error:
@@ -55,15 +55,15 @@ class Machine:
 
     @cached_property
     def gpus_and_driver(self) -> tuple[tuple[Gpu, ...], str | None]:
-        """As nvidia-smi tells them: no GPU, no driver where it does not answer."""
+        """GPUs and driver version as nvidia-smi reports them; `(), None` if it does not answer."""
         try:
             return read_gpus(self.patience_s)
-        except PermissionError:  # somewhere on PATH that is closed to us; what can't be run is not there for us
+        except PermissionError:  # it may not be executed by this user
             return (), None
 
     @cached_property
     def gpu_modes(self) -> tuple[GpuModes, ...]:
-        """Of each GPU; none where nvidia-smi does not tell."""
+        """The settings of each GPU; empty if nvidia-smi does not report them."""
         query = ["nvidia-smi", "--query-gpu=index,mig.mode.current,persistence_mode", "--format=csv,noheader"]
         try:
             done = run(query, deadline_s=self.patience_s)
@@ -76,19 +76,19 @@ class Machine:
 
     @cached_property
     def nvidia_trace(self) -> str:
-        """What shows that NVIDIA hardware or its driver is here; empty where nothing does."""
+        """Evidence of NVIDIA hardware or its driver, in a few words; empty if there is none."""
         if self.gpus_and_driver[0]:
             return "nvidia-smi shows a GPU"
         if DRIVER_VERSION.exists():
             return f"{DRIVER_VERSION} exists"
         if Path("/dev/nvidiactl").exists():
             return "/dev/nvidiactl exists"
-        cards = [device for device in _PCI.glob("*") if _is_nvidia_card(device)]
-        return f"PCI device {cards[0].name} is NVIDIA's" if cards else ""
+        devices = [device for device in _PCI.glob("*") if _is_nvidia_gpu(device)]
+        return f"PCI device {devices[0].name} is NVIDIA's" if devices else ""
 
 
-def _is_nvidia_card(device: Path) -> bool:
-    """Class 03: a display controller, which a GPU without a display is, too; NVIDIA makes other devices as well."""
+def _is_nvidia_gpu(device: Path) -> bool:
+    """Return True for NVIDIA's devices of PCI class 03 (display controllers), which includes GPUs without a display."""
     try:
         vendor, kind = (device / "vendor").read_text().strip(), (device / "class").read_text().strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""Memory: huge pages for a quick restore, what is free, and what may be page-locked."""
+"""Check memory: huge pages for fast restores, available memory, and the limit of page-locked memory."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ CAP_IPC_LOCK = 14
 
 
 def huge_pages(machine: Machine) -> Answer:
-    """The system's switch: its value, and whether a restore may set it. It is opened and not written, not even with the
-    same value: a restore may be changing it."""
+    """Check the system's switch of transparent huge pages: its value, and that a restore may set it.
+
+    It is opened and not written, not even with the same value: a restore may be changing it.
+    """
     if not SWITCH.exists():
         return warning(
             "this kernel has no transparent huge pages: CRIU fills memory at 2 GB/s instead of 3 to 6",
@@ -30,7 +32,7 @@ def huge_pages(machine: Machine) -> Answer:
         os.close(os.open(SWITCH, os.O_WRONLY | os.O_CLOEXEC))
     except OSError as error:
         return warning(
-            f"the switch is {value!r} and can't be set: {error.strerror}; --huge-pages will be refused",
+            f"the switch is {value!r} and cannot be set: {error.strerror}; --huge-pages will be refused",
             "mount /sys read-write into the agent's container, or set `always` on the node",
         )
     more = "" if value == "always" else ", and a restore may set it to 'always' while it runs (--huge-pages)"
@@ -38,31 +40,31 @@ def huge_pages(machine: Machine) -> Answer:
 
 
 def huge_tmpfs(machine: Machine) -> Answer:
-    """For images kept in memory."""
+    """Mount a tmpfs of huge pages, which `stage --in-memory` uses."""
     try:
         in_child("mounting a tmpfs of huge pages", _mount_huge_tmpfs, machine.patience_s)
     except OSError as error:
         return warning(
             f"no tmpfs with huge=always can be mounted: {error.strerror}", "keep images on a plain tmpfs, or on disk"
         )
-    return ok("one with huge=always was mounted, and is gone")
+    return ok("one with huge=always was mounted and unmounted")
 
 
 def available(machine: Machine) -> Answer:
-    """A restored replica's memory must fit."""
+    """Check the available memory, into which a restored replica must fit."""
     free = available_memory_bytes()
     if free < LEAST_BYTES:
         return warning(
-            f"{free:,} bytes are available, less than {LEAST_BYTES:,}", "end something, or take a larger node"
+            f"{free:,} bytes are available, less than {LEAST_BYTES:,}", "end some processes, or use a larger node"
         )
     return ok(f"{free:,} bytes are available")
 
 
 def lock_limit(machine: Machine) -> Answer:
-    """The weights holder page-locks whole models."""
+    """Check the limit of page-locked memory: the weights holder page-locks whole models."""
     soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if CAP_IPC_LOCK in effective():
-        return ok("CAP_IPC_LOCK: as much as there is may be page-locked")
+        return ok("CAP_IPC_LOCK: all memory may be page-locked")
     if soft == resource.RLIM_INFINITY:
         return ok("no limit")
     most = "no limit" if hard == resource.RLIM_INFINITY else f"{hard:,}"

@@ -1,4 +1,4 @@
-"""What a restored replica is put into: namespaces, cgroups, a root that is an overlay, shared memory."""
+"""Check the environment of a restored replica: namespaces, cgroups, overlay roots, shared memory."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from restore_driver.host.disk import free_bytes
 from restore_driver.host.mounts import mount, mount_points
 from restore_driver.host.namespaces import KINDS, unshare
 
-_SHARED_MEMORY = Path("/dev/shm")
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the mount point itself
 
 
 def unshared(machine: Machine) -> Answer:
-    """Each kind is really made, in a child that ends at once."""
-    refused = in_child("making namespaces", _unshare_each, machine.patience_s)
+    """Create a namespace of each kind in a child that ends at once."""
+    refused = in_child("creating namespaces", _unshare_each, machine.patience_s)
     if refused:
         return broken(
             "; ".join(f"{kind}: {why}" for kind, why in refused.items()),
             "run it privileged; `No space left` means a limit of /proc/sys/user/max_*_namespaces",
         )
-    return ok(f"made one of each: {', '.join(KINDS)}")
+    return ok(f"created one of each: {', '.join(KINDS)}")
 
 
 def cgroups(machine: Machine) -> Answer:
-    """Whether a restored replica can be put into its placeholder's."""
+    """Check that a restored replica can be moved into its placeholder's cgroups."""
     found = hierarchies(Path("/proc/self/mountinfo").read_text())
     if not found:
         return warning(
@@ -40,28 +40,30 @@ def cgroups(machine: Machine) -> Answer:
     closed = [name for _, name, path in found if not os.access(path / "cgroup.procs", os.W_OK)]
     if closed:
         return warning(
-            f"{kind}; can't be joined: {', '.join(closed)}: restored processes stay in the agent's there",
+            f"{kind}; cannot be joined: {', '.join(closed)}: restored processes stay in the agent's there",
             "mount the node's /sys/fs/cgroup read-write into the agent's container",
         )
     return ok(f"{kind}; can be joined: {', '.join(name for _, name, _ in found)}")
 
 
 def overlayfs(machine: Machine) -> Answer:
-    """What containers' roots are; a replica's own files are found in the upper layer."""
+    """Mount an overlay, as containers' roots are; a replica's own files are captured from its upper layer."""
     try:
         in_child("mounting an overlay", _mount_overlay, machine.patience_s)
     except OSError as error:
         return warning(
-            f"no overlay can be mounted: {error.strerror}; files that a replica wrote are carried from overlays alone",
+            f"no overlay can be mounted: {error.strerror}; a replica's own files are captured from overlays only",
             "modprobe overlay on the node",
         )
-    return ok("one was mounted, and is gone")
+    return ok("one was mounted and unmounted")
 
 
 def shared_memory(machine: Machine) -> Answer:
-    """Named shared memory comes back here."""
+    """Check the mount and the free space of /dev/shm, into which named shared memory is restored."""
     if _SHARED_MEMORY not in mount_points():
-        return warning(f"{_SHARED_MEMORY} is no mount: named shared memory would lie on a disk", "mount a tmpfs there")
+        return warning(
+            f"{_SHARED_MEMORY} is not a mount point: named shared memory would lie on a disk", "mount a tmpfs there"
+        )
     free = free_bytes(_SHARED_MEMORY)
     if free < LEAST_BYTES:
         return warning(
@@ -72,7 +74,7 @@ def shared_memory(machine: Machine) -> Answer:
 
 
 def hierarchies(mountinfo: str) -> tuple[tuple[str, str, Path], ...]:
-    """Kind (`v1`, `v2`), name and mount point of each cgroup hierarchy."""
+    """Return kind (`v1`, `v2`), name and mount point of each cgroup hierarchy in a mountinfo file."""
     found: dict[Path, tuple[str, str, Path]] = {}
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")

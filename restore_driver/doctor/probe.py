@@ -1,4 +1,4 @@
-"""Trying what would leave something behind: in a forked child, whose mounts and namespaces are gone with it."""
+"""Run attempts that mount or unshare in a forked child, whose mounts and namespaces end with it."""
 
 from __future__ import annotations
 
@@ -13,39 +13,38 @@ from restore_driver.host.namespaces import KINDS, unshare
 from restore_driver.host.process import run
 
 SCRATCH = Path("/run")
-"""Where a child mounts what it tries; it hides what is there from nobody but itself."""
+"""Mount point of a child's attempts; its own mount namespace keeps the mount from other processes."""
 
 
 def in_child(what: str, attempt: Callable[[], Any], deadline_s: float) -> Any:
-    """What `attempt` returns (anything that JSON can say), carried out in a child that never becomes a program.
+    """Call `attempt` in a forked child and return its result, which must be JSON; `what` names it in errors.
 
     Raises:
-        OSError: what the kernel refused to the child.
+        OSError: the error that `attempt` raised.
         DriverError: DEADLINE_EXCEEDED; the child and its children are dead by then.
     """
 
     def enter() -> None:
         try:
-            said: dict[str, Any] = {"value": attempt()}
+            outcome: dict[str, Any] = {"value": attempt()}
         except OSError as error:
-            said = {"number": error.errno, "text": error.strerror or str(error)}
-        os.write(1, json.dumps(said).encode())
+            outcome = {"number": error.errno, "text": error.strerror or str(error)}
+        os.write(1, json.dumps(outcome).encode())
         os._exit(0)
 
-    said = json.loads(run([what], deadline_s=deadline_s, enter=enter).output)
-    if "number" in said:
-        raise OSError(said["number"], said["text"])
-    return said["value"]
+    outcome = json.loads(run([what], deadline_s=deadline_s, enter=enter).output)
+    if "number" in outcome:
+        raise OSError(outcome["number"], outcome["text"])
+    return outcome["value"]
 
 
 def own_mounts() -> None:
-    """A mount namespace of one's own, whose mounts nobody else sees, with an empty tmpfs at `SCRATCH`, where one
-    is then.
+    """Enter a new private mount namespace with an empty tmpfs at `SCRATCH`, the new working directory.
 
     Raises:
-        OSError: as the kernel says.
+        OSError: the kernel refuses the namespace or the mount.
     """
     unshare(KINDS["mnt"])
     mount("", Path("/"), flags=MS_REC | MS_PRIVATE)
     mount("tmpfs", SCRATCH, "tmpfs")
-    os.chdir(SCRATCH)  # whatever a program keeps where it is started is gone with it
+    os.chdir(SCRATCH)  # files that a program writes to its working directory end with it

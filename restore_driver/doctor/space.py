@@ -1,15 +1,14 @@
-"""How much room there is, and from when on it is worth a word."""
+"""The free space below which a check warns, and the directory whose free space counts."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 LEAST_BYTES = 1 << 30
-"""A small replica's image; a checkpoint counts what it really needs before it begins."""
+"""About a small replica's image; a checkpoint checks the space that it needs before it begins."""
 
 
 def nearest(path: Path) -> Path:
-    """The path, or the first of its parents that exists."""
-    whole = Path(os.path.abspath(path))
-    return next(step for step in (whole, *whole.parents) if os.path.exists(step))
+    """Return the absolute path, or the first of its parents that exists."""
+    whole = path.absolute()
+    return next(step for step in (whole, *whole.parents) if step.exists())

@@ -1,5 +1,7 @@
-"""Directories: the driver's own, and where artifacts lie. A directory that does not exist yet is judged by the parent
-that it would be made in; nothing is made here."""
+"""Check directories: the driver's state directory, and the one of artifacts.
+
+A directory that does not exist yet is checked by the parent in which it would be created; nothing is created here.
+"""
 
 from __future__ import annotations
 
@@ -20,36 +22,36 @@ NOT_ASKED = "not looked at: no --artifacts directory was named"
 
 
 def state(machine: Machine) -> Answer:
-    """Journals and sockets: whoever may write there commands root."""
+    """Check that only root may write the directory of journals and sockets: a writer there could command root."""
     return _trusted(machine, "--state", machine.state)
 
 
 def state_space(machine: Machine) -> Answer:
-    """CRIU's logs are small; a full disk still ends a restore."""
+    """Check the free space of the state directory: logs are small, but a full disk fails a restore."""
     return _space(machine.state)
 
 
 def artifacts(machine: Machine) -> Answer:
-    """An artifact is restored as root, so its directory is root's, and an image needs room."""
+    """Check that only root may write the directory of artifacts, and its free space."""
     if machine.artifacts is None:
-        return absent(NOT_ASKED)
-    doubt = _trusted(machine, "--artifacts", machine.artifacts)
-    return _space(machine.artifacts) if doubt.verdict is Verdict.OK else doubt
+        return absent(NOT_CHECKED)
+    trusted = _trusted(machine, "--artifacts", machine.artifacts)
+    return _space(machine.artifacts) if trusted.verdict is Verdict.OK else trusted
 
 
 def verity(machine: Machine) -> Answer:
-    """Tried on a file without a name, which is gone when it is closed."""
+    """Try fs-verity on an unnamed file, which the kernel removes when it is closed."""
     if machine.artifacts is None:
-        return absent(NOT_ASKED)
+        return absent(NOT_CHECKED)
     directory = nearest(machine.artifacts)
     try:
         refused = _try_verity(directory)
     except OSError as error:
-        return warning(f"not looked at: no file can be made in {directory}: {error.strerror}", "see `artifacts` above")
+        return warning(f"not checked: no file can be created in {directory}: {error.strerror}", "see `artifacts` above")
     if refused:
         return warning(
-            f"{directory}'s file system has no fs-verity here ({os.strerror(refused)}): seals go by inodes, sizes and "
-            "times, and bytes that a disk changed go unseen",
+            f"{directory}'s file system has no fs-verity here ({os.strerror(refused)}): a seal checks inodes, sizes "
+            "and times, and does not detect bytes that the disk changed",
             "nothing, or: tune2fs -O verity DEVICE (ext4 and f2fs have it, btrfs always), CONFIG_FS_VERITY=y",
         )
     return ok(f"{directory}'s file system has fs-verity")
@@ -57,16 +59,16 @@ def verity(machine: Machine) -> Answer:
 
 def _trusted(machine: Machine, option: str, path: Path) -> Answer:
     here = nearest(path)
-    exists = here == Path(os.path.abspath(path))
+    exists = here == path.absolute()
     try:
-        # What is made in a directory with the sticky bit, such as /tmp, is its maker's alone.
+        # In a directory with the sticky bit, such as /tmp, only the owner may replace what it created.
         sticky = not exists and here.lstat().st_mode & stat.S_ISVTX
         require_trusted(here.parent if sticky else here, owner=os.geteuid())
     except DriverError as error:
         return broken(f"{option} {path}: {error.detail}", error.hint)
     if not os.access(here, os.W_OK) and machine.is_root:
-        return broken(f"{option} {path}: {here} can't be written to", "name a directory on a file system that can")
-    return ok(f"{path}: only root may write there" if exists else f"{path}: not there yet; to be made in {here}")
+        return broken(f"{option} {path}: {here} cannot be written", "name a directory on a writable file system")
+    return ok(f"{path}: only root may write there" if exists else f"{path}: does not exist yet; parent {here} is fine")
 
 
 def _space(path: Path) -> Answer:
@@ -83,7 +85,7 @@ def _try_verity(directory: Path) -> int:
     """Return 0, or the error number of enabling fs-verity on a file without a name.
 
     Raises:
-        OSError: no file can be made there.
+        OSError: no file can be created there.
     """
     written = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:

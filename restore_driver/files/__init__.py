@@ -1,1 +1,1 @@
-"""Files that CRIU does not carry: what a container wrote over its image, and shared memory by name."""
+"""Capture and place files that CRIU does not dump: those written over a container's image, and named shared memory."""

@@ -1,10 +1,10 @@
-"""Into the artifact: the upper layer of a container's root, and the files of /dev/shm that a replica uses.
+"""Capture a replica's files into the artifact: the upper layer of its root, and the files of /dev/shm that it uses.
 
 Both go into one tar, `files.tar`, whose names are paths within the replica's root. Deletions, which overlayfs writes
-as character devices 0:0, travel as members with the header FORETHAW.deleted; directories that hide the image's
-(xattr trusted.overlay.opaque) with FORETHAW.opaque; extended attributes as SCHILY.xattr.NAME, as other tars have them.
+as character devices 0:0, are members with the header FORETHAW.deleted; directories that hide the image's (xattr
+trusted.overlay.opaque) have FORETHAW.opaque; extended attributes are SCHILY.xattr.NAME headers, as in other tars.
 
-The replica is stopped; others in its container are not, so all is read by descriptors (`nodes.py`).
+The replica is stopped; other processes in its container are not, so everything is read by descriptor (`nodes.py`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from restore_driver.files.nodes import FileNode, node
 
 NAME = "files.tar"
 DELETED, OPAQUE, ATTRIBUTE = "FORETHAW.deleted", "FORETHAW.opaque", "SCHILY.xattr."
-SHARED_MEMORY = "/dev/shm/"
+SHARED_MEMORY = "/dev/shm/"  # noqa: S108 - the mount point itself
 _OPAQUE_XATTRS = ("trusted.overlay.opaque", "user.overlay.opaque")
 _NOT_STATE = ("proc", "sys", "dev", "run/secrets", "etc/hosts", "etc/hostname", "etc/resolv.conf")
-"""Never carried: kernel file systems, and what a container runtime writes for each pod anew."""
+"""Never captured: kernel file systems, and files that a container runtime writes for each pod."""
 _KINDS = {
     stat.S_IFREG: tarfile.REGTYPE,
     stat.S_IFDIR: tarfile.DIRTYPE,
@@ -36,35 +36,38 @@ _KINDS = {
 }
 
 
-class _Watched(io.FileIO):
-    """A file that looks at a deadline before each write."""
+class _CheckedFile(io.FileIO):
+    """A file that calls `check` before each write."""
 
-    def __init__(self, path: Path, look: Callable[[], object]) -> None:
+    def __init__(self, path: Path, check: Callable[[], object]) -> None:
         super().__init__(path, "wb")
-        self._look = look
+        self._check = check
 
     def write(self, content: Any) -> int:
-        self._look()
+        self._check()
         return super().write(content)
 
 
 def capture(
-    pids: Iterable[int], root_pid: int, target: Path, look: Callable[[], object] = lambda: None
+    pids: Iterable[int], root_pid: int, target: Path, check: Callable[[], object] = lambda: None
 ) -> dict[str, object]:
-    """Writes `files.tar` for a stopped tree; an empty one is not written.
+    """Write `files.tar` for a stopped tree; an empty one is removed.
 
-    `look` is called before each write; what it raises (a deadline's miss) ends the work.
+    `check` is called before each write; an exception that it raises (a missed deadline) ends the work.
 
     Returns:
-        What was saved: counts and bytes, why there is no root diff if there is none, and what was left out.
+        Details for the result: counts and bytes, why there is no root diff if there is none, devices left out.
+
+    Raises:
+        OSError: a file cannot be read or written.
     """
     upper = upper_layer(root_pid)
     shared = shared_memory_files(pids)
     details: dict[str, object] = {"shared_memory_files": 0, "root_diff_files": 0}
     if upper is None:
-        details["root_diff"] = "the root is no overlay: nothing to carry"
+        details["root_diff"] = "the root is not an overlay: nothing to capture"
     with (
-        _Watched(target, look) as file,
+        _CheckedFile(target, check) as file,
         tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8") as tar,
     ):
         layer = _Layer(tar)
@@ -83,10 +86,10 @@ def capture(
 
 
 def upper_layer(pid: int) -> Path | None:
-    """The writable layer of a process's root, if that is an overlay whose layers this machine can see."""
-    ours = os.stat("/proc/self/ns/mnt").st_ino
-    if os.stat(f"/proc/{pid}/ns/mnt").st_ino == ours:
-        return None  # the replica lives in our own root: nothing of it moves
+    """Return the writable layer of a process's root if that is an overlay whose layers are visible here, else None."""
+    ours = Path("/proc/self/ns/mnt").stat().st_ino
+    if Path(f"/proc/{pid}/ns/mnt").stat().st_ino == ours:
+        return None  # the replica uses the driver's own root: its files stay where they are
     for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         if before.split()[4] == "/" and after.split()[0] == "overlay":
@@ -97,7 +100,7 @@ def upper_layer(pid: int) -> Path | None:
 
 
 def shared_memory_files(pids: Iterable[int]) -> dict[str, Path]:
-    """Named files below /dev/shm that the processes hold open or mapped -> where we can read each."""
+    """Return the named files below /dev/shm that the processes have open or mapped -> a path to read each."""
     found: dict[str, Path] = {}
     for pid in pids:
         for kind in ("fd", "map_files"):
@@ -105,20 +108,20 @@ def shared_memory_files(pids: Iterable[int]) -> dict[str, Path]:
             with suppress(OSError):
                 for link in directory.iterdir():
                     with suppress(OSError):
-                        name = os.readlink(link)
+                        name = str(link.readlink())
                         if name.startswith(SHARED_MEMORY) and not name.endswith(" (deleted)"):
                             found.setdefault(name, link)
     return found
 
 
 def modified_ns(member: tarfile.TarInfo) -> int:
-    """When a member was last written: tarfile's own number, a float, is good for a tenth of a microsecond."""
+    """Return a member's modification time from its PAX header: tarfile's float loses nanoseconds."""
     seconds, _, rest = member.pax_headers.get("mtime", str(int(member.mtime))).partition(".")
     return int(seconds) * 1_000_000_000 + int(f"{rest:0<9}"[:9])
 
 
 def attributes(member: tarfile.TarInfo) -> dict[str, bytes]:
-    """A member's extended attributes."""
+    """Return a member's extended attributes."""
     return {
         name.removeprefix(ATTRIBUTE): value.encode("utf-8", "surrogateescape")
         for name, value in member.pax_headers.items()
@@ -143,22 +146,22 @@ def _add_shared_memory(tar: tarfile.TarFile, shared: dict[str, Path], root_pid: 
 
 
 def _directories(name: str) -> list[PurePosixPath]:
-    """Those between /dev/shm and a file."""
+    """Return the directories between /dev/shm and a file."""
     return [path for path in PurePosixPath(name).parents if str(path).startswith(SHARED_MEMORY)]
 
 
 @dataclass
 class _Layer:
-    """Writes an overlay's upper layer."""
+    """Writer of an overlay's upper layer."""
 
     tar: tarfile.TarFile
     count: int = 0
     devices: int = 0
-    """Left out: a container that may make some gets its own from its runtime."""
+    """Devices left out: a container that may have some gets them from its runtime."""
     _below: list[tuple[int, str]] = field(default_factory=list)
 
     def add(self, upper: Path) -> None:
-        """All below a directory, parents first."""
+        """Add everything below a directory, parents first."""
         self._below = [(os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), "")]
         try:
             while self._below:
@@ -170,7 +173,7 @@ class _Layer:
     def _add_entries(self, directory_fd: int, inside: str) -> None:
         try:
             for name in sorted(os.listdir(directory_fd)):
-                if _carried(inside + name):
+                if _is_captured(inside + name):
                     with suppress(FileNotFoundError), node(directory_fd, name) as entry:
                         self._add_entry(entry, inside + name)
         finally:
@@ -179,7 +182,7 @@ class _Layer:
     def _add_entry(self, entry: FileNode, path: str) -> None:
         kind, headers = stat.S_IFMT(entry.status.st_mode), {}
         if stat.S_ISSOCK(kind) or (stat.S_ISCHR(kind) and entry.status.st_rdev == 0):
-            # CRIU binds a socket anew. Its place travels as a deletion: so what CRIU made there is taken back, too.
+            # CRIU binds a socket again. Its path is written as a deletion, so that a roll-back removes CRIU's socket.
             headers[DELETED] = "1"
         elif stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
             self.devices += 1
@@ -192,12 +195,12 @@ class _Layer:
         self.count += 1
 
 
-def _carried(path: str) -> bool:
+def _is_captured(path: str) -> bool:
     return not any(path == name or path.startswith(name + "/") for name in _NOT_STATE)
 
 
 def _add(tar: tarfile.TarFile, entry: FileNode, path: str, headers: dict[str, str]) -> None:
-    """One member. Each name of a file that has several is carried as a file of its own."""
+    """Add one member; each name of a file with several hard links becomes a file of its own."""
     status = entry.status
     member = tarfile.TarInfo(path)
     member.mode, member.uid, member.gid = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid

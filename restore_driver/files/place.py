@@ -1,8 +1,8 @@
-"""Out of the artifact, into a placeholder's root; and back again when the restore fails.
+"""Place an artifact's files into a placeholder's root, and roll that back if the restore fails.
 
-Everything is resolved within the placeholder's root (`in_root.py`), and by descriptors (`nodes.py`), since its
-processes may change it meanwhile. What stood there before is moved aside first, to a name of this attempt's, so taking
-back needs only the attempt's key and which paths were there before: both in the journal before the first change.
+Everything is resolved within the placeholder's root (`in_root.py`) and by descriptor (`nodes.py`), since its processes
+may change it meanwhile. Existing files are moved aside first, to a name of this attempt, so a roll-back needs only the
+attempt's key and which paths existed before: the journal has both before the first change.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from restore_driver.deadline import Deadline
 from restore_driver.errors import DriverError, Reason
@@ -26,29 +27,36 @@ from restore_driver.host.trusted import refuse_escaping
 
 
 def survey(archive: Path, root: Path) -> dict[str, bool]:
-    """Paths that placing would touch, in its order -> whether something stands there now; for the journal.
+    """Return the paths that `place` touches, in its order -> True if the path exists now; for the journal.
 
-    Directories that are missing above a path are among them.
+    Missing directories above a path are included.
 
     Raises:
         DriverError: NOT_TRUSTED for a name that leaves the root.
+        OSError: the root or the archive cannot be opened.
     """
     with tarfile.open(archive, encoding="utf-8") as tar:
         names = tuple(member.name for member in tar)
     for name in names:
         refuse_escaping(name)
-    stood: dict[str, bool] = {}
+    existed: dict[str, bool] = {}
     with _root(root) as root_fd:
         for name in names:
             for parent in reversed(PurePosixPath(name).parents[:-1]):
-                if str(parent) not in stood and not _stands(root_fd, str(parent)):
-                    stood[str(parent)] = False
-            stood.setdefault(name, _stands(root_fd, name))
-    return stood
+                if str(parent) not in existed and not _exists_in(root_fd, str(parent)):
+                    existed[str(parent)] = False
+            existed.setdefault(name, _exists_in(root_fd, name))
+    return existed
 
 
 def place(archive: Path, root: Path, key: str, deadline: Deadline) -> int:
-    """Writes the archive's files below `root`; returns how many."""
+    """Write the archive's files below `root` and return their number.
+
+    Raises:
+        DriverError: DEADLINE_EXCEEDED; NOT_TRUSTED for a name that leaves the root; MANIFEST_INVALID for a member of
+            another kind than file, directory, symbolic link and FIFO.
+        OSError: a file cannot be written.
+    """
     count = 0
     with _root(root) as root_fd, tarfile.open(archive, encoding="utf-8") as tar:
         for member in tar:
@@ -59,17 +67,17 @@ def place(archive: Path, root: Path, key: str, deadline: Deadline) -> int:
     return count
 
 
-def take_back(stood: dict[str, bool], root: Path, key: str) -> None:
-    """Removes what `place` wrote and moves back what stood there; idempotent, children before parents.
+def roll_back(existed: dict[str, bool], root: Path, key: str) -> None:
+    """Remove what `place` wrote and move back what existed before; idempotent, children before parents.
 
     Raises:
-        OSError: the first thing that could not be taken back; all else is.
+        OSError: the first path that could not be rolled back; all others are.
     """
     failed: OSError | None = None
     with _root(root) as root_fd:
-        for path, stood_before in reversed(stood.items()):
+        for path, existed_before in reversed(existed.items()):
             try:
-                _take_path_back(root_fd, path, key, stood_before)
+                _roll_back_path(root_fd, path, key, existed_before=existed_before)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
@@ -78,18 +86,22 @@ def take_back(stood: dict[str, bool], root: Path, key: str) -> None:
         raise failed
 
 
-def _take_path_back(root_fd: int, path: str, key: str, stood_before: bool) -> None:
+def _roll_back_path(root_fd: int, path: str, key: str, *, existed_before: bool) -> None:
     parent_fd, name = open_parent(root_fd, path)
     try:
-        _take_one_back(parent_fd, name, _aside(name, key), stood_before)
+        _roll_back_name(parent_fd, name, _aside(name, key), existed_before=existed_before)
     finally:
         os.close(parent_fd)
 
 
-def forget_aside(stood: dict[str, bool], root: Path, key: str) -> None:
-    """Removes what was moved aside, once the replica is proven."""
+def remove_aside(existed: dict[str, bool], root: Path, key: str) -> None:
+    """Remove what was moved aside, once the replica is proven.
+
+    Raises:
+        OSError: something could not be removed.
+    """
     with _root(root) as root_fd:
-        for path in stood:
+        for path in existed:
             with suppress(FileNotFoundError, NotADirectoryError):
                 parent_fd, name = open_parent(root_fd, path)
                 try:
@@ -122,30 +134,39 @@ def _create(tar: tarfile.TarFile, member: tarfile.TarInfo, parent_fd: int, name:
         with new_other(parent_fd, name, stat.S_IFIFO) as made:
             _settle(made, member)
     elif member.isreg():
-        content = tar.extractfile(member)
-        assert content is not None
         with new_file(parent_fd, name) as made:
             with os.fdopen(os.dup(made.fd), "wb") as target:
-                shutil.copyfileobj(content, target, 1 << 20)
+                shutil.copyfileobj(_content(tar, member), target, 1 << 20)
             _settle(made, member)
     else:
-        raise DriverError(Reason.MANIFEST_INVALID, f"{member.name} in files.tar is of no kind that may be restored")
+        raise _invalid_member(member)
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    content = tar.extractfile(member)
+    if content is None:  # tarfile's type for other members than files
+        raise _invalid_member(member)
+    return content
+
+
+def _invalid_member(member: tarfile.TarInfo) -> DriverError:
+    return DriverError(Reason.MANIFEST_INVALID, f"{member.name} in files.tar is of a kind that cannot be restored")
 
 
 def _settle(made: FileNode, member: tarfile.TarInfo) -> None:
-    made.settle(member.uid, member.gid, member.mode, modified_ns(member), attributes(member))
+    made.settle((member.uid, member.gid), member.mode, modified_ns(member), attributes(member))
 
 
-def _take_one_back(parent_fd: int, name: str, aside: str, stood_before: bool) -> None:
+def _roll_back_name(parent_fd: int, name: str, aside: str, *, existed_before: bool) -> None:
     remove(parent_fd, _half(aside))
     if _exists(parent_fd, aside):
         remove(parent_fd, name)
         os.rename(aside, name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
-    elif not stood_before:
+    elif not existed_before:
         remove(parent_fd, name)
 
 
-def _stands(root_fd: int, path: str) -> bool:
+def _exists_in(root_fd: int, path: str) -> bool:
     try:
         parent_fd, name = open_parent(root_fd, path)
     except OSError:
@@ -157,7 +178,7 @@ def _stands(root_fd: int, path: str) -> bool:
 
 
 def _aside(name: str, key: str) -> str:
-    """Told by a digest: a name of its own for each name, however long, and each attempt."""
+    """Return the name to move a file aside to: a digest, unique for each name of any length and each attempt."""
     digest = hashlib.sha256(os.fsencode(f"{key}/{name}")).hexdigest()
     return f".forethaw-{digest[:32]}"
 
@@ -175,8 +196,11 @@ def _move_aside(parent_fd: int, name: str, key: str) -> None:
 
 
 def _copy_aside(parent_fd: int, name: str, aside: str) -> None:
-    """overlayfs renames no directory of the image (EXDEV): copied whole under a third name first, so that a crash
-    never leaves half a copy under the name that taking back trusts."""
+    """Copy a directory of the image aside, which overlayfs cannot rename (EXDEV).
+
+    It is copied under a third name first, so that a crash never leaves half a copy under the name that a roll-back
+    uses.
+    """
     remove(parent_fd, _half(aside))
     copy(parent_fd, name, _half(aside))
     os.rename(_half(aside), aside, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)

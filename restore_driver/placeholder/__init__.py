@@ -1,1 +1,1 @@
-"""Placeholders: the empty, isolated homes into which replicas are restored."""
+"""Placeholders: the empty, isolated process namespaces into which replicas are restored."""

@@ -1,7 +1,7 @@
-"""Making a placeholder on a machine without a container engine, and ending it.
+"""Create and end placeholders on a machine without a container engine.
 
-On Kubernetes the placeholder is the container of a pod and somebody else makes it; on a bare machine, in examples and
-in tests it is a PID 1 of ours (`init.py`) in namespaces of its own.
+On Kubernetes the placeholder is the container of a pod, made by the kubelet; on a bare machine, in examples and in
+tests it is a PID 1 of the driver's (`init.py`) in namespaces of its own.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Network = Literal["host", "private"]
 
 @dataclass(frozen=True)
 class Placeholder:
-    """A placeholder's PID 1, as this pid namespace numbers it."""
+    """A placeholder's PID 1, by its PID in this process's namespace."""
 
     pid: int
 
     def members(self) -> dict[int, int]:
-        """Its processes: PID inside -> PID here."""
+        """Return its processes: PID inside -> PID here."""
         return proc.members(proc.namespace_id(self.pid, "pid"))
 
     def end(self) -> None:
@@ -42,16 +42,18 @@ class Placeholder:
 def create(
     *, network: Network = "host", root: Path = Path("/"), deadline_s: float = 10.0, output: int | None = None
 ) -> Placeholder:
-    """Starts a placeholder in pid, mount, ipc, uts and, if `private`, net namespaces of its own.
+    """Start a placeholder in pid, mount, ipc, uts and, if `private`, net namespaces of its own.
 
     Args:
-        network: `host` shares this machine's network, so that a restored server is reached at once; two clones of a
-            snapshot need a `private` one each.
-        root: directory that becomes its root; needs Python where this one has it, `proc` and `dev/shm`.
+        network: `host` shares this machine's network, so that a restored server can be reached directly; two clones of
+            a snapshot need a `private` one each.
+        root: directory that becomes its root; it needs Python at the same path as here, `proc` and `dev/shm`.
+        deadline_s: seconds until it must be ready.
         output: descriptor that becomes its standard output and error, and so the restored replica's.
 
     Raises:
-        DriverError: REQUEST_INVALID for who is not root; PLACEHOLDER_LOST when it does not come up within the deadline.
+        DriverError: REQUEST_INVALID unless run as root; PLACEHOLDER_LOST if its namespaces cannot be made or it is not
+            ready within the deadline.
     """
     if os.geteuid() != 0:
         raise DriverError(Reason.REQUEST_INVALID, "a placeholder needs root", "run it as root")
@@ -72,18 +74,16 @@ def create(
         run_detached(argv, isolate, (write_fd,), output)
     except OSError as error:
         os.close(read_fd)
-        raise DriverError(Reason.PLACEHOLDER_LOST, f"a placeholder's namespaces can't be made here: {error}") from error
+        raise DriverError(
+            Reason.PLACEHOLDER_LOST, f"a placeholder's namespaces cannot be made here: {error}"
+        ) from error
     finally:
         os.close(write_fd)
     with os.fdopen(read_fd, "rb") as lines:
-        said = b""
-        while not said.endswith(b"ready") and select([lines], [], [], deadline_s)[0]:
+        report = b""
+        while not report.endswith(b"ready") and select([lines], [], [], deadline_s)[0]:
             more = os.read(lines.fileno(), 64)
             if not more:
                 break
-            said += more
-    placeholder = Placeholder(int(said.split(b"\n")[0]))
-    if not said.endswith(b"ready"):
-        placeholder.end()
-        raise DriverError(Reason.PLACEHOLDER_LOST, "the placeholder's first process did not come up")
-    return placeholder
+            report += more
+    return report

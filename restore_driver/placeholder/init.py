@@ -1,7 +1,7 @@
-"""PID 1 of a placeholder that Forethaw makes itself: makes the namespaces habitable, then reaps, and nothing else.
+"""PID 1 of a placeholder without a container engine: mount /proc and /dev/shm, then only reap children.
 
 Run as a file by the bare interpreter (`python -I -S`), so it imports little. A restored replica's processes become
-children of this one when CRIU ends; a zombie that nobody reaped would keep its PID, and with it the next restore out.
+children of this one when CRIU ends; a zombie would keep its PID, and so prevent the next restore.
 """
 
 import ctypes
@@ -19,13 +19,13 @@ _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 
 
 def main() -> None:
-    """Arguments: descriptor on which to say that all is ready, root directory, `private` or `host` network."""
+    """Run PID 1; arguments: descriptor to write `ready` to, root directory, `private` or `host` network."""
     ready_fd, root, net = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     if root != "/":
         _change_root(root)
     os.chdir("/")
     _mount("proc", "/proc")
-    _mount("tmpfs", "/dev/shm")
+    _mount("tmpfs", "/dev/shm")  # noqa: S108 - the mount point itself
     if net == "private":
         _bring_loopback_up()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM})
@@ -36,8 +36,10 @@ def main() -> None:
 
 
 def _change_root(root: str) -> None:
-    """pivot_root(2), not chroot: who enters the mount namespace later starts at its root, not at ours. What is mounted
-    below the root (devices, volumes) comes along."""
+    """Change the root by pivot_root(2), not chroot: a process that enters the mount namespace starts at its root.
+
+    Mounts below the new root (devices, volumes) are kept.
+    """
     _check(_libc.mount(root.encode(), root.encode(), None, _MS_BIND | _MS_REC, None), root)
     os.chdir(root)
     _check(_libc.syscall(_SYS_PIVOT_ROOT[os.uname().machine], b".", b"."), root)
@@ -55,7 +57,7 @@ def _check(answer: int, target: str) -> None:
 
 
 def _bring_loopback_up() -> None:
-    """CRIU restores listeners on 127.0.0.1 only where `lo` is up ("Network is unreachable" else)."""
+    """Bring `lo` up: without it CRIU cannot restore listeners on 127.0.0.1 ("Network is unreachable")."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         request = struct.pack("16sh14x", b"lo", 0)
         flags = struct.unpack("16sh14x", fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request))[1]

@@ -10,9 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from restore_driver.artifact import manifest as manifests
-from restore_driver.artifact.manifest import IMAGES, MEMORY, CudaTree, ProcessTree
-from restore_driver.artifact.publish import Draft, refuse_what_is_no_artifact
+from restore_driver.artifact.manifest import IMAGES, MEMORY, CudaTree, ProcessTree, manifest_digest
+from restore_driver.artifact.publish import Draft, require_replaceable
 from restore_driver.artifact.seal import seal_as_it_is
 from restore_driver.attempt.context import Attempt, DumpContext
 from restore_driver.attempt.walk import Details, Step
@@ -76,7 +75,7 @@ class DumpSteps(QuiesceSteps):
                 f"the session of process {self.pid} began outside of its pid namespace, which CRIU cannot dump",
                 "start it with setsid",
             )
-        refuse_what_is_no_artifact(self.request.artifact.absolute())
+        require_replaceable(self.request.artifact.absolute())
         parent = self.request.artifact.absolute().parent
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         require_trusted(parent)
@@ -147,14 +146,14 @@ class DumpSteps(QuiesceSteps):
         return details
 
     def compact(self, attempt: Attempt, deadline: Deadline) -> Details:
-        """Drop zero pages of private anonymous memory, and offload what a restore fills in beside CRIU."""
+        """Drop zero pages of private anonymous memory, and offload what a restore fills in by itself."""
         self.context.compacted_bytes = 0
         if not self.request.compact:
             return {"compacted": False}
         images, memory = (self.context.draft.path / name for name in (IMAGES, MEMORY))
-        apart = None if self.context.process.shell_job else memory  # see criu/offload_selection.py
+        offloaded = None if self.context.process.shell_job else memory  # see criu/offload_selection.py
         try:
-            saved = compact(images, apart, look=deadline.left_s)
+            saved = compact(images, offloaded, check=deadline.left_s)
         except OSError as error:
             if not is_full(error):
                 raise
@@ -164,7 +163,7 @@ class DumpSteps(QuiesceSteps):
             "before_bytes": saved.before_bytes,
             "after_bytes": saved.after_bytes,
             "saved_bytes": saved.saved_bytes,
-            "apart_bytes": saved.apart_bytes,
+            "offloaded_bytes": saved.offloaded_bytes,
         }
 
     def publish(self, attempt: Attempt, deadline: Deadline) -> Details:
@@ -173,7 +172,7 @@ class DumpSteps(QuiesceSteps):
         manifest = draft.commit(self._about(), partial(_end_in_time, deadline))
         seal_as_it_is(draft.target)
         bytes_ = sum(entry.size_bytes for entry in manifest.files)
-        attempt.answer.update(artifact=str(draft.target), digest=manifests.digest(manifest), bytes=bytes_)
+        attempt.answer.update(artifact=str(draft.target), digest=manifest_digest(manifest), bytes=bytes_)
         return {"bytes": bytes_, "files": len(manifest.files)}
 
     def end(self, attempt: Attempt, deadline: Deadline) -> Details:

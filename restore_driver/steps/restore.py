@@ -9,10 +9,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from restore_driver.artifact import manifest as manifests
-from restore_driver.artifact.manifest import IMAGES, MEMORY
-from restore_driver.artifact.read_lock import reading
-from restore_driver.artifact.seal import check_seal, reverify
+from restore_driver.artifact.manifest import (
+    IMAGES,
+    MANIFEST_NAME,
+    MEMORY,
+    Manifest,
+    digest_of_bytes,
+    parse_manifest,
+    read_manifest_bytes,
+)
+from restore_driver.artifact.read_lock import shared_lock
+from restore_driver.artifact.seal import check_seal, verify
 from restore_driver.attempt.context import Attempt, RestoreContext
 from restore_driver.attempt.journal import path_of, read
 from restore_driver.attempt.walk import Details, Step
@@ -91,12 +98,12 @@ class RestoreSteps(ResumeSteps):
         """Lock the artifact for reading, and open its directory: its name may stand for another artifact later."""
         artifact = self.request.artifact.absolute()
         require_trusted(artifact)
-        attempt.stack.enter_context(reading(artifact))
+        attempt.stack.enter_context(shared_lock(artifact))
         directory = keep_open(artifact, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, attempt.stack)
         self.context.artifact = Path(f"/proc/self/fd/{directory}")
-        content = manifests.read(artifact)
-        self.context.manifest = manifests.parse(content, str(artifact / manifests.NAME))
-        self.context.digest = manifests.digest_of(content)
+        content = read_manifest_bytes(artifact)
+        self.context.manifest = parse_manifest(content, str(artifact / MANIFEST_NAME))
+        self.context.digest = digest_of_bytes(content)
 
     def lock(self, attempt: Attempt, deadline: Deadline) -> Details:
         """Lock pod and snapshot, for one attempt ever, and the placeholder, for one attempt at a time."""
@@ -110,7 +117,7 @@ class RestoreSteps(ResumeSteps):
 
     def seal(self, attempt: Attempt, deadline: Deadline) -> Details:
         """Check that the artifact is what was verified when it was staged."""
-        check, artifact = (reverify if self.request.verify else check_seal), self.request.artifact.absolute()
+        check, artifact = (verify if self.request.verify else check_seal), self.request.artifact.absolute()
         manifest = check(artifact)
         looked_at, held = artifact.stat(), self.context.artifact.stat()
         if (looked_at.st_ino, looked_at.st_dev) != (held.st_ino, held.st_dev) or manifest != self.context.manifest:
@@ -146,7 +153,9 @@ class RestoreSteps(ResumeSteps):
                 pages = transparent_huge_pages("always", self.tools.state.huge_pages, warn=attempt.warnings.append)
                 huge = attempt.stack.enter_context(pages)
             images = self.context.artifact / IMAGES
-            done = command.call(criu, task, entry, images, work, deadline.left_s(), self.tools.kerndat)
+            done = command.call(
+                criu, task, entry, images, work, deadline_s=deadline.left_s(), kernel_cache=self.tools.kerndat
+            )
             if entry.not_joined:
                 attempt.warnings.append(
                     f"cgroups that are not visible here were not joined: {', '.join(entry.not_joined)}"
@@ -172,7 +181,7 @@ class RestoreSteps(ResumeSteps):
         attempt.answer["start_ticks"] = proc.start_ticks(self.context.host_pid)
         if "placed" in attempt.facts:
             root = Path(f"/proc/{self.request.placeholder_pid}/root")
-            place.forget_aside(attempt.facts["placed"], root, attempt.key)
+            place.remove_aside(attempt.facts["placed"], root, attempt.key)
         return details
 
     def _placeholder_namespace(self) -> int:
@@ -213,7 +222,7 @@ class RestoreSteps(ResumeSteps):
                 Reason.PID_COLLISION, f"PID {taken[0]} is taken in the placeholder", "restore into an empty placeholder"
             )
 
-    def _streams(self, manifest: manifests.Manifest, stack: ExitStack) -> dict[str, int]:
+    def _streams(self, manifest: Manifest, stack: ExitStack) -> dict[str, int]:
         """Connect the dumped pipes that led out of the tree to the placeholder's own standard streams."""
         streams = {}
         for number, name in manifest.process.external.items():
@@ -255,7 +264,7 @@ def restored_before(tools: Toolset, request: RestoreRequest) -> dict[str, Any] |
     A client that lost the first answer and asks again must not start another replica.
     """
     try:
-        path = path_of(tools.state.attempts, key_of(request, manifests.digest_of(manifests.read(request.artifact))))
+        path = path_of(tools.state.attempts, key_of(request, digest_of_bytes(read_manifest_bytes(request.artifact))))
         outcome = read(path).outcome or {}
     except (OSError, DriverError):
         return None

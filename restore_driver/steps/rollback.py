@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from restore_driver.artifact.read_lock import alone
+from restore_driver.artifact.read_lock import exclusive_lock
 from restore_driver.attempt.facts import AttemptFacts
 from restore_driver.attempt.parked_records import forget_record
 from restore_driver.attempt.phases import Undo
@@ -83,7 +83,7 @@ class _Undos:
 
     def drop_draft(self, facts: AttemptFacts, deadline: Deadline) -> None:
         if "draft" in facts:  # once it was published, an old artifact may stand under this name, held by a reader
-            with suppress(DriverError), alone(Path(facts["draft"])):
+            with suppress(DriverError), exclusive_lock(Path(facts["draft"])):
                 shutil.rmtree(facts["draft"], ignore_errors=True)
 
     def release_weights(self, facts: AttemptFacts, deadline: Deadline) -> None:
@@ -102,7 +102,7 @@ class _Undos:
             return
         with _placeholder_root(facts) as root:
             if root is not None:
-                place.take_back(facts["placed"], root, facts["place_key"])
+                place.roll_back(facts["placed"], root, facts["place_key"])
 
     def kill_restored(self, facts: AttemptFacts, deadline: Deadline) -> None:
         """End all processes of the placeholder that were not there before CRIU: the replica and CRIU's own remains."""

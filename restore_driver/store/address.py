@@ -1,4 +1,4 @@
-"""Which store a person means: `/mnt/snapshots`, `file:///mnt/snapshots`, `s3://bucket/prefix`, and a snapshot in it."""
+"""Parse addresses of stores (`/mnt/snapshots`, `file:///mnt/snapshots`, `s3://bucket/prefix`) and of snapshots."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from restore_driver.errors import DriverError, Reason
 from restore_driver.store.backend import Backend
 
 PATIENCE_S = 30.0
-"""How long a store may not answer: a server's restart should not cost a transfer."""
+"""Give up on a store after so long without an answer: the restart of a server should not cost a transfer."""
 
 
 @dataclass(frozen=True)
 class Access:
-    """How an object store is reached, beside what the environment says (AWS_*)."""
+    """Settings for reaching an object store, beside those of the environment (AWS_*)."""
 
     endpoint: str | None = None
     allow_http: bool = False
@@ -24,7 +24,7 @@ class Access:
 
 
 def local_path(url: str) -> Path | None:
-    """The directory that a store's URL names; None for another kind of store.
+    """Return the directory of a store's URL; None for another kind of store.
 
     Raises:
         DriverError: REQUEST_INVALID for a file URL with a host.
@@ -32,16 +32,18 @@ def local_path(url: str) -> Path | None:
     if url.startswith("file:"):
         parts = urlsplit(url)
         if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-            raise DriverError(Reason.REQUEST_INVALID, f"{url!r} is no file on this machine", "file:///PATH, or /PATH")
+            raise DriverError(
+                Reason.REQUEST_INVALID, f"{url!r} is not a file URL of this machine", "file:///PATH, or /PATH"
+            )
         return Path(unquote(parts.path))
     return None if "://" in url else Path(url)
 
 
 def open_store(url: str, access: Access) -> Backend:
-    """The store's backend; nothing is asked of it yet.
+    """Return the backend of a store's URL without contacting it.
 
     Raises:
-        DriverError: REQUEST_INVALID when it is none that we know.
+        DriverError: REQUEST_INVALID for another scheme, or for an endpoint without TLS.
     """
     from restore_driver.store.local import LocalBackend
     from restore_driver.store.objects import ObjectBackend
@@ -51,13 +53,13 @@ def open_store(url: str, access: Access) -> Backend:
         return LocalBackend(path)
     if not re.match(r"s3a?://[^/]+", url):
         raise DriverError(
-            Reason.REQUEST_INVALID, f"{url!r} is no store", "give /PATH, file:///PATH or s3://BUCKET/PREFIX"
+            Reason.REQUEST_INVALID, f"{url!r} is not a store", "give /PATH, file:///PATH or s3://BUCKET/PREFIX"
         )
     return ObjectBackend(url, endpoint=access.endpoint, allow_http=access.allow_http, patience_s=access.patience_s)
 
 
 def split_snapshot(text: str) -> tuple[str, str, str | None]:
-    """`STORE/NAME` or `STORE/NAME/DIGEST` as store, name and digest; a last part of 16 to 64 hex digits is a digest.
+    """Split `STORE/NAME[/DIGEST]` into store, name and digest; a last part of 16 to 64 hex digits is a digest.
 
     Raises:
         DriverError: REQUEST_INVALID when a part is missing.
@@ -68,6 +70,8 @@ def split_snapshot(text: str) -> tuple[str, str, str | None]:
     store = "/".join(parts)
     if not store or not name or re.fullmatch(r"[a-z0-9]+:/{0,2}", store):
         raise DriverError(
-            Reason.REQUEST_INVALID, f"{text!r} names no snapshot of a store", "give STORE/NAME or STORE/NAME/DIGEST"
+            Reason.REQUEST_INVALID,
+            f"{text!r} does not name a snapshot of a store",
+            "give STORE/NAME or STORE/NAME/DIGEST",
         )
     return store, name, digest

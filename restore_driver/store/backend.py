@@ -1,8 +1,8 @@
-"""What a store must offer; `local.py` and `objects.py` do.
+"""The port of a store, implemented by `local.py` and `objects.py`, and the names of its objects.
 
 Names are paths below the store with `/` between their parts. A snapshot is named by its place, `<name>/<digest>`.
-Every method raises DriverError: STORE_UNREACHABLE when the store doesn't answer within its patience or refuses,
-DIGEST_MISMATCH when it lacks an object that should be there, DISK_FULL, NOT_TRUSTED for a name that leads out.
+Every method raises DriverError: STORE_UNREACHABLE if the store does not answer within its patience or refuses,
+DIGEST_MISMATCH if it lacks an object that should exist, DISK_FULL, NOT_TRUSTED for a name that leads out of it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from restore_driver.artifact.manifest import NAME as MANIFEST
+from restore_driver.artifact.manifest import MANIFEST_NAME
 from restore_driver.errors import DriverError, Reason
 
 Write = Callable[[bytes], None]
 DIGEST_DIGITS = 16
-"""Digits of the manifest's digest in a place: 64 bits tell a store's snapshots apart, the manifest is checked whole."""
+"""Digits of the manifest's digest in a place: 64 bits identify a store's snapshots, the manifest is checked whole."""
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """One object as a listing tells of it."""
+    """One object of a listing."""
 
     name: str
     size_bytes: int
@@ -31,61 +31,58 @@ class StoredObject:
 
 
 class Backend(Protocol):
-    """One store; used by several threads at once."""
+    """One store; its methods may be called from several threads at once."""
 
     url: str
 
     def walk(self, prefix: str = "") -> Iterator[StoredObject]:
-        """All objects below a directory of names; what is being uploaded or removed is not among them."""
+        """Yield all objects below a prefix of names, except those of snapshots being uploaded or removed."""
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """The bytes of an object from `start` to before `end`, as they come."""
+        """Yield the bytes of an object from `start` to before `end` (None: its end) as they arrive."""
 
     def write(self, name: str, size_bytes: int) -> AbstractContextManager[Write]:
-        """A new object, there as a whole when the block ends well and not at all if it raises.
-
-        `size_bytes` is the most that may come.
-        """
+        """Write a new object of at most `size_bytes`: whole when the block ends, absent if it raises."""
 
     def remove(self, name: str) -> None:
-        """One object; none of that name is no error."""
+        """Remove one object; a name that does not exist is no error."""
 
     def uploading(self, place: str) -> AbstractContextManager[str]:
-        """Where the objects of a snapshot are to be written; what an earlier push left is still there.
+        """Return the prefix for the objects of a snapshot; objects of an interrupted push are still there.
 
         Raises:
-            DriverError: BUSY while another uploads there, where the store can tell.
+            DriverError: BUSY while another process uploads there, if the store has locks.
         """
 
     def publish(self, place: str, manifest: bytes) -> None:
-        """Writes the manifest, within `uploading`: from now on the snapshot is listed."""
+        """Write the manifest, within `uploading`; from then on the snapshot is listed."""
 
     def reading(self, place: str) -> AbstractContextManager[None]:
-        """Holds a snapshot while it is read, where the store can; see `artifact/hold.py`."""
+        """Lock a snapshot against removal while it is read, if the store has locks; see `artifact/read_lock.py`."""
 
-    def is_held(self, place: str) -> bool:
-        """Whether somebody holds it."""
+    def is_locked(self, place: str) -> bool:
+        """Return True while another process reads, uploads or removes it; False if the store has no locks."""
 
     def retire(self, place: str) -> None:
-        """Removes a snapshot: first it isn't listed any more, then its objects go.
+        """Remove a snapshot: first unlist it, then remove its objects.
 
         Raises:
-            DriverError: BUSY while somebody holds it.
+            DriverError: BUSY while it is locked.
         """
 
-    def sweep(self, before_unix_s: float, *, only_look: bool) -> tuple[str, ...]:
-        """Removes what is not listed and was last written before that time; returns what that is."""
+    def sweep(self, before_unix_s: float, *, dry_run: bool) -> tuple[str, ...]:
+        """Remove what is not listed and was last written before that time (not with `dry_run`); return its places."""
 
 
 def place_of(name: str, digest: str) -> str:
-    """Where a snapshot lies.
+    """Return the place of a snapshot, `<name>/<first digits of its digest>`.
 
     Raises:
-        DriverError: REQUEST_INVALID naming the part that can be none of a path.
+        DriverError: REQUEST_INVALID naming the part that cannot be part of a path.
     """
     if not is_name(name):
         raise DriverError(
-            Reason.REQUEST_INVALID, f"snapshot name {name!r} is no plain file name", "checkpoint under another name"
+            Reason.REQUEST_INVALID, f"snapshot name {name!r} is not a plain file name", "checkpoint under another name"
         )
     if not re.fullmatch(r"[0-9a-f]{16,64}", digest):
         raise DriverError(Reason.REQUEST_INVALID, f"digest {digest!r} is not 16 to 64 hex digits", "see forethaw list")
@@ -93,12 +90,12 @@ def place_of(name: str, digest: str) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Whether a text may name a snapshot: one part of a path, not hidden, nothing unprintable."""
+    """Return True if a text may name a snapshot: one part of a path, not hidden, printable, at most 200 bytes."""
     return 0 < len(text.encode()) <= 200 and not text.startswith(".") and "/" not in text and text.isprintable()
 
 
 def place_in(object_name: str) -> str | None:
-    """The place of the snapshot that an object belongs to; None for what isn't ours."""
+    """Return the place of the snapshot that an object belongs to; None for objects of no snapshot."""
     parts = object_name.split("/")
     if len(parts) < 3 or not is_name(parts[0]) or not re.fullmatch(r"[0-9a-f]{16}", parts[1]):
         return None
@@ -106,10 +103,10 @@ def place_in(object_name: str) -> str | None:
 
 
 def manifest_of(place: str) -> str:
-    """Name of the object that makes a snapshot listed."""
-    return f"{place}/{MANIFEST}"
+    """Return the name of the object whose presence lists a snapshot."""
+    return f"{place}/{MANIFEST_NAME}"
 
 
 def missing(where: str) -> DriverError:
-    """What is raised for an object that should be there."""
-    return DriverError(Reason.DIGEST_MISMATCH, f"{where} is missing", "it was pruned, or never whole: push it again")
+    """Return the error for an object that should exist."""
+    return DriverError(Reason.DIGEST_MISMATCH, f"{where} is missing", "it was pruned or is incomplete: push it again")

@@ -1,4 +1,4 @@
-"""A limit that all streams of a transfer share, so that staging leaves the network to those who serve."""
+"""A bandwidth limit that all streams of a transfer share, so that staging leaves bandwidth to serving replicas."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from restore_driver.deadline import Clock
 
 
 class Limiter:
-    """Hands out bytes at a rate; `None` is no limit.
+    """A leaky bucket without burst; a rate of None is no limit.
 
-    Each taker books his bytes on one line of time and sleeps until they are due. Nothing is saved up while nobody
-    takes, so that the limit holds over every stretch of time and not on the average only.
+    Each caller reserves its bytes on one timeline and sleeps until its slot. Idle time is not saved up, so the limit
+    holds over every interval and not only on average.
     """
 
     def __init__(
@@ -21,14 +21,14 @@ class Limiter:
     ) -> None:
         self._bytes_per_s, self._clock, self._sleep = bytes_per_s, clock, sleep
         self._lock = threading.Lock()
-        self._booked_until_s = clock()
+        self._reserved_until_s = clock()
 
     def take(self, number_bytes: int) -> None:
-        """Returns when that many bytes more may have gone over the line."""
+        """Reserve the bytes and sleep until they may have been transferred."""
         if self._bytes_per_s is None:
             return
         with self._lock:
             now_s = self._clock()
-            self._booked_until_s = max(self._booked_until_s, now_s) + number_bytes / self._bytes_per_s
-            wait_s = self._booked_until_s - now_s
+            self._reserved_until_s = max(self._reserved_until_s, now_s) + number_bytes / self._bytes_per_s
+            wait_s = self._reserved_until_s - now_s
         self._sleep(wait_s)

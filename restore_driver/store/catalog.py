@@ -1,12 +1,11 @@
-"""What a store has: snapshots by name and digest, read from their manifests."""
+"""List the snapshots of a store by name and digest, read from their manifests."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from restore_driver.artifact import manifest as manifests
-from restore_driver.artifact.manifest import Manifest
+from restore_driver.artifact.manifest import LARGEST_MANIFEST_BYTES, Manifest, digest_of_bytes, parse_manifest
 from restore_driver.errors import DriverError, Reason
 from restore_driver.store.backend import DIGEST_DIGITS, Backend, is_name, manifest_of, place_in, place_of
 
@@ -22,21 +21,21 @@ class Snapshot:
     """First digits of its manifest's digest."""
     created_unix_s: float
     bytes: int
-    """Of its files on a node."""
+    """Size of its files on a node."""
     stored_bytes: int
-    """Of all its objects."""
+    """Size of all its objects in the store."""
     written_unix_s: float
-    """When its manifest came to the store."""
+    """Time when its manifest was written to the store."""
 
     @property
     def place(self) -> str:
-        """Its name in the store."""
+        """The snapshot's name in the store, `<name>/<digest>`."""
         return f"{self.name}/{self.digest}"
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """A listing; what can't be read is told and not hidden."""
+    """A listing; `problems` has one sentence for each manifest that cannot be read."""
 
     snapshots: tuple[Snapshot, ...]
     """By name, the newest first."""
@@ -44,7 +43,7 @@ class Catalog:
 
 
 def read_catalog(backend: Backend, name: str = "") -> Catalog:
-    """All snapshots of a store, or of one name.
+    """Return all snapshots of a store, or those of one name.
 
     Raises:
         DriverError: STORE_UNREACHABLE.
@@ -61,7 +60,7 @@ def read_catalog(backend: Backend, name: str = "") -> Catalog:
 
     def describe(place: str) -> Snapshot | str | None:
         try:
-            manifest, _ = load_manifest(backend, place)
+            manifest, _ = fetch_manifest(backend, place)
         except DriverError as error:
             if error.reason is Reason.STORE_UNREACHABLE:
                 raise
@@ -78,42 +77,42 @@ def read_catalog(backend: Backend, name: str = "") -> Catalog:
 
 
 def find(backend: Backend, name: str, digest: str | None) -> str:
-    """The place of a snapshot; without a digest that of the newest by its time of creation.
+    """Return the place of a snapshot; without a digest that of the most recently created one.
 
     Raises:
-        DriverError: REQUEST_INVALID when there is none; STORE_UNREACHABLE.
+        DriverError: REQUEST_INVALID if there is none; STORE_UNREACHABLE.
     """
     if digest is not None:
         place = place_of(name, digest)
         if not any(found.name == manifest_of(place) for found in backend.walk(place)):
-            raise DriverError(Reason.REQUEST_INVALID, f"{backend.url} has no snapshot {place}", _SEE)
+            raise DriverError(Reason.REQUEST_INVALID, f"{backend.url} has no snapshot {place}", _HINT)
         return place
     if not is_name(name):
-        raise DriverError(Reason.REQUEST_INVALID, f"snapshot name {name!r} is no plain file name", _SEE)
+        raise DriverError(Reason.REQUEST_INVALID, f"snapshot name {name!r} is not a plain file name", _HINT)
     catalog = read_catalog(backend, name)
     if not catalog.snapshots:
-        said = f": {catalog.problems[0]}" if catalog.problems else ""
-        raise DriverError(Reason.REQUEST_INVALID, f"{backend.url} has no snapshot {name!r}{said}", _SEE)
+        why = f": {catalog.problems[0]}" if catalog.problems else ""
+        raise DriverError(Reason.REQUEST_INVALID, f"{backend.url} has no snapshot {name!r}{why}", _HINT)
     return catalog.snapshots[0].place
 
 
-def load_manifest(backend: Backend, place: str) -> tuple[Manifest, bytes]:
-    """A snapshot's manifest and the bytes that its place is named for.
+def fetch_manifest(backend: Backend, place: str) -> tuple[Manifest, bytes]:
+    """Return the manifest of a snapshot and its content, whose digest is part of the place's name.
 
     Raises:
-        DriverError: DIGEST_MISMATCH when it is missing or not that of this place; MANIFEST_INVALID.
+        DriverError: DIGEST_MISMATCH if it is missing or belongs to another place; MANIFEST_INVALID.
     """
     where = f"{backend.url}/{manifest_of(place)}"
-    content = read_small(backend, manifest_of(place), manifests.LARGEST_BYTES)
-    manifest = manifests.parse(content, where)
+    content = read_small(backend, manifest_of(place), LARGEST_MANIFEST_BYTES)
+    manifest = parse_manifest(content, where)
     name, digest = place.split("/")
-    if digest_of(content) != digest or manifest.name != name:
+    if short_digest(content) != digest or manifest.name != name:
         raise DriverError(Reason.DIGEST_MISMATCH, f"{where} is not the manifest of {place}", "push it again")
     return manifest, content
 
 
 def read_small(backend: Backend, name: str, largest_bytes: int) -> bytes:
-    """A whole object, up to one byte more than the largest that is allowed."""
+    """Return the content of an object, up to one byte more than `largest_bytes`."""
     content = bytearray()
     for chunk in backend.read(name):
         content += chunk
@@ -122,9 +121,9 @@ def read_small(backend: Backend, name: str, largest_bytes: int) -> bytes:
     return bytes(content[: largest_bytes + 1])
 
 
-def digest_of(manifest: bytes) -> str:
-    """First digits of a manifest's digest, over its bytes as they lie: a later schema can't change it."""
-    return manifests.digest_of(manifest)[:DIGEST_DIGITS]
+def short_digest(manifest: bytes) -> str:
+    """Return the first digits of a manifest's digest, over its content: a later schema cannot change it."""
+    return digest_of_bytes(manifest)[:DIGEST_DIGITS]
 
 
-_SEE = "forethaw list STORE shows what there is"
+_HINT = "forethaw list STORE shows its snapshots"

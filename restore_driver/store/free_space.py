@@ -11,7 +11,7 @@ from restore_driver.host.mounts import mount_points
 
 _HUGE_PAGE_BYTES = 2 << 20
 _SPARE_PAGES = 16
-"""For the journal of a staging, the manifest and the seal, each of which takes a huge page of its own."""
+"""For the chunk record, the manifest and the seal, each of which takes a huge page of its own."""
 
 
 def require_disk(directory: Path, needed_bytes: int) -> None:
@@ -36,7 +36,7 @@ def make_memory(parent: Path, sizes_bytes: list[int], available_bytes: int) -> N
     if parent.absolute() in mount_points() or (parent.is_dir() and any(parent.iterdir())):
         raise DriverError(
             Reason.REQUEST_INVALID,
-            f"{parent} is no tmpfs of huge pages, and isn't empty",
+            f"{parent} is not a tmpfs of huge pages, and is not empty",
             "give a directory in a new parent, such as /run/forethaw/staged/NAME",
         )
     needed = huge_bytes(sizes_bytes)

@@ -1,8 +1,8 @@
 """A store in a directory, such as a mounted volume.
 
-What is uploaded lies under a hidden name beside its place, locked by whoever uploads, and is put there by one rename
-(`artifact/publish.py`); what is removed goes back under a hidden name first. So each snapshot is whole or not listed
-after a crash at any line. Its directories are for their owner only: an image holds a process's memory, keys included.
+An upload lies under a hidden name beside its place, locked by its process, and is moved there by one rename
+(`artifact/publish.py`); a removal renames to a hidden name first. So each snapshot is whole or not listed after a crash
+at any line. Its directories have mode 0700: an image holds a process's memory, keys included.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from restore_driver.artifact import read_lock as hold
-from restore_driver.artifact.manifest import NAME as MANIFEST
+from restore_driver.artifact.manifest import MANIFEST_NAME
 from restore_driver.artifact.publish import swap_in
+from restore_driver.artifact.read_lock import exclusive_lock, is_locked, shared_lock
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.atomic import atomic_file
 from restore_driver.host.disk import is_full, sync, write_all
@@ -30,7 +30,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 class LocalBackend:
-    """A `Backend` in a directory that is there already: one that is missing may be a volume that isn't mounted."""
+    """A `Backend` in an existing directory; a missing one is refused, since it may be a volume that is not mounted."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -44,7 +44,7 @@ class LocalBackend:
             if len(relative.parts) < 2:
                 directories[:] = [name for name in directories if not name.startswith((PUSHING, GONE))]
             for file in files:
-                with suppress(FileNotFoundError):  # another's removal is on its way
+                with suppress(FileNotFoundError):  # a concurrent removal
                     status = os.lstat(Path(where, file))
                     yield StoredObject((relative / file).as_posix(), status.st_size, status.st_mtime)
 
@@ -90,17 +90,17 @@ class LocalBackend:
             hidden.parent.mkdir(mode=0o700, exist_ok=True)
             hidden.mkdir(mode=0o700, exist_ok=True)
         try:
-            with hold.alone(hidden):
+            with exclusive_lock(hidden):
                 yield hidden.relative_to(self.root).as_posix()
         except DriverError as error:
             if error.reason is Reason.BUSY and str(hidden) in error.detail:
-                raise DriverError(Reason.BUSY, f"another push of {place} is at work", "wait for its end") from error
+                raise DriverError(Reason.BUSY, f"another push of {place} is running", "wait for its end") from error
             raise
 
     def publish(self, place: str, manifest: bytes) -> None:
         """See `Backend`."""
         hidden = self._hidden(place)
-        with self.write((hidden / MANIFEST).relative_to(self.root).as_posix(), len(manifest)) as write:
+        with self.write((hidden / MANIFEST_NAME).relative_to(self.root).as_posix(), len(manifest)) as write:
             write(manifest)
         with self._translated(place):
             for where, _, files in os.walk(hidden):
@@ -113,12 +113,12 @@ class LocalBackend:
     @contextmanager
     def reading(self, place: str) -> Iterator[None]:
         """See `Backend`."""
-        with hold.reading(self._path(place)):
+        with shared_lock(self._path(place)):
             yield
 
-    def is_held(self, place: str) -> bool:
+    def is_locked(self, place: str) -> bool:
         """See `Backend`."""
-        return hold.is_held(self._path(place))
+        return is_locked(self._path(place))
 
     def retire(self, place: str) -> None:
         """See `Backend`."""
@@ -128,13 +128,13 @@ class LocalBackend:
             with suppress(OSError):
                 path.parent.rmdir()  # the last of its name
 
-    def sweep(self, before_unix_s: float, *, only_look: bool) -> tuple[str, ...]:
+    def sweep(self, before_unix_s: float, *, dry_run: bool) -> tuple[str, ...]:
         """See `Backend`."""
         self._require_root()
         swept: list[Path] = []
         for parent in [path for path in self.root.iterdir() if path.is_dir() and not path.is_symlink()]:
-            swept += sweep_away(parent.glob(f"{PUSHING}*"), before_unix_s, only_look=only_look)
-            swept += sweep_away(parent.glob(f"{GONE}*"), None, only_look=only_look)
+            swept += sweep_away(parent.glob(f"{PUSHING}*"), before_unix_s, dry_run=dry_run)
+            swept += sweep_away(parent.glob(f"{GONE}*"), None, dry_run=dry_run)
         return tuple(path.relative_to(self.root).as_posix() for path in swept)
 
     def _path(self, name: str) -> Path:
@@ -148,7 +148,7 @@ class LocalBackend:
     def _require_root(self) -> None:
         if not self.root.is_dir():
             raise DriverError(
-                Reason.STORE_UNREACHABLE, f"{self.root} is no directory", "mount the volume, or make the directory"
+                Reason.STORE_UNREACHABLE, f"{self.root} is not a directory", "mount the volume, or make the directory"
             )
 
     @contextmanager

@@ -1,11 +1,11 @@
 """A store in an object store with the S3 protocol, through `obstore`.
 
-One object a file, written by a multipart upload that is completed when all of it has come: an object is there as a
-whole or not at all. Here nothing can be renamed, so the manifest, written last, is what publishes. Credentials, region
-and endpoint come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, ...).
+One object a file, written by a multipart upload that is completed once all parts are sent: an object is whole or
+absent. Objects cannot be renamed, so the manifest, written last, publishes a snapshot. Credentials, region and endpoint
+come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, ...).
 
-Single requests are repeated by obstore while the store's patience lasts. Parts of uploads that were broken off stay
-with the store, where only a lifecycle rule of the bucket (AbortIncompleteMultipartUpload) removes them.
+obstore retries single requests within the store's patience. Parts of interrupted uploads stay in the store, where only
+a lifecycle rule of the bucket (AbortIncompleteMultipartUpload) removes them.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 _SMALLEST_PART_BYTES = 8 << 20
 _MOST_PARTS = 9000
-"""S3 takes 10,000."""
+"""S3 allows 10,000."""
 _PARTS_AT_ONCE = 4
 _CHUNK_BYTES = 256 << 10
-"""What is read between two looks at the bandwidth limit."""
+"""Bytes between two calls of the bandwidth limit."""
 _RETRIES = 4
-"""Of one request, after 0.1 to 1 s each; a store that is down says so within two seconds."""
+"""Retries of one request, after 0.1 to 1 s each; a store that is down is reported within two seconds."""
 
 
 class ObjectBackend:
@@ -47,7 +47,7 @@ class ObjectBackend:
         if there.startswith("http://") and not allow_http:
             raise DriverError(
                 Reason.REQUEST_INVALID,
-                f"endpoint {there} has no TLS: who listens sees the memory of your processes",
+                f"endpoint {there} has no TLS: the memory of your processes would be sent unencrypted",
                 "give an https endpoint, or --allow-http",
             )
         try:
@@ -56,7 +56,7 @@ class ObjectBackend:
                 config={} if endpoint is None else {"endpoint": endpoint},
                 client_options={
                     "allow_http": allow_http,
-                    "timeout": timedelta(days=1),  # of a whole body, which a bandwidth limit may stretch
+                    "timeout": timedelta(days=1),  # for a whole body, which a bandwidth limit may slow down
                     "read_timeout": timedelta(seconds=patience_s),
                     "connect_timeout": timedelta(seconds=min(5.0, patience_s)),
                 },
@@ -67,7 +67,7 @@ class ObjectBackend:
                 },
             )
         except (BaseError, ValueError) as error:
-            raise DriverError(Reason.REQUEST_INVALID, f"{url}: {_said(error)}", "see docs/storage.md") from error
+            raise DriverError(Reason.REQUEST_INVALID, f"{url}: {_first_line(error)}", "see docs/storage.md") from error
 
     def walk(self, prefix: str = "") -> Iterator[StoredObject]:
         """See `Backend`."""
@@ -107,7 +107,7 @@ class ObjectBackend:
                 max_concurrency=_PARTS_AT_ONCE,
             )
             yield lambda content: _all_of(writer.write(content), content)
-            writer.close()  # only here: what is not closed is never completed
+            writer.close()  # only on success: an upload that is not closed is never completed
 
     def remove(self, name: str) -> None:
         """See `Backend`."""
@@ -115,7 +115,7 @@ class ObjectBackend:
 
     @contextmanager
     def uploading(self, place: str) -> Iterator[str]:
-        """See `Backend`; nobody can be kept out here, and two pushes of one snapshot write the same bytes."""
+        """See `Backend`; there are no locks here, and two pushes of one snapshot write the same bytes."""
         yield place
 
     def publish(self, place: str, manifest: bytes) -> None:
@@ -125,10 +125,10 @@ class ObjectBackend:
 
     @contextmanager
     def reading(self, place: str) -> Iterator[None]:
-        """See `Backend`; nobody can be kept out here: whoever reads what is removed finds an object missing."""
+        """See `Backend`; there are no locks here: a reader of a removed snapshot finds an object missing."""
         yield
 
-    def is_held(self, place: str) -> bool:
+    def is_locked(self, place: str) -> bool:
         """See `Backend`."""
         return False
 
@@ -137,7 +137,7 @@ class ObjectBackend:
         self.remove(manifest_of(place))
         self._remove_all([found.name for found in self.walk(place)])
 
-    def sweep(self, before_unix_s: float, *, only_look: bool) -> tuple[str, ...]:
+    def sweep(self, before_unix_s: float, *, dry_run: bool) -> tuple[str, ...]:
         """See `Backend`."""
         found: dict[str, list[StoredObject]] = {}
         for each in self.walk():
@@ -148,7 +148,7 @@ class ObjectBackend:
             names = [each.name for each in objects]
             if manifest_of(place) in names or max(each.modified_unix_s for each in objects) >= before_unix_s:
                 continue
-            if not only_look:
+            if not dry_run:
                 self._remove_all(names)
             swept.append(place)
         return tuple(sorted(swept))
@@ -171,18 +171,18 @@ class ObjectBackend:
         except BaseError as error:
             raise DriverError(
                 Reason.STORE_UNREACHABLE,
-                f"{self.url}: {_said(error)}",
+                f"{self.url}: {_first_line(error)}",
                 "look at the endpoint, the bucket and the credentials (AWS_*)",
             ) from error
 
 
 def _all_of(written: int, content: bytes) -> None:
     if written != len(content):
-        raise DriverError(Reason.INTERNAL, f"{written} of {len(content)} bytes were taken")
+        raise DriverError(Reason.INTERNAL, f"{written} of {len(content)} bytes were accepted")
 
 
-def _said(error: Exception) -> str:
-    """The first line, and what the server itself said in its XML."""
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error, with code and message of the server's XML if there is one."""
     text = str(error)
     first = text.splitlines()[0].partition("<?xml")[0].rstrip(": ")[:300]
     code, message = (re.search(f"<{tag}>([^<]{{1,200}})</{tag}>", text) for tag in ("Code", "Message"))

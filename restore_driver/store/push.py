@@ -1,8 +1,8 @@
-"""From a node into a store: read, verified, packed and sent in one pass; the manifest last.
+"""Push an artifact from a node into a store: read, verify, compress and send in one pass; the manifest last.
 
-Files go side by side, and the pieces of each are packed side by side, too. After each large file the index is written
-anew, so that a push that died is taken up again: files that the index names and the store has in that size are not sent
-a second time. (Their digests were verified by the push that sent them; a stage verifies all.)
+Files are sent in parallel, and so are the chunks of each compressed. After each large file the index is written again,
+so that the next push resumes a killed one: files that the index names and the store has in that size are not sent a
+second time. (The push that sent them verified their digests; a stage verifies all.)
 """
 
 from __future__ import annotations
@@ -21,57 +21,57 @@ from typing import Any
 
 from blake3 import blake3
 
-from restore_driver.artifact import manifest as manifests
-from restore_driver.artifact import read_lock as hold
 from restore_driver.artifact.digest import open_regular
-from restore_driver.artifact.manifest import FileEntry
+from restore_driver.artifact.manifest import MANIFEST_NAME, FileEntry, parse_manifest, read_manifest_bytes
+from restore_driver.artifact.read_lock import shared_lock
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.trusted import require_trusted
-from restore_driver.store import chunk_index as travel
+from restore_driver.store import chunk_index
 from restore_driver.store.backend import Backend, manifest_of, place_of
 from restore_driver.store.bandwidth import Limiter
-from restore_driver.store.catalog import digest_of, read_small
-from restore_driver.store.chunk_index import PIECE_BYTES, Travel, TravellingFile
+from restore_driver.store.catalog import read_small, short_digest
+from restore_driver.store.chunk_index import CHUNK_BYTES, ChunkedFile, ChunkIndex
 from restore_driver.store.progress import TransferProgress
-from restore_driver.store.task_group import Crew
+from restore_driver.store.task_group import TaskGroup
 
 FILES_AT_ONCE = 4
 _REMEMBERED_BYTES = 16 << 20
-"""A file of this size is worth an index of its own, should the push die."""
+"""Write the index after a file of this size, so that a killed push does not send it again."""
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """How a push ended."""
+    """The result of a push."""
 
     outcome: str
     """`pushed`, or `there already`."""
     snapshot: str
-    """What to stage."""
+    """The snapshot's address, for `stage`."""
     bytes: int
+    """Size of its files on a node."""
     stored_bytes: int
-    """All files as they lie in the store."""
+    """Size of its files in the store."""
     sent_bytes: int
-    """Of these, what this push sent."""
+    """Bytes of these that this push sent."""
     seconds: float
 
     def as_json(self) -> dict[str, Any]:
-        """For machines."""
+        """Return the members of its JSON."""
         return asdict(self)
 
 
 class Push:
-    """One push; `begun` tells whether the store was written to."""
+    """One push; `begun` is True once the store has been written to."""
 
     def __init__(self, artifact: Path, backend: Backend, limiter: Limiter, bar: TransferProgress) -> None:
         self.artifact, self.backend, self.limiter, self.bar = artifact.absolute(), backend, limiter, bar
         self.begun = False
-        self._crew, self._lock = Crew(), threading.Lock()
-        self._done: dict[str, TravellingFile] = {}
+        self._tasks, self._lock = TaskGroup(), threading.Lock()
+        self._done: dict[str, ChunkedFile] = {}
         self._sent_bytes = 0
 
     def run(self, *, again: bool = False) -> Pushed:
-        """Pushes; `again` sends everything anew, also what is listed already.
+        """Push the artifact; `again` sends everything again, also what is listed already.
 
         Raises:
             DriverError: NOT_TRUSTED, MANIFEST_INVALID, DIGEST_MISMATCH naming the file, BUSY, STORE_UNREACHABLE,
@@ -80,12 +80,12 @@ class Push:
         began_s = time.monotonic()
         require_trusted(self.artifact, owner=os.geteuid())
         with ExitStack() as stack:
-            stack.enter_context(hold.reading(self.artifact))
-            content = manifests.read(self.artifact)
-            self._manifest = manifests.parse(content, str(self.artifact / manifests.NAME))
+            stack.enter_context(shared_lock(self.artifact))
+            content = read_manifest_bytes(self.artifact)
+            self._manifest = parse_manifest(content, str(self.artifact / MANIFEST_NAME))
             for entry in self._manifest.files:
-                travel.require_plain(entry.path)
-            place = place_of(self._manifest.name, digest_of(content))
+                chunk_index.require_plain(entry.path)
+            place = place_of(self._manifest.name, short_digest(content))
             if not again and self._is_listed(place):
                 return self._result("there already", place, began_s)
             self._where = stack.enter_context(self.backend.uploading(place))
@@ -96,7 +96,7 @@ class Push:
                 self._remember_earlier()
             self._send_all(stack)
             self._write_index()
-            self._look_again()
+            self._verify_sizes()
             self.backend.publish(place, content)
         return self._result("pushed", place, began_s)
 
@@ -104,18 +104,18 @@ class Push:
         return any(found.name == manifest_of(place) for found in self.backend.walk(place))
 
     def _remember_earlier(self) -> None:
-        """Files of an earlier push that need not be sent again."""
+        """Note the files of an interrupted push that need not be sent again."""
         with suppress(DriverError):
-            index = f"{self._where}/{travel.NAME}"
-            earlier = travel.parse(read_small(self.backend, index, travel.LARGEST_BYTES), index)
-            if earlier.piece_bytes != PIECE_BYTES:
+            index = f"{self._where}/{chunk_index.NAME}"
+            earlier = chunk_index.parse(read_small(self.backend, index, chunk_index.LARGEST_BYTES), index)
+            if earlier.chunk_bytes != CHUNK_BYTES:
                 return
             sizes = {found.name: found.size_bytes for found in self.backend.walk(self._where)}
             known = {entry.path for entry in self._manifest.files}
             self._done = {
                 file.path: file
                 for file in earlier.files
-                if file.path in known and sizes.get(travel.object_of(self._where, file.path)) == file.starts()[-1]
+                if file.path in known and sizes.get(chunk_index.object_of(self._where, file.path)) == file.starts()[-1]
             }
 
     def _send_all(self, stack: ExitStack) -> None:
@@ -125,8 +125,8 @@ class Push:
         packers = stack.enter_context(ThreadPoolExecutor(max_workers=os.cpu_count()))
         missing = [entry for entry in self._manifest.files if entry.path not in self._done]
         self.bar.add(sum(entry.size_bytes for entry in self._manifest.files if entry.path in self._done))
-        missing.sort(key=lambda entry: -entry.size_bytes)  # the longest first, or it ends alone
-        self._crew.run([partial(self._send, entry, directory, packers) for entry in missing], FILES_AT_ONCE)
+        missing.sort(key=lambda entry: -entry.size_bytes)  # the longest first, else it is left to run by itself
+        self._tasks.run([partial(self._send, entry, directory, packers) for entry in missing], FILES_AT_ONCE)
 
     def _send(self, entry: FileEntry, directory: int, packers: ThreadPoolExecutor) -> None:
         try:
@@ -136,9 +136,9 @@ class Push:
         sizes: list[int] = []
         digests: list[str] = []
         try:
-            with self.backend.write(travel.object_of(self._where, entry.path), entry.size_bytes) as write:
+            with self.backend.write(chunk_index.object_of(self._where, entry.path), entry.size_bytes) as write:
                 for stored, digest in self._packed(entry, fd, packers):
-                    self._crew.go_on()
+                    self._tasks.raise_if_stopped()
                     self.limiter.take(len(stored))
                     write(stored)
                     sizes.append(len(stored))
@@ -146,27 +146,27 @@ class Push:
         finally:
             os.close(fd)
         with self._lock:
-            self._done[entry.path] = TravellingFile(path=entry.path, stored_bytes=tuple(sizes), digests=tuple(digests))
+            self._done[entry.path] = ChunkedFile(path=entry.path, stored_bytes=tuple(sizes), digests=tuple(digests))
             self._sent_bytes += sum(sizes)
             if entry.size_bytes >= _REMEMBERED_BYTES:
                 self._write_index()
 
     def _packed(self, entry: FileEntry, fd: int, packers: ThreadPoolExecutor) -> Iterator[tuple[bytes, str]]:
-        """The pieces in order, packed ahead; raises DIGEST_MISMATCH after the last if the file was another."""
+        """Yield the chunks in order, compressed ahead; raise DIGEST_MISMATCH after the last if the file changed."""
         hasher, size_bytes = blake3(max_threads=blake3.AUTO), 0
         ahead: deque[tuple[int, Future[tuple[bytes, str]]]] = deque()
-        while piece := _read_piece(fd):
-            hasher.update(piece)
-            size_bytes += len(piece)
+        while chunk := _read_chunk(fd):
+            hasher.update(chunk)
+            size_bytes += len(chunk)
             if size_bytes > entry.size_bytes:
                 break
-            ahead.append((len(piece), packers.submit(travel.pack, piece)))
+            ahead.append((len(chunk), packers.submit(chunk_index.pack, chunk)))
             if len(ahead) > 2 * (os.cpu_count() or 1):
                 yield self._next(ahead)
         while ahead:
             yield self._next(ahead)
         if (size_bytes, hasher.hexdigest()) != (entry.size_bytes, entry.digest):
-            raise _changed(self.artifact / entry.path, "its digest is another")
+            raise _changed(self.artifact / entry.path, "its digest differs")
 
     def _next(self, ahead: deque[tuple[int, Future[tuple[bytes, str]]]]) -> tuple[bytes, str]:
         size, future = ahead.popleft()
@@ -176,19 +176,19 @@ class Push:
 
     def _write_index(self) -> None:
         order = [entry.path for entry in self._manifest.files if entry.path in self._done]
-        index = Travel(piece_bytes=PIECE_BYTES, files=tuple(self._done[path] for path in order))
+        index = ChunkIndex(chunk_bytes=CHUNK_BYTES, files=tuple(self._done[path] for path in order))
         content = index.model_dump_json().encode()
-        with self.backend.write(f"{self._where}/{travel.NAME}", len(content)) as write:
+        with self.backend.write(f"{self._where}/{chunk_index.NAME}", len(content)) as write:
             write(content)
 
-    def _look_again(self) -> None:
-        """All is there in its size: another push of the same snapshot by another version could have come between."""
+    def _verify_sizes(self) -> None:
+        """Refuse objects of another size: a concurrent push by another release may have written them."""
         sizes = {found.name: found.size_bytes for found in self.backend.walk(self._where)}
         for file in self._done.values():
-            name = travel.object_of(self._where, file.path)
+            name = chunk_index.object_of(self._where, file.path)
             if sizes.get(name) != file.starts()[-1]:
                 raise DriverError(
-                    Reason.STORE_UNREACHABLE, f"{self.backend.url}/{name} isn't what was sent", "push again"
+                    Reason.STORE_UNREACHABLE, f"{self.backend.url}/{name} is not what was sent", "push again"
                 )
 
     def _result(self, outcome: str, place: str, began_s: float) -> Pushed:
@@ -205,15 +205,15 @@ class Push:
         )
 
 
-def _read_piece(fd: int) -> bytes:
-    """The next piece, whole unless the file ends."""
-    piece = bytearray()
-    while len(piece) < PIECE_BYTES and (chunk := os.read(fd, PIECE_BYTES - len(piece))):
-        if not piece and len(chunk) == PIECE_BYTES:
-            return chunk
-        piece += chunk
-    return bytes(piece)
+def _read_chunk(fd: int) -> bytes:
+    """Return the next chunk, whole unless the file ends; empty at the end."""
+    chunk = bytearray()
+    while len(chunk) < CHUNK_BYTES and (block := os.read(fd, CHUNK_BYTES - len(chunk))):
+        if not chunk and len(block) == CHUNK_BYTES:
+            return block
+        chunk += block
+    return bytes(chunk)
 
 
 def _changed(path: Path, how: str) -> DriverError:
-    return DriverError(Reason.DIGEST_MISMATCH, f"{path} is not what was dumped: {how}", "make the snapshot anew")
+    return DriverError(Reason.DIGEST_MISMATCH, f"{path} is not what was dumped: {how}", "make the snapshot again")

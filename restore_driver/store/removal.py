@@ -1,6 +1,6 @@
-"""Removing directories on a disk: under a hidden name by one rename, then away; and what a killed remover left.
+"""Remove directories: rename to a hidden name, then delete; and sweep what killed removals left.
 
-A removal that dies at any line leaves its directory where it was, or hidden: nobody lists what is hidden.
+A removal that is killed at any line leaves its directory in place or hidden, and hidden directories are not listed.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from restore_driver.artifact import read_lock as hold
+from restore_driver.artifact.read_lock import exclusive_lock
 from restore_driver.errors import DriverError
 
 GONE = ".gone-"
 
 
 def put_away(path: Path, step: Callable[[str], None] = lambda _: None) -> None:
-    """Removes a directory that nobody holds; `step` is told what comes next.
+    """Remove a directory; `step` is called with the name of each step before it begins.
 
     Raises:
-        DriverError: BUSY while somebody holds it; MANIFEST_INVALID when it is no directory.
-        OSError: as the kernel says.
+        DriverError: BUSY while it is locked; MANIFEST_INVALID if it is not a directory.
+        OSError: it cannot be renamed or deleted.
     """
-    with hold.alone(path):
+    with exclusive_lock(path):
         hidden = path.with_name(f"{GONE}{path.name[:100]}.{uuid.uuid4().hex[:8]}")
         step("rename")
         path.rename(hidden)
@@ -33,21 +33,24 @@ def put_away(path: Path, step: Callable[[str], None] = lambda _: None) -> None:
         shutil.rmtree(hidden)
 
 
-def sweep_away(paths: Iterable[Path], before_unix_s: float | None, *, only_look: bool) -> list[Path]:
-    """Removes directories that nobody holds and nobody wrote into since; returns what they were."""
+def sweep_away(paths: Iterable[Path], before_unix_s: float | None, *, dry_run: bool) -> list[Path]:
+    """Remove unlocked directories (None: of any age) last written before that time; return their paths.
+
+    With `dry_run` nothing is removed.
+    """
     swept = []
     for path in sorted(paths):
-        with suppress(DriverError, FileNotFoundError), hold.alone(path):
+        with suppress(DriverError, FileNotFoundError), exclusive_lock(path):
             if before_unix_s is not None and newest_write_unix_s(path) >= before_unix_s:
                 continue
-            if not only_look:
+            if not dry_run:
                 shutil.rmtree(path)
             swept.append(path)
     return swept
 
 
 def newest_write_unix_s(directory: Path) -> float:
-    """When something in a directory, or itself, was last written."""
+    """Return the newest modification time of a directory and everything below it."""
     newest = os.lstat(directory).st_mtime
     for where, directories, files in os.walk(directory):
         for name in (*directories, *files):

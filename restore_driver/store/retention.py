@@ -1,14 +1,14 @@
-"""Which snapshots go: a pure decision, over a store or a node's directory of staged artifacts.
+"""Decide which snapshots to remove: a pure function over a store or a node's directory of staged artifacts.
 
-Two kinds always stay: what is held (somebody reads it), and the newest of each name, because a service without any
-snapshot starts cold. Of the rest goes, each for the first reason that applies:
+Two kinds always stay: locked snapshots, and the newest of each name, because a service without any snapshot starts
+cold. The rest is removed for the first reason that applies:
 
-1. what is not among the `keep_last` newest of its name;
-2. what is older than `max_age_s`;
-3. while all that stays takes more than `quota_bytes`: the oldest, whatever its name.
+1. it is not among the `keep_last` newest of its name;
+2. it is older than `max_age_s`;
+3. all that stays takes more than `quota_bytes`, and it is the oldest, whatever its name.
 
-A quota may so remain exceeded; the plan says by how much. Two snapshots of one age are told apart by digest and place,
-so that the same input gives the same plan.
+So a quota may remain exceeded; the plan has the excess. Snapshots of equal age are ordered by digest and place, so that
+the same input gives the same plan.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Kept:
-    """A snapshot as retention sees it."""
+    """A snapshot as input of the decision."""
 
     place: str
-    """Where it lies; names it uniquely."""
+    """Its path or its place in the store; unique."""
     name: str
     digest: str
     created_unix_s: float
     bytes: int
-    """What its removal would free."""
-    held: bool = False
+    """Bytes that its removal would free."""
+    locked: bool = False
 
 
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """What is to be kept; None is no rule."""
+    """Retention rules; None means that the rule does not apply."""
 
     keep_last: int | None = None
     max_age_s: float | None = None
@@ -42,7 +42,7 @@ class RetentionPolicy:
 
 @dataclass(frozen=True)
 class Removal:
-    """One that goes, and why."""
+    """A snapshot to remove, and the reason."""
 
     snapshot: Kept
     reason: str
@@ -56,17 +56,17 @@ class Retention:
     """The oldest first."""
     stays: tuple[Kept, ...]
     over_quota_bytes: int
-    """How much too much stays because nothing more may go."""
+    """Excess over the quota that may not be removed."""
 
 
 def decide(snapshots: Iterable[Kept], policy: RetentionPolicy, now_unix_s: float) -> Retention:
-    """What goes and what stays."""
+    """Return the plan for the given snapshots at time `now_unix_s`."""
     oldest_first = sorted(snapshots, key=lambda each: (each.created_unix_s, each.digest, each.place))
     names: dict[str, list[Kept]] = {}
     for each in reversed(oldest_first):
         names.setdefault(each.name, []).append(each)
     rank = {each.place: number for of_name in names.values() for number, each in enumerate(of_name)}
-    may_go = [each for each in oldest_first if rank[each.place] > 0 and not each.held]
+    may_go = [each for each in oldest_first if rank[each.place] > 0 and not each.locked]
     reasons: dict[str, str] = {}
     for each in may_go:
         age_s = now_unix_s - each.created_unix_s

@@ -1,4 +1,4 @@
-"""Many tasks side by side, of which the first that fails ends all."""
+"""A fail-fast task group: the first exception stops the rest."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 
-class Stopped(Exception):
-    """Raised within a task because another one failed; never seen outside."""
+class StoppedError(Exception):
+    """Raised within a task because another one failed; never raised to the caller of `run`."""
 
 
-class Crew:
-    """Workers who look at one flag."""
+class TaskGroup:
+    """Threads that share a stop flag, which they check between steps."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()
 
-    def go_on(self) -> None:
-        """Called by tasks between two steps.
+    def raise_if_stopped(self) -> None:
+        """Check the stop flag; tasks call it between two steps.
 
         Raises:
-            Stopped: when another one failed, or the crew was told to stop.
+            StoppedError: another task failed, or the run was interrupted.
         """
         if self._stop.is_set():
-            raise Stopped
+            raise StoppedError
 
     def run(self, tasks: Iterable[Callable[[], None]], workers: int) -> None:
-        """Runs all and waits for all, also when one fails: nothing writes any more when this returns.
+        """Run all tasks in `workers` threads and wait for all, also if one fails: none runs once this returns.
 
         Raises:
             Exception: the first that a task raised.
@@ -45,4 +45,4 @@ class Crew:
                 self._stop.set()
                 pool.shutdown(cancel_futures=True)
                 errors = [future.exception() for future in futures if future.done() and not future.cancelled()]
-                raise next(error for error in (*failed, *errors) if error and not isinstance(error, Stopped))
+                raise next(error for error in (*failed, *errors) if error and not isinstance(error, StoppedError))

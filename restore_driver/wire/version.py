@@ -11,7 +11,9 @@ from typing import Annotated
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
-API_VERSION = "forethaw.dev/v1alpha1"
+from restore_driver.wire.api_version import API_VERSION
+
+__all__ = ["API_VERSION", "ApiVersion", "refuse_unknown_version"]
 
 
 def refuse_unknown_version(version: str) -> str:

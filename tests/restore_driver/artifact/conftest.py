@@ -1,4 +1,4 @@
-"""Artifacts without a replica: any files, and a manifest that fits them."""
+"""Artifacts without a replica: any files, and a matching manifest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILES = {"images/pages-1.img": b"\1" * 9000, "images/core-9.img": b"core", "imag
 
 
 def about(**other: Any) -> dict[str, Any]:
-    """A manifest's fields, name and files excepted."""
+    """Return a manifest's fields without name and files."""
     gpu = Gpu(model="NVIDIA H200", uuid="GPU-1", memory_bytes=1 << 37)
     return {
         "created_unix_s": 1.7e9,
@@ -33,7 +33,7 @@ def about(**other: Any) -> dict[str, Any]:
 
 
 def publish(target: Path, files: dict[str, bytes] | None = None, **manifest: Any) -> Path:
-    """An artifact as a checkpoint leaves it, unsealed."""
+    """Publish an unsealed artifact."""
     draft = Draft.open(target)
     try:
         for name, content in (FILES if files is None else files).items():

@@ -1,8 +1,8 @@
-"""Publishes an artifact again and again, killed each time a line later; says after each what is there.
+"""Publish an artifact repeatedly, killed each time a line later, and print the state after each kill.
 
     python -m tests.restore_driver.artifact.crashing_publisher DIRECTORY [--older]
 
-A line of JSON a crash: where it came, which artifact verifies afterwards, and what is left once it was swept.
+A line of JSON for each kill: where it happened, which artifact verifies afterwards, and what is left after a sweep.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from restore_driver.artifact import publish as publishing
-from restore_driver.artifact.manifest import load
+from restore_driver.artifact.manifest import load_manifest
 from restore_driver.artifact.publish import Draft, sweep
 from restore_driver.artifact.seal import seal_as_it_is, verify
 from restore_driver.errors import DriverError
@@ -28,7 +28,7 @@ OLD, NEW = {"images/a.img": b"old" * 2000}, {"images/a.img": b"new", "images/b.i
 
 
 class Killer:
-    """Ends its process at the nth line that `publish.py` or `disk.py` executes, or as a named step begins."""
+    """Kill the process at the nth line that `publish.py` or `disk.py` executes, or when a named step begins."""
 
     def __init__(self, at_line: int, at_step: str) -> None:
         self._left, self._step = at_line, at_step
@@ -48,7 +48,7 @@ class Killer:
 
 
 def attempt(target: Path, killer: Killer) -> bool:
-    """One publication in a process of its own; True if it was killed."""
+    """Publish in a process of its own; return True if it was killed."""
     child = os.fork()
     if child == 0:
         sys.settrace(killer.trace)
@@ -63,14 +63,14 @@ def attempt(target: Path, killer: Killer) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def what_verifies(target: Path) -> str:
+def verified_content(target: Path) -> str:
     if not os.path.lexists(target):
         return "nothing"
     try:
         verify(target)
     except DriverError as error:
         return str(error)
-    return "old" if len(load(target).files) == len(OLD) else "new"
+    return "old" if len(load_manifest(target).files) == len(OLD) else "new"
 
 
 def main() -> None:
@@ -82,10 +82,10 @@ def main() -> None:
         if older:
             seal_as_it_is(publish(target, OLD))
         killed = attempt(target, Killer(at, "") if isinstance(at, int) else Killer(0, at))
-        seen = what_verifies(target)
+        seen = verified_content(target)
         sweep(root)
         left = sorted(path.name for path in root.iterdir())
-        print(json.dumps({"at": at, "killed": killed, "seen": seen, "after": what_verifies(target), "left": left}))
+        print(json.dumps({"at": at, "killed": killed, "seen": seen, "after": verified_content(target), "left": left}))
         if not killed and isinstance(at, int):
             break
         shutil.rmtree(target, ignore_errors=True)

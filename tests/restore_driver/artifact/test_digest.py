@@ -1,4 +1,4 @@
-"""Digests are BLAKE3 of the content, however large it is and however it is read; what is no plain file has none."""
+"""Digests are BLAKE3 of the content for every size and way of reading; only regular files have one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def opened(directory: Path) -> Iterator[int]:
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 64 << 20, (64 << 20) + 1])
 def test_a_digest_is_that_of_the_content(size: int, tmp_path: Path) -> None:
-    """Around the chunk that is read at once, and around the size from which on the file is mapped."""
+    """Sizes around the chunk of a read, and around the threshold for mapping a file."""
     content = (b"0123456789abcdef" * (size // 16 + 1))[:size]
     (tmp_path / "pages.img").write_bytes(content)
     with opened(tmp_path) as directory:
@@ -39,10 +39,10 @@ def test_a_digest_is_that_of_the_content(size: int, tmp_path: Path) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(contents=st.lists(st.binary(max_size=300), max_size=8), large=st.integers(1, 300))
-def test_many_at_once_are_what_each_is_alone(
+def test_digests_in_parallel_equal_those_of_single_files(
     contents: list[bytes], large: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Files on both sides of the size from which on they are mapped, side by side, come back under their own names."""
+    """Files on both sides of the threshold for mapping, in parallel, are returned by their own names."""
     root = tmp_path_factory.mktemp("files")
     for number, content in enumerate(contents):
         (root / f"{number}.img").write_bytes(content)
@@ -54,8 +54,8 @@ def test_many_at_once_are_what_each_is_alone(
 
 
 @pytest.mark.parametrize("name", ["link", "linked/a.img", "../outside", "/etc/passwd", "fifo", "images"])
-def test_what_is_no_plain_file_within_has_no_digest(name: str, tmp_path: Path) -> None:
-    """A FIFO among them: it would be waited on for ever."""
+def test_links_directories_fifos_and_escaping_names_are_refused(name: str, tmp_path: Path) -> None:
+    """Opening the FIFO would block forever."""
     root = tmp_path / "root"
     (root / "images").mkdir(parents=True)
     (root / "images" / "a.img").write_bytes(b"a")
@@ -69,7 +69,7 @@ def test_what_is_no_plain_file_within_has_no_digest(name: str, tmp_path: Path) -
     assert caught.value.reason is Reason.NOT_TRUSTED
 
 
-def test_everything_that_is_no_directory_is_listed_as_it_stands(tmp_path: Path) -> None:
+def test_links_and_special_files_are_listed_and_not_followed(tmp_path: Path) -> None:
     (tmp_path / "images" / "deep").mkdir(parents=True)
     (tmp_path / "images" / "deep" / "b.img").write_bytes(b"b")
     (tmp_path / "a.img").write_bytes(b"a")

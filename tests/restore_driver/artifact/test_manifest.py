@@ -1,4 +1,4 @@
-"""The manifest: closed, versioned, canonical; whatever else it is given it refuses, naming the field."""
+"""The manifest is closed, versioned and canonical; anything else is refused with the field."""
 
 from __future__ import annotations
 
@@ -12,12 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restore_driver.artifact.manifest import LARGEST_BYTES, NAME, FileEntry, Manifest, digest, load, parse, to_bytes
+from restore_driver.artifact.manifest import (
+    LARGEST_MANIFEST_BYTES,
+    MANIFEST_NAME,
+    FileEntry,
+    Manifest,
+    load_manifest,
+    manifest_bytes,
+    manifest_digest,
+    parse_manifest,
+)
 from restore_driver.errors import DriverError, Reason
 from tests.restore_driver.artifact.conftest import about
 
 GOOD = Manifest(name="snapshot", files=(FileEntry(path="images/a.img", size_bytes=3, digest="0" * 64),), **about())
-CONTENT: dict[str, Any] = json.loads(to_bytes(GOOD))
+CONTENT: dict[str, Any] = json.loads(manifest_bytes(GOOD))
 
 
 def member(content: Any, where: tuple[str | int, ...]) -> Any:
@@ -34,7 +43,7 @@ def changed(where: tuple[str | int, ...], value: Any) -> bytes:
 
 def refusal(content: bytes) -> DriverError:
     with pytest.raises(DriverError) as caught:
-        parse(content, "a.json")
+        parse_manifest(content, "a.json")
     return caught.value
 
 
@@ -52,21 +61,21 @@ def shuffled(value: Any, seed: random.Random) -> Any:
     pids=st.lists(st.integers(1, 1 << 22), min_size=1, max_size=4),
     seed=st.randoms(use_true_random=False),
 )
-def test_equal_manifests_have_equal_bytes_however_they_were_written(
+def test_equal_manifests_have_equal_bytes_for_any_order_of_fields(
     names: list[str], size: int, pids: list[int], seed: random.Random
 ) -> None:
     files = tuple(FileEntry(path=name, size_bytes=size, digest=f"{at:064x}") for at, name in enumerate(names))
     process = {"root_pid": pids[0], "pids": pids, "user_id": 0}
     manifest = Manifest(name="snapshot", files=files, **about(process=process))
-    other = parse(json.dumps(shuffled(json.loads(to_bytes(manifest)), seed)).encode(), "a.json")
+    other = parse_manifest(json.dumps(shuffled(json.loads(manifest_bytes(manifest)), seed)).encode(), "a.json")
 
     assert other == manifest
-    assert to_bytes(other) == to_bytes(manifest)
-    assert digest(other) == digest(manifest)
+    assert manifest_bytes(other) == manifest_bytes(manifest)
+    assert manifest_digest(other) == manifest_digest(manifest)
 
 
 def test_the_digest_changes_with_every_field() -> None:
-    """It names the snapshot, so nothing may be changed behind it."""
+    """The digest identifies the snapshot."""
     others = [
         changed(("created_unix_s",), 1.0),
         changed(("process", "root_pid"), 12),
@@ -74,9 +83,9 @@ def test_the_digest_changes_with_every_field() -> None:
         changed(("fingerprint", "glibc"), "2.37"),
         changed(("cuda", "pids"), []),
     ]
-    digests = {digest(parse(content, "a.json")) for content in others}
+    digests = {manifest_digest(parse_manifest(content, "a.json")) for content in others}
 
-    assert len(digests | {digest(GOOD)}) == len(others) + 1
+    assert len(digests | {manifest_digest(GOOD)}) == len(others) + 1
 
 
 @pytest.mark.parametrize(
@@ -126,35 +135,35 @@ def test_a_name_that_leaves_the_artifact_is_refused(name: str) -> None:
 
 
 @given(content=st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
-def test_whatever_the_bytes_they_are_refused_and_nothing_else_is_raised(content: bytes) -> None:
+def test_arbitrary_bytes_are_refused_with_manifest_invalid(content: bytes) -> None:
     assert refusal(content).reason is Reason.MANIFEST_INVALID
 
 
-@given(end=st.integers(0, len(to_bytes(GOOD)) - 3))
-def test_a_torn_manifest_is_none(end: int) -> None:
-    assert refusal(to_bytes(GOOD)[:end]).reason is Reason.MANIFEST_INVALID
+@given(end=st.integers(0, len(manifest_bytes(GOOD)) - 3))
+def test_a_truncated_manifest_is_refused(end: int) -> None:
+    assert refusal(manifest_bytes(GOOD)[:end]).reason is Reason.MANIFEST_INVALID
 
 
-def test_a_manifest_that_is_nested_without_end_is_refused() -> None:
+def test_a_deeply_nested_manifest_is_refused() -> None:
     assert refusal(b'{"name": ' + b"[" * 100_000).reason is Reason.MANIFEST_INVALID
 
 
-def test_a_manifest_that_is_too_large_is_not_even_parsed(artifact: Path) -> None:
-    """A good one, but for the spaces at its end; and a sparse one of 1 TB is not read into memory."""
-    content = to_bytes(GOOD)
-    error = refusal(content.ljust(LARGEST_BYTES + 1))
-    (artifact / NAME).chmod(0o600)
-    os.truncate(artifact / NAME, 1 << 40)
+def test_a_manifest_that_is_too_large_is_not_parsed(artifact: Path) -> None:
+    """A valid one with too many trailing spaces; and a sparse one of 1 TB is not read into memory."""
+    content = manifest_bytes(GOOD)
+    error = refusal(content.ljust(LARGEST_MANIFEST_BYTES + 1))
+    (artifact / MANIFEST_NAME).chmod(0o600)
+    os.truncate(artifact / MANIFEST_NAME, 1 << 40)
     with pytest.raises(DriverError) as caught:
-        load(artifact)
+        load_manifest(artifact)
 
-    assert parse(content.ljust(LARGEST_BYTES), "a.json") == GOOD
-    assert error.detail == f"a.json is larger than {LARGEST_BYTES:,} bytes"
+    assert parse_manifest(content.ljust(LARGEST_MANIFEST_BYTES), "a.json") == GOOD
+    assert error.detail == f"a.json is larger than {LARGEST_MANIFEST_BYTES:,} bytes"
     assert (caught.value.reason, "is larger than" in caught.value.detail) == (Reason.MANIFEST_INVALID, True)
 
 
-def test_an_artifact_says_what_it_holds(artifact: Path) -> None:
-    manifest = load(artifact)
+def test_a_loaded_manifest_lists_name_and_files(artifact: Path) -> None:
+    manifest = load_manifest(artifact)
 
     assert manifest.name == "snapshot"
     assert {entry.path: entry.size_bytes for entry in manifest.files} == {
@@ -163,7 +172,7 @@ def test_an_artifact_says_what_it_holds(artifact: Path) -> None:
         "images/empty.img": 0,
         "images/pages-1.img": 9000,
     }
-    assert (artifact / NAME).read_bytes() == to_bytes(manifest)
+    assert (artifact / MANIFEST_NAME).read_bytes() == manifest_bytes(manifest)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +189,7 @@ def test_an_artifact_says_what_it_holds(artifact: Path) -> None:
 def test_what_stands_in_a_manifests_place_is_refused_and_never_waited_on(
     kind: str, reason: Reason, artifact: Path
 ) -> None:
-    place = artifact / NAME
+    place = artifact / MANIFEST_NAME
     place.rename(artifact / "real")
     if kind == "link":
         place.symlink_to("real")
@@ -196,6 +205,9 @@ def test_what_stands_in_a_manifests_place_is_refused_and_never_waited_on(
         else:
             artifact.write_text("")
     with pytest.raises(DriverError) as caught:
-        load(artifact)
+        load_manifest(artifact)
 
-    assert (caught.value.reason, str(artifact) in caught.value.detail or NAME in caught.value.detail) == (reason, True)
+    assert (caught.value.reason, str(artifact) in caught.value.detail or MANIFEST_NAME in caught.value.detail) == (
+        reason,
+        True,
+    )

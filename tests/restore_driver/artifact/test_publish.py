@@ -1,4 +1,4 @@
-"""Publishing is one rename: killed at any line it leaves the old artifact or the new one, and nothing to sweep up."""
+"""Publishing is one rename: killed at any line it leaves the old artifact or the new one, whole."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from restore_driver.artifact import publish as publishing
-from restore_driver.artifact.manifest import load
+from restore_driver.artifact.manifest import load_manifest
 from restore_driver.artifact.publish import PREFIX, Draft, sweep
 from restore_driver.artifact.seal import check_seal, seal_as_it_is, verify
 from restore_driver.errors import DriverError, Reason
@@ -23,12 +23,12 @@ ROOT = Path(__file__).parents[3]
 STEPS = ["digest", "sync", "manifest", "rename", "remove old"]
 
 
-@pytest.mark.parametrize("older", [False, True], ids=["nothing before", "an older one before"])
+@pytest.mark.parametrize("older", [False, True], ids=["first artifact", "replacement"])
 def test_a_publisher_killed_at_any_line_leaves_one_whole_artifact(older: bool, tmp_path: Path) -> None:
-    """Before the rename it is the old one (or none), after it the new one; the order never turns."""
+    """Before the rename it is the old one (or none), after it the new one, in this order."""
     argv = [sys.executable, "-m", "tests.restore_driver.artifact.crashing_publisher", str(tmp_path)]
     done = subprocess.run(
-        [*argv, *(["--older"] if older else [])], cwd=ROOT, capture_output=True, text=True, timeout=90
+        [*argv, *(["--older"] if older else [])], cwd=ROOT, capture_output=True, text=True, timeout=90, check=False
     )
     assert done.returncode == 0, done.stderr
     crashes: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
@@ -45,19 +45,20 @@ def test_a_publisher_killed_at_any_line_leaves_one_whole_artifact(older: bool, t
     assert (len(lines) > 80, lines[-1]["killed"], lines[-1]["seen"]) == (True, False, "new")
 
 
-def test_progress_is_told_before_each_step(tmp_path: Path) -> None:
-    draft, told = Draft.open(tmp_path / "snapshot"), []
+def test_each_step_is_reported_before_it_begins(tmp_path: Path) -> None:
+    draft = Draft.open(tmp_path / "snapshot")
+    reported: list[str] = []
     try:
         (draft.path / "a.img").write_bytes(b"a")
-        manifest = draft.commit(about(), told.append)
+        manifest = draft.commit(about(), reported.append)
     finally:
         draft.close()
 
-    assert told == STEPS
-    assert load(tmp_path / "snapshot") == manifest == verify(tmp_path / "snapshot")
+    assert reported == STEPS
+    assert load_manifest(tmp_path / "snapshot") == manifest == verify(tmp_path / "snapshot")
 
 
-def test_a_draft_that_is_not_published_goes_away(tmp_path: Path) -> None:
+def test_an_unpublished_draft_is_removed_when_closed(tmp_path: Path) -> None:
     draft = Draft.open(tmp_path / "snapshot")
     (draft.path / "a.img").write_bytes(b"a")
     draft.close()
@@ -65,8 +66,8 @@ def test_a_draft_that_is_not_published_goes_away(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_new_one_takes_the_place_of_a_sealed_one(artifact: Path) -> None:
-    """The old record beside it is no seal of the new one's."""
+def test_a_sealed_artifact_is_replaced_and_its_seal_is_not_valid_for_the_new_one(artifact: Path) -> None:
+    """The record beside it describes the old one's files."""
     seal_as_it_is(artifact)
     publish(artifact, {"a.img": b"another"})
     with pytest.raises(DriverError) as caught:
@@ -78,8 +79,8 @@ def test_a_new_one_takes_the_place_of_a_sealed_one(artifact: Path) -> None:
     assert sorted(path.name for path in artifact.parent.iterdir()) == ["snapshot", "snapshot.seal"]
 
 
-def test_two_drafts_of_one_target_in_one_process_are_two(tmp_path: Path) -> None:
-    """An agent's two attempts: who publishes last is there, whole, and the other's draft is gone."""
+def test_two_drafts_of_one_target_in_one_process_are_independent(tmp_path: Path) -> None:
+    """Two attempts of an agent: the last one published is whole, and the other draft is removed."""
     one, other = Draft.open(tmp_path / "snapshot"), Draft.open(tmp_path / "snapshot")
     (one.path / "a.img").write_bytes(b"one")
     (other.path / "b.img").write_bytes(b"other")
@@ -92,8 +93,8 @@ def test_two_drafts_of_one_target_in_one_process_are_two(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["snapshot"]
 
 
-def test_many_at_once_on_one_target_all_succeed_and_the_last_is_whole(tmp_path: Path) -> None:
-    """Threads that open, sweep and publish as they like: nobody's draft is swept from under it."""
+def test_concurrent_publications_of_one_target_all_succeed_and_leave_one_whole(tmp_path: Path) -> None:
+    """Threads open, sweep and publish concurrently: no draft in use is swept."""
     failures: list[BaseException] = []
 
     def publish_often(number: int) -> None:
@@ -133,26 +134,26 @@ def test_a_draft_that_is_swept_before_it_is_locked_is_made_anew(
     assert verify(tmp_path / "snapshot").name == "snapshot"
 
 
-def test_an_older_one_that_goes_while_it_is_replaced_is_no_error(
+def test_a_target_that_appears_or_disappears_while_it_is_replaced_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No artifact to exchange with, and then one is there when this is to be renamed: back to exchanging."""
+    """There is no artifact to exchange with, then one appears before the rename: the exchange is tried again."""
     exchange, late = publishing._exchanged, [publish(tmp_path / "late")]
 
-    def nobody_yet(one: Path, other: Path) -> bool:
+    def appears_late(one: Path, other: Path) -> bool:
         if late:
             late.pop().rename(other)
             return False
         return exchange(one, other)
 
-    monkeypatch.setattr(publishing, "_exchanged", nobody_yet)
+    monkeypatch.setattr(publishing, "_exchanged", appears_late)
     publish(tmp_path / "snapshot", {"new.img": b"new"})
 
     assert [entry.path for entry in verify(tmp_path / "snapshot").files] == ["new.img"]
     assert [path.name for path in tmp_path.iterdir()] == ["snapshot"]
 
 
-def test_sweeping_takes_what_nobody_makes_any_more_and_only_that(tmp_path: Path) -> None:
+def test_a_sweep_removes_drafts_of_ended_processes_only(tmp_path: Path) -> None:
     publish(tmp_path / "snapshot")
     (tmp_path / f"{PREFIX}snapshot.1").mkdir()
     (tmp_path / f"{PREFIX}snapshot.1" / "a.img").write_bytes(b"a")
@@ -168,8 +169,8 @@ def test_sweeping_takes_what_nobody_makes_any_more_and_only_that(tmp_path: Path)
 
 
 @pytest.mark.parametrize("kind", ["file", "directory with data", "link to an artifact", "dangling link"])
-def test_what_is_no_artifact_is_never_replaced(kind: str, tmp_path: Path) -> None:
-    """A slip on the command line, such as the artifacts' own directory, costs nobody's files."""
+def test_files_links_and_other_directories_are_not_replaced(kind: str, tmp_path: Path) -> None:
+    """A mistake on the command line, such as naming the parent directory, loses no files."""
     target = tmp_path / "precious"
     if kind == "file":
         target.write_text("precious")
@@ -184,7 +185,7 @@ def test_what_is_no_artifact_is_never_replaced(kind: str, tmp_path: Path) -> Non
 
     assert (caught.value.reason, caught.value.detail) == (
         Reason.REQUEST_INVALID,
-        f"{target} is there and is no artifact",
+        f"{target} exists and is not an artifact",
     )
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -199,7 +200,7 @@ def test_an_empty_directory_and_a_broken_artifact_are_replaced(artifact: Path) -
     assert verify(artifact.parent / "empty").name == "empty"
 
 
-def test_a_directory_that_others_may_write_takes_no_artifact(tmp_path: Path) -> None:
+def test_a_directory_that_others_may_write_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     with pytest.raises(DriverError) as caught:
         Draft.open(tmp_path / "snapshot")
@@ -208,9 +209,9 @@ def test_a_directory_that_others_may_write_takes_no_artifact(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_named_and_the_older_artifact_stays(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_the_older_artifact_stays(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path) -> None:
-        raise OSError(28, "No space left on device", str(path))
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(publishing, "sync", full)
     with pytest.raises(DriverError) as caught:

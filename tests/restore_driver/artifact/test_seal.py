@@ -1,4 +1,4 @@
-"""The seal: a sealed artifact that anybody changed, in whatever way, is not trusted; one left alone is, at a glance."""
+"""The seal: every change to a sealed artifact is detected, and an unchanged one is accepted without reading it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from restore_driver.artifact import seal
-from restore_driver.artifact.manifest import NAME, load
+from restore_driver.artifact.manifest import MANIFEST_NAME, load_manifest
 from restore_driver.artifact.seal import check_seal, seal_path, verify, verify_and_seal
 from restore_driver.errors import DriverError, Reason
 from tests.restore_driver.artifact.conftest import FILES, publish
@@ -30,14 +30,14 @@ def sealed(artifact: Path) -> Path:
 
 
 def opened_up(artifact: Path) -> Path:
-    """What root may do at any time: its modes are no protection from root, the seal is."""
+    """Make the directories writable, as root can at any time."""
     for directory in (artifact, artifact / "images"):
         directory.chmod(0o700)
     return artifact
 
 
 def write_behind_its_back(artifact: Path) -> None:
-    """Same size, both times as they were: only ctime, which nobody can set, tells."""
+    """Change content, then restore size and mtime: only ctime, which no process can set, differs."""
     path = opened_up(artifact) / PAGES
     was = path.stat()
     path.chmod(0o600)
@@ -49,7 +49,7 @@ def write_behind_its_back(artifact: Path) -> None:
 
 
 def replace_by(make: Callable[[Path, Path], object]) -> Callable[[Path], None]:
-    """Takes a file away and has something put in its place; it gets the old file's path and the original's."""
+    """Move a file away and call `make` with its path and that of the moved original."""
 
     def tamper(artifact: Path) -> None:
         path, original = opened_up(artifact) / PAGES, artifact.parent / "original"
@@ -60,7 +60,15 @@ def replace_by(make: Callable[[Path, Path], object]) -> Callable[[Path], None]:
 
 
 def add(make: Callable[[Path], object]) -> Callable[[Path], None]:
-    return lambda artifact: (make(opened_up(artifact) / "images" / "new"), None)[1]
+    def tamper(artifact: Path) -> None:
+        make(opened_up(artifact) / "images" / "new")
+
+    return tamper
+
+
+def directory_with_a_file(path: Path) -> None:
+    path.mkdir()
+    (path / "a.img").write_bytes(b"a")
 
 
 def link_the_images_away(artifact: Path) -> None:
@@ -69,7 +77,7 @@ def link_the_images_away(artifact: Path) -> None:
 
 
 def edit_manifest(artifact: Path) -> None:
-    path = opened_up(artifact) / NAME
+    path = opened_up(artifact) / MANIFEST_NAME
     path.chmod(0o600)
     path.write_bytes(path.read_bytes().replace(b'"root_pid": 9', b'"root_pid": 8'))
 
@@ -96,7 +104,7 @@ TAMPERING: dict[str, Callable[[Path], object]] = {
     "one more link": add(lambda path: path.symlink_to("core-9.img")),
     "one more link to a directory": add(lambda path: path.symlink_to("/etc")),
     "one more FIFO": add(os.mkfifo),
-    "one more directory with a file": add(lambda path: (path.mkdir(), (path / "a.img").write_bytes(b"a"))),
+    "one more directory with a file": add(directory_with_a_file),
     "a link in the place of the images": link_the_images_away,
     "images that another owns": lambda artifact: os.chown(artifact / "images", 1000, 0),
     "images that others may write": lambda artifact: (artifact / "images").chmod(0o777),
@@ -130,8 +138,7 @@ def another(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("how", TAMPERING)
-def test_any_tampering_breaks_the_seal(how: str, sealed: Path) -> None:
-    """... and names what it was done to."""
+def test_every_tampering_breaks_the_seal_and_is_named(how: str, sealed: Path) -> None:
     TAMPERING[how](sealed)
     with pytest.raises(DriverError) as caught:
         check_seal(sealed)
@@ -145,8 +152,8 @@ FULL += [how for how in TAMPERING if how.startswith(("one more", "images", "a li
 
 
 @pytest.mark.parametrize("how", FULL)
-def test_full_verification_finds_it_too_and_never_waits(how: str, sealed: Path) -> None:
-    """What is no seal's matter but the content's: whoever copied the artifact here has no seal yet."""
+def test_full_verification_detects_it_as_well_and_never_blocks(how: str, sealed: Path) -> None:
+    """Changes of content: a copied artifact has no seal yet."""
     TAMPERING[how](sealed)
     with pytest.raises(DriverError) as caught:
         verify_and_seal(sealed)
@@ -154,22 +161,22 @@ def test_full_verification_finds_it_too_and_never_waits(how: str, sealed: Path) 
     assert caught.value.reason in (Reason.DIGEST_MISMATCH, Reason.NOT_TRUSTED)
 
 
-def test_a_sealed_artifact_is_read_only_and_as_good_as_verified(sealed: Path) -> None:
+def test_a_sealed_artifact_is_read_only_and_its_check_returns_the_verified_manifest(sealed: Path) -> None:
     modes = {path.relative_to(sealed).as_posix(): stat.S_IMODE(path.stat().st_mode) for path in sealed.rglob("*")}
 
-    assert modes == {**dict.fromkeys([*FILES, NAME], 0o400), "images": 0o500}
+    assert modes == {**dict.fromkeys([*FILES, MANIFEST_NAME], 0o400), "images": 0o500}
     assert stat.S_IMODE(sealed.stat().st_mode) == 0o500
-    assert check_seal(sealed) == verify(sealed) == load(sealed)
+    assert check_seal(sealed) == verify(sealed) == load_manifest(sealed)
 
 
-def test_a_file_is_sealed_in_a_tick_that_is_over(artifact: Path) -> None:
-    """Where times of files go by ticks of the clock, a write in the tick of the seal would leave no trace."""
+def test_the_seal_is_made_after_the_tick_of_the_last_change(artifact: Path) -> None:
+    """Where file times advance in ticks, a write within the tick of the seal would leave no trace."""
     times = [file.ctime_ns for file in verify_and_seal(artifact).files.values()]
 
     assert max(times) < time.clock_gettime_ns(seal._CLOCK_REALTIME_COARSE)
 
 
-def test_looking_reading_and_sealing_again_break_nothing(sealed: Path) -> None:
+def test_checking_reading_and_sealing_again_keep_the_seal_valid(sealed: Path) -> None:
     before = verify_and_seal(sealed)
     (sealed / PAGES).read_bytes()
     check_seal(sealed)
@@ -178,7 +185,7 @@ def test_looking_reading_and_sealing_again_break_nothing(sealed: Path) -> None:
     assert check_seal(sealed).name == "snapshot"
 
 
-def test_moved_together_with_its_record_it_stays_sealed_and_copied_it_does_not(sealed: Path) -> None:
+def test_an_artifact_moved_with_its_record_stays_sealed_and_a_copy_is_not(sealed: Path) -> None:
     copy = sealed.with_name("copy")
     shutil.copytree(sealed, copy)
     shutil.copy2(seal_path(sealed), seal_path(copy))
@@ -192,7 +199,7 @@ def test_moved_together_with_its_record_it_stays_sealed_and_copied_it_does_not(s
 
 
 def test_checking_reads_no_content(sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A glance costs a stat a file, however large they are."""
+    """A check costs one stat a file, of any size."""
 
     def refuse(*_: object) -> None:
         raise AssertionError("a file was read")
@@ -202,8 +209,8 @@ def test_checking_reads_no_content(sealed: Path, monkeypatch: pytest.MonkeyPatch
     assert check_seal(sealed).name == "snapshot"
 
 
-def test_a_seal_whose_writing_was_cut_off_is_made_again(artifact: Path) -> None:
-    """A crash between the new record and its rename: the next one overwrites what lies there."""
+def test_an_interrupted_write_of_the_record_is_overwritten(artifact: Path) -> None:
+    """After a crash between the new record and its rename, the next seal overwrites the new record."""
     left = seal_path(artifact).with_name(seal_path(artifact).name + ".new")
     left.write_bytes(b"x" * 10_000)
     verify_and_seal(artifact)
@@ -214,8 +221,8 @@ def test_a_seal_whose_writing_was_cut_off_is_made_again(artifact: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_verifying_finds_every_flipped_bit(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Whichever bit of whichever file, on both sides of the size from which on files are mapped."""
+def test_verification_detects_every_flipped_bit(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Any bit of any file."""
     artifact = publish(tmp_path_factory.mktemp("artifacts") / "snapshot")
     name = data.draw(st.sampled_from(sorted(name for name, content in FILES.items() if content)))
     bit = data.draw(st.integers(0, len(FILES[name]) * 8 - 1))

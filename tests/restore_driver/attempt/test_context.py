@@ -1,4 +1,4 @@
-"""A step reads what an earlier phase has provided, and is refused by name what none has."""
+"""A step reads fields that an earlier phase has provided; reading another one is refused by name."""
 
 from __future__ import annotations
 
@@ -101,10 +101,8 @@ facts = st.fixed_dictionaries(
 
 
 @given(noted=st.lists(facts, min_size=1, max_size=4))
-def test_facts_survive_the_death_of_the_driver(
-    noted: list[AttemptFacts], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """Whatever was noted, the journal that a killed driver leaves holds the union, the last value of each."""
+def test_facts_survive_a_killed_driver(noted: list[AttemptFacts], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The journal of a killed driver holds the union of all noted facts, the last value of each."""
     attempt = Attempt("restore", "pod-1")
     attempt.open_journal(tmp_path_factory.mktemp("journals"))
     expected: dict[str, Any] = {}

@@ -38,7 +38,7 @@ REQUESTS: list[tuple[AnyRequest, str, str, str | None]] = [
 
 @pytest.fixture
 def driver(tmp_path: Path) -> Driver:
-    """On a machine with neither CRIU nor a GPU."""
+    """A driver on a machine with neither CRIU nor a GPU."""
     return Driver(Toolset(StateDirectory(tmp_path), None, None, "this machine shows no GPU", machine=MACHINE))
 
 
@@ -55,7 +55,7 @@ def test_each_request_is_refused_at_the_gate_of_its_own_sequence(
     assert list(tmp_path.rglob("*")) == []
 
 
-def test_no_type_of_request_is_forgotten_here() -> None:
+def test_every_type_of_request_is_tested() -> None:
     union, *_ = get_args(AnyRequest)
 
     assert {type(request) for request, *_ in REQUESTS} == set(get_args(union))

@@ -1,4 +1,4 @@
-"""The record of an attempt: its file is its lock, and what was written of it counts, however its writer ended."""
+"""The journal of an attempt: its file is its lock, and every whole line counts after its writer was killed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -29,7 +29,7 @@ def written(directory: Path, facts: list[AttemptFacts]) -> Path:
     """A journal whose driver is gone, one phase for each of these facts."""
     journal = Journal.open(directory, "restore", "pod-1")
     for phase, known in zip(PHASES, facts, strict=False):
-        journal.facts = known
+        journal.facts = cast("AttemptFacts", known)
         journal.begin(phase)
     journal.close(forget=False)
     return journal.path
@@ -47,7 +47,7 @@ def test_torn_at_any_byte_its_whole_lines_count_and_its_end_can_still_be_said(
     path.write_bytes(whole[:end])
     begun = max(whole[:end].count(b"\n") - 1, 0)
     if end and not whole[:end].endswith(b"\n") and whole[end : end + 1] == b"\n":
-        begun += whole[:end].count(b"\n") > 0  # all but the line's end is there
+        begun += whole[:end].count(b"\n") > 0  # only the line's end is missing
     before = read(path)
     [(found, fd)] = abandoned(directory)
     os.lseek(fd, 0, os.SEEK_END)
@@ -61,7 +61,7 @@ def test_torn_at_any_byte_its_whole_lines_count_and_its_end_can_still_be_said(
     assert abandoned(directory) == ()
 
 
-def test_it_is_locked_while_it_is_open_and_forgotten_when_asked(tmp_path: Path) -> None:
+def test_a_journal_is_locked_while_open_and_removed_on_request(tmp_path: Path) -> None:
     first = Journal.open(tmp_path, "checkpoint", "replica-7")
     with pytest.raises(DriverError) as busy:
         Journal.open(tmp_path, "park", "replica-7")
@@ -79,13 +79,13 @@ def test_it_is_locked_while_it_is_open_and_forgotten_when_asked(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("outcome", "said"),
+    ("outcome", "shown"),
     [
         ({"outcome": "failed", "reason": "ProofFailed"}, "ProofFailed"),
         ({"outcome": "proven", "reason": None}, "proven"),
     ],
 )
-def test_what_was_tried_before_is_refused_with_how_it_ended(outcome: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_an_ended_attempt_is_refused_with_its_outcome(outcome: dict[str, Any], shown: str, tmp_path: Path) -> None:
     journal = Journal.open(tmp_path, "restore", "pod-1")
     journal.end(outcome)
     journal.close(forget=False)
@@ -93,7 +93,7 @@ def test_what_was_tried_before_is_refused_with_how_it_ended(outcome: dict[str, A
         Journal.open(tmp_path, "restore", "pod-1")
 
     assert caught.value.reason is Reason.ATTEMPTED_BEFORE
-    assert caught.value.detail == f"restore of pod-1 was tried before: {said}"
+    assert caught.value.detail == f"restore of pod-1 was tried before: {shown}"
     assert abandoned(tmp_path) == ()
 
 
@@ -109,8 +109,8 @@ def forget_first(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     monkeypatch.setattr(journals, "try_lock", lock)
 
 
-def test_a_record_forgotten_while_it_is_opened_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody locks a file without a name: two would hold the same key at once."""
+def test_a_journal_removed_while_it_is_opened_is_created_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock on an unlinked file would allow two attempts with the same key."""
     path = written(tmp_path, [{}])
     forget_first(monkeypatch, path)
     journal = Journal.open(tmp_path, "restore", "pod-1")
@@ -122,13 +122,13 @@ def test_a_record_forgotten_while_it_is_opened_is_begun_anew(tmp_path: Path, mon
     assert (named, busy.value.reason) == (True, Reason.BUSY)
 
 
-def test_a_record_forgotten_while_it_is_looked_for_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_journal_removed_during_the_search_is_not_abandoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forget_first(monkeypatch, written(tmp_path, [{}]))
 
     assert abandoned(tmp_path) == ()
 
 
-def test_the_kernel_frees_the_lock_of_a_driver_that_was_killed(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_driver_is_released(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from restore_driver.attempt.journal import Journal\n"
         "journal = Journal.open(Path(sys.argv[1]), 'restore', 'pod-1'); journal.intend(placeholder_pid=7)\n"

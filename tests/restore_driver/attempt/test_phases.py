@@ -1,4 +1,4 @@
-"""The sequences keep their rules, and `walk` keeps its promises on a clock of the test's own."""
+"""Rules of the sequences, and behaviour of `walk` on a virtual clock."""
 
 from __future__ import annotations
 
@@ -141,14 +141,14 @@ class World:
         return step
 
     def _undo(self, undo: Undo) -> Any:
-        def take_back(facts: AttemptFacts, deadline: Deadline) -> None:
+        def roll_back(facts: AttemptFacts, deadline: Deadline) -> None:
             self.undone.append((undo.value, facts.copy()))
             self.now_s += 0.5
 
-        return take_back
+        return roll_back
 
 
-def test_a_walk_that_goes_well_accounts_for_every_moment(tmp_path: Path) -> None:
+def test_a_successful_walk_accounts_for_all_of_its_time(tmp_path: Path) -> None:
     result = World(tmp_path, {Phase.RESTORE: 2.0}, {}).walk()
 
     assert (result.outcome, result.reason, result.fallback) == ("proven", None, None)
@@ -162,7 +162,7 @@ def test_a_walk_that_goes_well_accounts_for_every_moment(tmp_path: Path) -> None
     assert (result.total_s, result.unaccounted_s) == (3.0, 0.0)
 
 
-def test_what_the_gate_refuses_touches_nothing_and_may_be_asked_again(tmp_path: Path) -> None:
+def test_a_refusal_by_the_gate_touches_nothing_and_the_request_may_be_repeated(tmp_path: Path) -> None:
     world = World(tmp_path, {}, {Phase.GATE: DriverError(Reason.FINGERPRINT_MISMATCH, "gpu count 1, not 2")})
     result = world.walk(keep_record=True)
 
@@ -172,7 +172,7 @@ def test_what_the_gate_refuses_touches_nothing_and_may_be_asked_again(tmp_path: 
     assert world.walk().ok
 
 
-def test_a_failure_undoes_its_own_phase_first_and_then_the_ones_before(tmp_path: Path) -> None:
+def test_a_failure_rolls_back_its_own_phase_first_and_then_the_ones_before(tmp_path: Path) -> None:
     world = World(tmp_path, {}, {Phase.RESTORE: DriverError(Reason.CRIU_RESTORE_FAILED, "no")})
     result = world.walk()
 
@@ -188,7 +188,7 @@ def test_a_phase_that_ends_too_late_has_failed(tmp_path: Path) -> None:
     assert result.detail == "phase criu-restore took longer than 5 s"
 
 
-def test_a_full_disk_is_named_wherever_it_is_met(tmp_path: Path) -> None:
+def test_a_full_disk_in_any_phase_is_reported_as_disk_full(tmp_path: Path) -> None:
     result = World(tmp_path, {}, {Phase.FILES: OSError(28, "No space left on device")}).walk()
 
     assert result.reason == "DiskFull"
@@ -213,7 +213,7 @@ def test_a_failing_undo_is_reported_and_hides_neither_the_error_nor_the_other_un
 
 
 def test_an_attempt_is_made_once(tmp_path: Path) -> None:
-    """Restart loops end here: the same pod and snapshot again is refused, whether the first went well or not."""
+    """This ends restart loops: the same pod and snapshot is refused, whether the first attempt succeeded or not."""
     first = World(tmp_path, {}, {Phase.PROVE: DriverError(Reason.PROOF_FAILED, "no")}).walk(keep_record=True)
     second = World(tmp_path, {}, {}).walk(keep_record=True)
 
@@ -221,7 +221,7 @@ def test_an_attempt_is_made_once(tmp_path: Path) -> None:
     assert "ProofFailed" in second.detail
 
 
-def test_two_at_once_are_one(tmp_path: Path) -> None:
+def test_a_second_attempt_of_the_same_key_is_refused_while_the_first_runs(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path, "restore", "pod-1")
     result = World(tmp_path, {}, {}).walk()
 
@@ -230,7 +230,7 @@ def test_two_at_once_are_one(tmp_path: Path) -> None:
 
 
 @given(seed=st.integers(0, len(ROWS) - 1))
-def test_a_journal_left_by_a_dead_driver_says_what_was_begun(
+def test_the_journal_of_a_killed_driver_names_the_phases_that_began(
     tmp_path_factory: pytest.TempPathFactory, seed: int
 ) -> None:
     """Whatever the phase the driver dies in, the journal names it, with the facts known before it acted."""

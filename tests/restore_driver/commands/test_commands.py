@@ -1,4 +1,4 @@
-"""The command line to people and to programs: what is wrong, what it was, what would fix it, and an exit code."""
+"""Errors of the command line, as text and as JSON: field, value, hint and exit code."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ import pytest
 from typer.testing import CliRunner
 
 from restore_driver.cli import application
+from restore_driver.commands.outcome import error_result
 from restore_driver.errors import DriverError, Reason
+from restore_driver.wire.result import Result
 from tests.restore_driver.artifact.conftest import publish
 from tests.restore_driver.real.conftest import criu
 
 __all__ = ["criu"]  # a fixture
 
 ROOT = Path(__file__).parents[3]
-NOBODY = 4194303
-"""A PID that no process has: the last one that there may be."""
+UNUSED_PID = 4194303
+"""A PID that no process has: the largest that the kernel allows."""
 
 
 @dataclass(frozen=True)
-class Said:
+class Ended:
     """How a command ended."""
 
     code: int
@@ -40,18 +42,18 @@ class Said:
         return found
 
 
-Command = Callable[..., Said]
+Command = Callable[..., Ended]
 
 
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
-    """Run the command line in this process with a state directory of its own; it ends by exit alone."""
+    """Run the command line in this process with a state directory of its own; any exception but an exit is raised."""
 
-    def run(*words: str | Path | int) -> Said:
+    def run(*words: str | Path | int) -> Ended:
         result = CliRunner().invoke(application(), [*map(str, words), "--state", str(tmp_path / "state")])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
-        return Said(result.exit_code, result.stdout, result.stderr)
+        return Ended(result.exit_code, result.stdout, result.stderr)
 
     return run
 
@@ -84,13 +86,19 @@ def test_a_wrong_spec_is_refused_with_file_field_value_and_hint(what: str, comma
     text, field, value = SPECS[what]
     spec = tmp_path / "spec.toml"
     spec.write_text(text)
-    said = command("checkpoint", os.getpid(), tmp_path / "snapshot", "--replica", spec, "--json")
+    ended = command("checkpoint", os.getpid(), tmp_path / "snapshot", "--replica", spec, "--json")
 
-    assert (said.code, set(said.json)) == (2, {"outcome", "reason", "detail", "hint"})
-    assert (said.json["outcome"], said.json["reason"]) == ("refused", "RequestInvalid")
-    assert said.json["detail"].startswith(f"{spec}: ")
-    assert field in said.json["detail"] and value in said.json["detail"] and said.json["hint"]
-    assert said.error.strip() == str(DriverError(Reason.REQUEST_INVALID, said.json["detail"], said.json["hint"]))
+    result = Result.model_validate(ended.json)
+    assert (ended.code, result.sequence, result.outcome, result.reason) == (
+        2,
+        "checkpoint",
+        "refused",
+        "RequestInvalid",
+    )
+    assert result.detail is not None and result.hint is not None
+    assert result.detail.startswith(f"{spec}: ")
+    assert field in result.detail and value in result.detail and result.hint
+    assert ended.error.strip() == str(DriverError(Reason.REQUEST_INVALID, result.detail, result.hint))
     assert not (tmp_path / "snapshot").exists()
 
 
@@ -107,62 +115,77 @@ def test_a_wrong_spec_is_refused_with_file_field_value_and_hint(what: str, comma
     ],
 )
 def test_a_bad_deadline_is_refused_by_name(deadline: str, named: str, command: Command, tmp_path: Path) -> None:
-    said = command("checkpoint", NOBODY, tmp_path / "snapshot", "--deadline", deadline, "--json")
+    ended = command("checkpoint", UNUSED_PID, tmp_path / "snapshot", "--deadline", deadline, "--json")
 
-    assert (said.code, said.json["reason"]) == (2, "RequestInvalid")
-    assert named in said.json["detail"]
+    assert (ended.code, ended.json["reason"]) == (2, "RequestInvalid")
+    assert named in ended.json["detail"]
 
 
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (("checkpoint", NOBODY, "{tmp}/snapshot"), "ReplicaLost"),
+        (("checkpoint", UNUSED_PID, "{tmp}/snapshot"), "ReplicaLost"),
         (("checkpoint", 1, "{tmp}/snapshot"), "RequestInvalid"),
         (("restore", "{tmp}/artifact", "--into", 1), "RequestInvalid"),
-        (("restore", "{tmp}/artifact", "--into", NOBODY), "PlaceholderLost"),
-        (("restore", "{tmp}/nothing", "--into", NOBODY), "NotTrusted"),
-        (("restore", "{tmp}", "--into", NOBODY), "ManifestInvalid"),
-        (("restore", "{tmp}/artifact", "--into", NOBODY, "--pod-uid", "../x"), "RequestInvalid"),
+        (("restore", "{tmp}/artifact", "--into", UNUSED_PID), "PlaceholderLost"),
+        (("restore", "{tmp}/nothing", "--into", UNUSED_PID), "NotTrusted"),
+        (("restore", "{tmp}", "--into", UNUSED_PID), "ManifestInvalid"),
+        (("restore", "{tmp}/artifact", "--into", UNUSED_PID, "--pod-uid", "../x"), "RequestInvalid"),
         (("restore", "{tmp}/artifact", "--network", "fast"), "RequestInvalid"),
-        (("park", NOBODY), "ReplicaLost"),
-        (("unpark", NOBODY), "RequestInvalid"),
-        (("unpark", NOBODY, "--agent", "{tmp}/no.sock"), "NotTrusted"),
+        (("park", UNUSED_PID), "ReplicaLost"),
+        (("unpark", UNUSED_PID), "RequestInvalid"),
+        (("unpark", UNUSED_PID, "--agent", "{tmp}/no.sock"), "NotTrusted"),
     ],
 )
-def test_a_refusal_is_json_for_programs_and_a_sentence_for_people(
+def test_a_refusal_is_a_whole_result_as_json_and_one_line_as_text(
     words: tuple[str | int, ...], reason: str, command: Command, tmp_path: Path
 ) -> None:
-    """Exit code 2: nothing was touched. Both say the same."""
+    """Exit code 2: nothing was touched. Both name the same reason."""
     publish(tmp_path / "artifact")
     given = [str(word).format(tmp=tmp_path) for word in words]
-    programs, people = command(*given, "--json"), command(*given)
+    as_json, as_text = command(*given, "--json"), command(*given)
+    result = Result.model_validate(as_json.json)
 
-    assert (programs.code, people.code) == (2, 2)
-    assert (programs.json["outcome"], programs.json["reason"], bool(programs.json["detail"])) == (
-        "refused",
-        reason,
-        True,
-    )
-    assert reason in people.out + people.error
+    assert (as_json.code, as_text.code) == (2, 2)
+    assert (result.sequence, result.outcome, result.reason, bool(result.detail)) == (words[0], "refused", reason, True)
+    assert as_json.json == result.model_dump(mode="json")
+    assert reason in as_text.out + as_text.error
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "state") == ["artifact"]
 
 
-def test_a_checkpoint_that_goes_well_exits_with_0_and_one_that_fails_with_1(command: Command, tmp_path: Path) -> None:
+def test_error_results_have_every_member_of_the_wire_contract_in_its_order() -> None:
+    """`error_result` is written by hand, so that a refusal needs no pydantic."""
+    error = DriverError(Reason.STORE_UNREACHABLE, "s3://x: refused")
+    written = error_result("push", "failed", error, 1.5)
+    result = Result(
+        sequence="push",
+        outcome="failed",
+        reason=Reason.STORE_UNREACHABLE,
+        detail="s3://x: refused",
+        total_s=1.5,
+        unaccounted_s=1.5,
+        phases=(),
+    )
+
+    assert list(written.items()) == list(result.model_dump(mode="json").items())
+
+
+def test_a_successful_checkpoint_exits_with_0_and_a_failed_one_with_1(command: Command, tmp_path: Path) -> None:
     null = subprocess.DEVNULL
     replica = subprocess.Popen(["sleep", "1000"], stdin=null, stdout=null, stderr=null, start_new_session=True, cwd="/")
     try:
         failed = command("checkpoint", replica.pid, tmp_path / "one", "--deadline", "criu-dump=0.000001", "--json")
-        people = command("checkpoint", replica.pid, tmp_path / "one", "--deadline", "criu-dump=0.000001")
-        went_well = command("checkpoint", replica.pid, tmp_path / "two", "--json")
-        goes_on = replica.poll() is None
+        as_text = command("checkpoint", replica.pid, tmp_path / "one", "--deadline", "criu-dump=0.000001")
+        published = command("checkpoint", replica.pid, tmp_path / "two", "--json")
+        runs_on = replica.poll() is None
     finally:
         replica.kill()
         replica.wait()
 
     assert (failed.code, failed.json["outcome"], failed.json["reason"]) == (1, "failed", "DeadlineExceeded")
-    assert (people.code, "DeadlineExceeded in criu-dump: " in people.out) == (1, True)
-    assert (went_well.code, went_well.json["outcome"], went_well.error) == (0, "published", "")
-    assert (goes_on, sorted(path.name for path in tmp_path.iterdir())) == (True, ["state", "two", "two.seal"])
+    assert (as_text.code, "DeadlineExceeded in criu-dump: " in as_text.out) == (1, True)
+    assert (published.code, published.json["outcome"], published.error) == (0, "published", "")
+    assert (runs_on, sorted(path.name for path in tmp_path.iterdir())) == (True, ["state", "two", "two.seal"])
 
 
 WORDS = [
@@ -178,8 +201,8 @@ WORDS = [
 
 
 @pytest.mark.parametrize("words", WORDS)
-def test_who_is_not_root_is_told_so(words: tuple[str, ...]) -> None:
-    """In a user's own interpreter: this one may lie where only root may go."""
+def test_commands_that_need_root_refuse_another_user(words: tuple[str, ...]) -> None:
+    """Modules are imported before root is given up, since only root may be able to read them."""
     code = (
         "import os, sys; import restore_driver.cli, restore_driver.driver, restore_driver.toolset\n"
         "import restore_driver.spec_file\n"

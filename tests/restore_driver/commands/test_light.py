@@ -1,4 +1,4 @@
-"""The light way to an agent: it parses as typer does, sends the same request, prints the same, and imports little."""
+"""The light command line: it parses as typer does, sends the same request, prints the same, and imports little."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ from restore_driver.commands.option_table import COMMANDS, AttemptCommand, Kind,
 from restore_driver.host.message_stream import MessageStream
 from restore_driver.host.unix_sockets import listen
 from restore_driver.spec_file import load_replica_spec
+from restore_driver.wire.api_version import API_VERSION
 from restore_driver.wire.requests import AnyRequest
+from restore_driver.wire.result import Result
 from tests.restore_driver.waiting import PATIENCE_S, eventually
 
 HEAVY = {"blake3", "numpy", "obstore", "pydantic", "pydantic_core", "rich", "structlog", "typer", "zstandard"}
@@ -40,7 +42,7 @@ EVERY_COMMAND = sorted(COMMANDS)
 
 
 def typer_values(command: AttemptCommand, words: list[str]) -> dict[str, Any] | None:
-    """What typer makes of the words; None for a usage error."""
+    """Parse the words with typer; None for a usage error."""
     found: dict[str, Any] = {}
     app = typer.Typer()
     app.command()(typer_command(command, lambda _, values: found.update(values)))
@@ -50,7 +52,7 @@ def typer_values(command: AttemptCommand, words: list[str]) -> dict[str, Any] | 
 
 
 def light_values(command: AttemptCommand, words: list[str]) -> dict[str, Any] | None:
-    """What the light parser makes of the words; None where it declines."""
+    """Parse the words with the light parser; None where it declines."""
     try:
         return light.parse(command, words)
     except light.Declined:
@@ -106,7 +108,7 @@ def anything(draw: st.DrawFn, command: AttemptCommand) -> list[str]:
 
 @pytest.mark.parametrize("name", EVERY_COMMAND)
 @given(data=st.data())
-def test_whatever_the_light_parser_takes_it_takes_as_typer_does(name: str, data: st.DataObject) -> None:
+def test_the_light_parser_returns_typers_values_for_everything_that_it_accepts(name: str, data: st.DataObject) -> None:
     command = COMMANDS[name]
     words = data.draw(anything(command))
     values = light_values(command, words)
@@ -117,8 +119,8 @@ def test_whatever_the_light_parser_takes_it_takes_as_typer_does(name: str, data:
 
 @pytest.mark.parametrize("name", EVERY_COMMAND)
 @given(data=st.data())
-def test_both_parsers_take_every_well_formed_command_line(name: str, data: st.DataObject) -> None:
-    """Declining everything would agree with typer, too, and be of no use."""
+def test_both_parsers_accept_every_well_formed_command_line(name: str, data: st.DataObject) -> None:
+    """A parser that declines everything would agree with typer as well."""
     command = COMMANDS[name]
     words = data.draw(well_formed(command))
     expected = typer_values(command, words)
@@ -133,7 +135,7 @@ def test_both_parsers_take_every_well_formed_command_line(name: str, data: st.Da
 REQUEST: TypeAdapter[Any] = TypeAdapter(AnyRequest)
 
 
-def test_the_spec_is_sent_as_its_file_has_it_and_is_read_as_the_file_is(tmp_path: Path) -> None:
+def test_the_agent_reads_the_spec_that_the_light_command_line_sends_as_it_reads_the_file(tmp_path: Path) -> None:
     spec = Path(__file__).parents[3] / "examples" / "counter_server.toml"
     command = COMMANDS["park"]
     message = light.message_of(command, light.parse(command, ["12", "--replica", str(spec)]))
@@ -175,10 +177,8 @@ def test_the_spec_is_sent_as_its_file_has_it_and_is_read_as_the_file_is(tmp_path
         ("park", ["12", "--huge-pages"], {"do": "park", "pid": 12, "replica": {}, "huge_pages": True}),
     ],
 )
-def test_a_command_line_becomes_the_request_that_the_agent_knows(
-    name: str, words: list[str], expected: dict[str, Any]
-) -> None:
-    """What a command leaves out is the request's own default."""
+def test_a_command_line_becomes_the_expected_request(name: str, words: list[str], expected: dict[str, Any]) -> None:
+    """An option that is not given has the request's own default."""
     message = light.message_of(COMMANDS[name], light.parse(COMMANDS[name], words))
 
     assert REQUEST.validate_python(message) == REQUEST.validate_python(expected)
@@ -197,6 +197,7 @@ PHASES = [
 def result(**changes: Any) -> dict[str, Any]:
     """A result as the agent sends it."""
     plain = {
+        "api_version": API_VERSION,
         "sequence": "restore",
         "outcome": "proven",
         "reason": None,
@@ -223,8 +224,9 @@ ANSWERS = {
         {"result": result(outcome="failed", **FAILED, fallback="cold-start", undo_errors=["kill-restored: no"])},
     ),
     "refused": (2, {"result": result(outcome="refused", **FAILED, hint="do it again", phases=PHASES[:1])}),
+    "of a newer agent": (0, {"result": result(api_version="forethaw.dev/v9", added={"later": True})}),
     "agent refuses the request": (2, {"error": {"reason": "RequestInvalid", "detail": "pid: wrong", "hint": ""}}),
-    "agent trusts nobody": (2, {"error": {"reason": "NotTrusted", "detail": "only root", "hint": ""}}),
+    "agent refuses the client": (2, {"error": {"reason": "NotTrusted", "detail": "only root", "hint": ""}}),
     "agent ends": (2, None),
 }
 
@@ -237,7 +239,7 @@ class FakeAgent:
     answer: dict[str, Any] | None = None
     requests: list[dict[str, Any]] = field(default_factory=list)
     at_work: threading.Event | None = None
-    """An attempt ends when this is set, if there is one."""
+    """If given, each attempt ends once this is set."""
 
     def serve(self, stopping: threading.Event) -> None:
         with listen(self.path) as listener:
@@ -283,7 +285,7 @@ Run = Callable[..., Ended]
 
 
 def run(*words: str | Path, flags: tuple[str, ...] = ()) -> Ended:
-    """The installed command's own entry, in a process of its own."""
+    """Run the installed command's entry point in a process of its own."""
     argv = [sys.executable, *flags, "-c", WHOLE, *map(str, words)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     return Ended(done.returncode, done.stdout, done.stderr)
@@ -291,19 +293,22 @@ def run(*words: str | Path, flags: tuple[str, ...] = ()) -> Ended:
 
 @pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
 @pytest.mark.parametrize("case", ANSWERS)
-def test_output_and_exit_code_are_those_of_the_whole_command(case: str, as_json: list[str], agent: FakeAgent) -> None:
-    """`--debug` goes before the command and so leads around the light way."""
+def test_output_and_exit_code_are_those_of_the_full_command(case: str, as_json: list[str], agent: FakeAgent) -> None:
+    """`--debug` before the command bypasses the light command line."""
     code, agent.answer = ANSWERS[case]
     words = ["unpark", "12", "--state", str(agent.path.parent), *as_json]
-    quick, whole = run(*words), run("--debug", *words)
+    quick, full = run(*words), run("--debug", *words)
 
-    assert quick == whole
+    assert quick == full
     assert quick.code == code
     assert "Traceback" not in quick.error
     assert REQUEST.validate_python(agent.requests[0]) == REQUEST.validate_python(agent.requests[-1])
+    assert [request["api_version"] for request in agent.requests] == [API_VERSION] * len(agent.requests)
     if as_json and "result" in (agent.answer or {}):
         assert agent.answer is not None
         assert json.loads(quick.out) == agent.answer["result"]
+    elif as_json:
+        assert Result.model_validate_json(quick.out).outcome == "refused"
 
 
 @pytest.mark.parametrize("words", [["unpark", "12"], ["park", "12"], ["restore", "/a", "--into", "9"]])
@@ -322,7 +327,7 @@ def test_none_of_the_heavy_packages_is_imported(words: list[str], agent: FakeAge
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("words", "code", "explanation"),
     [
         (["unpark", "--help"], 0, "Wake a parked replica"),
         (["unpark", "twelve"], 2, "twelve"),
@@ -332,13 +337,13 @@ def test_none_of_the_heavy_packages_is_imported(words: list[str], agent: FakeAge
         (["restore", "/a", "--network", "fast"], 2, "neither host nor private"),
     ],
 )
-def test_what_is_no_request_is_explained_by_the_whole_command_and_not_sent(
-    words: list[str], code: int, told: str, agent: FakeAgent
+def test_an_invalid_command_line_is_explained_by_the_full_command_and_not_sent(
+    words: list[str], code: int, explanation: str, agent: FakeAgent
 ) -> None:
     done = run(*words, "--state", agent.path.parent)
 
     assert done.code == code
-    assert told in done.out + done.error
+    assert explanation in done.out + done.error
     assert agent.requests == []
 
 
@@ -354,18 +359,18 @@ def test_an_interrupted_command_ends_with_130_and_no_traceback(agent: FakeAgent)
     assert (process.returncode, out, error) == (130, "", "")
 
 
-def test_a_command_whose_reader_has_gone_ends_with_1_and_no_traceback(agent: FakeAgent) -> None:
+def test_a_closed_output_pipe_ends_the_command_with_1_and_no_traceback(agent: FakeAgent) -> None:
     _, agent.answer = ANSWERS["proven"]
     argv = [sys.executable, "-c", WHOLE, "unpark", "12", "--agent", str(agent.path)]
     reader, writer = os.pipe()
     os.close(reader)
-    with open(writer, "wb") as gone:
-        done = subprocess.run(argv, stdout=gone, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False)
+    with open(writer, "wb") as closed:
+        done = subprocess.run(argv, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False)
 
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_without_an_agent_the_light_way_declines(tmp_path: Path) -> None:
+def test_the_light_command_line_declines_without_an_agent(tmp_path: Path) -> None:
     assert light.run(["unpark", "12", "--state", str(tmp_path)]) is None
     assert light.run(["doctor"]) is None
     assert light.run([]) is None
@@ -373,7 +378,9 @@ def test_without_an_agent_the_light_way_declines(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a placeholder needs root")
 @pytest.mark.parametrize(("case", "stays"), [("proven", True), ("failed", False), ("agent ends", False)])
-def test_a_new_placeholder_stays_after_a_good_restore_alone(case: str, stays: bool, agent: FakeAgent) -> None:
+def test_a_new_placeholder_is_kept_after_a_successful_restore_and_ended_after_any_other(
+    case: str, stays: bool, agent: FakeAgent
+) -> None:
     code, agent.answer = ANSWERS[case]
     done = run("restore", "/a", "--agent", agent.path)
     pid = agent.requests[0]["placeholder_pid"]

@@ -1,4 +1,4 @@
-"""Compaction drops zeros and nothing else: what a restore would put into memory is the same before and after."""
+"""Compaction drops zero pages only: the memory after a restore is the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from restore_driver.criu import compact as compacting
-from restore_driver.criu import offload_selection as setting_apart
+from restore_driver.criu import offload_selection
 from restore_driver.criu.compact import Compaction, compact, split
 from restore_driver.criu.images import IN_PARENT, LAZY, PAGE_BYTES, PRESENT, PageRun, read_pagemap
 from restore_driver.errors import DriverError, Reason
@@ -22,13 +22,13 @@ BASE = 0x7F0000000000
 KINDS = {"private": (0x22, 1 | 1 << 9), "stack": (0x122, 3 | 1 << 9), "file": (0x02, 1 | 1 << 6)}
 KINDS |= {"shared": (0x21, 1 | 1 << 8), "shared file": (0x01, 1 | 1 << 7)}
 CONTENTS = {"z": bytes(PAGE_BYTES), "d": b"data" * 1024, "l": bytes(PAGE_BYTES - 1) + b"\1", "f": b"\1" + bytes(4095)}
-"""Zeros, data, and two pages that are almost zero; a page that is marked `.` is not stored."""
+"""Zeros, data, and two pages that are almost zero; a page marked `.` is not stored."""
 Memory = dict[int, str | bytes]
 
 
 @dataclass(frozen=True)
 class Area:
-    """One mapping: its kind and, a letter a page, what is stored of it."""
+    """One mapping: its kind and, a letter for each page, its stored content."""
 
     kind: str
     pages: str
@@ -36,16 +36,16 @@ class Area:
 
 @dataclass(frozen=True)
 class Task:
-    """A process's mappings, with gaps of some pages after each, and where CRIU happened to end its runs."""
+    """A process's mappings, with gaps of some pages after each, and the pages where CRIU ended its runs."""
 
     areas: list[tuple[Area, int]]
     cuts: frozenset[int]
     lazy: bool
     rseq_page: int = 0
-    """Where the kernel writes by itself."""
+    """The page of its rseq area, which the kernel writes."""
 
     def write(self, images: Path, pid: int) -> None:
-        """Its three images; the pages file has another number than the task."""
+        """Write its images; the pages file has another number than the task."""
         vmas, stored, at = [], list[tuple[int, str, int]](), BASE
         for area, gap in self.areas:
             end = at + len(area.pages) * PAGE_BYTES
@@ -66,11 +66,11 @@ class Task:
         (images / f"mm-{pid}.img").write_bytes(mm(vmas))
         (images / f"core-{pid}.img").write_bytes(core(rseq=BASE + self.rseq_page * PAGE_BYTES + 160))
 
-    def restored(self, images: Path, pid: int, apart: Path | None = None) -> Memory:
-        """What a restore of the images makes of every page: stored content, zeros, or what the file has there."""
+    def restored(self, images: Path, pid: int, offloaded: Path | None = None) -> Memory:
+        """Return every page after a restore: stored content, zeros, or the file's content."""
         stored = stored_pages(images, pid)
-        if apart is not None and (apart / f"pagemap-{pid}.img").exists():
-            filled_in = stored_pages(apart, pid)
+        if offloaded is not None and (offloaded / f"pagemap-{pid}.img").exists():
+            filled_in = stored_pages(offloaded, pid)
             assert not set(filled_in) & {*stored, BASE + self.rseq_page * PAGE_BYTES}
             stored |= filled_in
         memory: Memory = {}
@@ -115,31 +115,30 @@ def everything(images: Path) -> dict[str, tuple[bytes, int]]:
 
 @settings(deadline=None)
 @given(tasks=st.lists(TASKS, min_size=1, max_size=3), chunk_pages=st.integers(1, 12), least_pages=st.integers(1, 6))
-def test_restored_memory_is_the_same_and_only_zeros_are_gone(
+def test_restored_memory_is_unchanged_and_only_zero_pages_are_dropped(
     tasks: list[Task], chunk_pages: int, least_pages: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Drawn tasks, cut into pieces of drawn size, some of them set apart: equal memory, exact numbers, files' and
-    shared pages as they were."""
+    """Random tasks and sizes, some memory offloaded: equal memory, exact numbers, unchanged file and shared pages."""
     images = tmp_path_factory.mktemp("images")
-    apart = images / "apart"
+    offloaded = images / "offloaded"
     for pid, task in enumerate(tasks, 1):
         task.write(images, pid)
     before = everything(images)
     memory = [task.restored(images, pid) for pid, task in enumerate(tasks, 1)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compacting, "_CHUNK_PAGES", chunk_pages)
-        patch.setattr(setting_apart, "LEAST_PAGES", least_pages)
-        patch.setattr(setting_apart, "LEAST_BYTES", 2 * PAGE_BYTES)
-        done = compact(images, apart, workers=2)
+        patch.setattr(offload_selection, "LEAST_PAGES", least_pages)
+        patch.setattr(offload_selection, "LEAST_BYTES", 2 * PAGE_BYTES)
+        done = compact(images, offloaded, workers=2)
         after = everything(images)
-        again = compact(images, apart, workers=2)
+        again = compact(images, offloaded, workers=2)
 
     pages, zeros = sum(task.count() for task in tasks), sum(task.droppable() for task in tasks)
-    moved = [len(stored_pages(apart, pid)) for pid in range(1, 4) if (apart / f"pagemap-{pid}.img").exists()]
-    assert [task.restored(images, pid, apart) for pid, task in enumerate(tasks, 1)] == memory
+    moved = [len(stored_pages(offloaded, pid)) for pid in range(1, 4) if (offloaded / f"pagemap-{pid}.img").exists()]
+    assert [task.restored(images, pid, offloaded) for pid, task in enumerate(tasks, 1)] == memory
     assert done == Compaction(pages * PAGE_BYTES, (pages - zeros) * PAGE_BYTES, pages, zeros, sum(moved) * PAGE_BYTES)
     assert all(each >= 2 for each in moved)
-    assert again.zero_pages == again.saved_bytes == again.apart_bytes == 0
+    assert again.zero_pages == again.saved_bytes == again.offloaded_bytes == 0
     assert everything(images) == after
     assert {name: mode for name, (_, mode) in after.items()} == {name: mode for name, (_, mode) in before.items()}
     assert all(after[name] == before[name] for name in before if name.startswith("mm-"))
@@ -152,9 +151,8 @@ def test_restored_memory_is_the_same_and_only_zeros_are_gone(
     zeros=st.sets(st.integers(0, 39)),
     ranges=st.lists(st.tuples(st.integers(-5, 45), st.integers(1, 9)), max_size=5),
 )
-def test_a_run_is_cut_into_pieces_that_are_it(pages: int, zeros: set[int], ranges: list[tuple[int, int]]) -> None:
-    """End to end they are the run; dropped is each page that is zero and within a range, and no other; none is cut in
-    vain."""
+def test_the_parts_of_a_split_run_are_the_run(pages: int, zeros: set[int], ranges: list[tuple[int, int]]) -> None:
+    """Dropped is each zero page within a range and no other, and adjacent parts differ."""
     run, disjoint, end = PageRun(BASE, pages, PRESENT), [], -10
     for begin, size in sorted(ranges):
         if begin > end:
@@ -180,8 +178,8 @@ def images(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_an_incremental_dump_is_left_as_it_is(images: Path) -> None:
-    """There an absent page is the parent's, not zero."""
+def test_an_incremental_dump_is_not_changed(images: Path) -> None:
+    """An absent page is read from the parent's images, it is not zero."""
     (images / "pagemap-1.img").write_bytes(
         pagemap(101, [PageRun(BASE, 6, PRESENT), PageRun(BASE + (1 << 20), 1, IN_PARENT)])
     )
@@ -192,7 +190,7 @@ def test_an_incremental_dump_is_left_as_it_is(images: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644])
-def test_owner_and_mode_stay(mode: int, images: Path) -> None:
+def test_owner_and_mode_are_kept(mode: int, images: Path) -> None:
     """CRIU may have run as another user."""
     for path in images.iterdir():
         path.chmod(mode)
@@ -205,7 +203,7 @@ def test_owner_and_mode_stay(mode: int, images: Path) -> None:
 
 @pytest.mark.parametrize("name", ["pagemap-1.img", "pages-101.img", "mm-1.img"])
 @pytest.mark.parametrize("lost_bytes", [1, 7, 4096])
-def test_a_torn_image_is_refused_by_name_and_nothing_is_touched(name: str, lost_bytes: int, images: Path) -> None:
+def test_a_truncated_image_is_refused_by_name_and_nothing_is_changed(name: str, lost_bytes: int, images: Path) -> None:
     content = (images / name).read_bytes()
     (images / name).write_bytes(content[: max(len(content) - lost_bytes, 0)])
     before = everything(images)
@@ -226,41 +224,41 @@ def test_a_missing_image_is_refused_by_name(name: str, images: Path) -> None:
 
 
 @given(calls=st.integers(1, 6))
-def test_a_missed_deadline_leaves_the_images_as_they_were(calls: int, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """At whichever look it is missed; nothing half-written stays, which on a full disk would be in the way."""
+def test_a_missed_deadline_leaves_the_images_unchanged(calls: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """It may be missed at any check; partial files are removed, since they may fill the disk."""
     images = tmp_path_factory.mktemp("images")
     TASK.write(images, 1)
     before, left = everything(images), [calls]
 
-    def look() -> None:
+    def check() -> None:
         left[0] -= 1
         if left[0] == 0:
             raise DriverError(Reason.DEADLINE_EXCEEDED, "too late")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compacting, "_CHUNK_PAGES", 1)
-        patch.setattr(setting_apart, "LEAST_PAGES", 1)
-        patch.setattr(setting_apart, "LEAST_BYTES", 1)
+        patch.setattr(offload_selection, "LEAST_PAGES", 1)
+        patch.setattr(offload_selection, "LEAST_BYTES", 1)
         with pytest.raises(DriverError, match="too late"):
-            compact(images, images / "apart", look=look)
+            compact(images, images / "offloaded", check=check)
 
     assert everything(images) == before
-    assert list(images.glob("apart/*")) == []
+    assert list(images.glob("offloaded/*")) == []
 
 
-def test_a_dump_without_tasks_is_no_dump_and_costs_nothing(tmp_path: Path) -> None:
+def test_a_directory_without_tasks_is_compacted_to_nothing(tmp_path: Path) -> None:
     assert compact(tmp_path) == Compaction(0, 0, 0, 0)
 
 
-def test_zeros_of_shared_memory_go_too(tmp_path: Path) -> None:
-    """It has a pagemap of its own, in places and not in addresses, and comes back in a file that is new and empty."""
+def test_zero_pages_of_shared_memory_are_dropped(tmp_path: Path) -> None:
+    """It has a pagemap of its own, by offsets, and is restored into a new, empty file."""
     content = CONTENTS["z"] + CONTENTS["d"] + CONTENTS["z"]
     (tmp_path / "pagemap-shmem-77.img").write_bytes(
         pagemap(5, [PageRun(0, 2, PRESENT), PageRun(5 * PAGE_BYTES, 1, PRESENT)])
     )
     (tmp_path / "pages-5.img").write_bytes(content)
-    done = compact(tmp_path, tmp_path / "apart")
+    done = compact(tmp_path, tmp_path / "offloaded")
 
     assert done == Compaction(3 * PAGE_BYTES, PAGE_BYTES, 3, 2)
     assert stored_pages(tmp_path, "shmem-77") == {PAGE_BYTES: CONTENTS["d"]}
-    assert not (tmp_path / "apart").exists()
+    assert not (tmp_path / "offloaded").exists()

@@ -1,4 +1,4 @@
-"""Memory that was set apart comes into a stopped process, byte for byte, or not without being told."""
+"""Offloaded memory is written into a stopped process byte for byte, or the error names what failed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def target() -> Iterator[Target]:
 
 
 def write(directory: Path, base: int, runs: list[tuple[int, int]]) -> bytes:
-    """A directory as `compact` makes it, of (first page, pages); what the whole memory should hold."""
+    """Write a directory as `compact` does, of (first page, pages), and return the expected memory."""
     expected, pages, found = bytearray(PAGES * PAGE_BYTES), [], []
     for first, count in runs:
         content = b"".join(hashlib.sha256(b"%d" % page).digest() * 128 for page in range(first, first + count))
@@ -91,7 +91,7 @@ RUNS = st.lists(st.tuples(st.integers(0, 300), st.integers(1, 700)), min_size=1,
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=RUNS, block_pages=st.integers(1, 900), most=st.integers(1, 4), threads=st.integers(1, 4))
-def test_every_byte_is_in_its_place(
+def test_every_byte_is_written_to_its_address(
     drawn: list[tuple[int, int]], block_pages: int, most: int, threads: int, tmp_path: Path
 ) -> None:
     runs, page = [], 0
@@ -120,25 +120,25 @@ def refusal(directory: Path, task: tuple[int, int], deadline: Deadline | None = 
     return caught.value
 
 
-def test_memory_that_is_not_there_is_told_with_its_address(target: Target, tmp_path: Path) -> None:
+def test_unmapped_memory_is_reported_with_its_address(target: Target, tmp_path: Path) -> None:
     write(tmp_path / "memory", target.base + (1 << 40), [(0, 4)])
     error = refusal(tmp_path / "memory", target.identity)
 
     assert error.reason is Reason.CRIU_RESTORE_FAILED
-    assert f"{target.base + (1 << 40):#x} can't be written: Bad address" in error.detail
+    assert f"{target.base + (1 << 40):#x} cannot be written: Bad address" in error.detail
 
 
-def test_a_piece_that_fits_in_part_is_told(target: Target, tmp_path: Path) -> None:
-    """Its end lies where nothing is mapped, or where nobody may write."""
+def test_a_partial_write_is_reported(target: Target, tmp_path: Path) -> None:
+    """The end of the write is not mapped."""
     hole = 1 << 46
     write(tmp_path / "memory", target.base, [(0, 2)])
     found = [PageRun(target.base, 1, PRESENT), PageRun(hole, 1, PRESENT)]
     (tmp_path / "memory" / f"pagemap-{TASK}.img").write_bytes(pagemap(3, found))
 
-    assert refusal(tmp_path / "memory", target.identity).detail.endswith("4,096 of 8,192 bytes were taken")
+    assert refusal(tmp_path / "memory", target.identity).detail.endswith("4,096 of 8,192 bytes were written")
 
 
-def test_a_process_that_ended_is_told(target: Target, tmp_path: Path) -> None:
+def test_an_ended_process_is_reported(target: Target, tmp_path: Path) -> None:
     write(tmp_path / "memory", target.base, [(0, 4)])
     identity = target.identity
     target.child.kill()
@@ -147,7 +147,7 @@ def test_a_process_that_ended_is_told(target: Target, tmp_path: Path) -> None:
     assert "has ended" in refusal(tmp_path / "memory", identity).detail
 
 
-def test_whoever_has_a_tasks_pid_later_is_not_written_to(target: Target, tmp_path: Path) -> None:
+def test_a_process_with_a_reused_pid_is_not_written(target: Target, tmp_path: Path) -> None:
     before = target.digest()
     write(tmp_path / "memory", target.base, [(0, 4)])
     pid, ticks = target.identity
@@ -156,8 +156,8 @@ def test_whoever_has_a_tasks_pid_later_is_not_written_to(target: Target, tmp_pat
     assert target.digest() == before
 
 
-def test_its_threads_run_where_the_task_may(target: Target, tmp_path: Path) -> None:
-    """So the pages come to lie near those cores; and our own affinity is what it was."""
+def test_the_threads_run_on_the_cores_of_the_task(target: Target, tmp_path: Path) -> None:
+    """Pages are allocated near those cores; the affinity of the caller is unchanged."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(target.child.pid, {min(before)})
     write(tmp_path / "memory", target.base, [(0, 2048)])
@@ -168,12 +168,12 @@ def test_its_threads_run_where_the_task_may(target: Target, tmp_path: Path) -> N
 
 def test_a_task_that_was_not_restored_is_named(tmp_path: Path) -> None:
     write(tmp_path / "memory", 0, [(0, 4)])
-    with pytest.raises(DriverError, match=f"process {TASK} is not there"):
+    with pytest.raises(DriverError, match=f"process {TASK} has ended"):
         fill(tmp_path / "memory", {}, later())
 
 
 @pytest.mark.parametrize("size", [0, 1, 5 * PAGE_BYTES])
-def test_pages_of_another_size_are_refused_by_name(size: int, target: Target, tmp_path: Path) -> None:
+def test_a_pages_file_of_another_size_is_refused_by_name(size: int, target: Target, tmp_path: Path) -> None:
     """A mapping past a file's end would kill the driver by SIGBUS."""
     before = target.digest()
     write(tmp_path / "memory", target.base, [(0, 4)])
@@ -184,7 +184,7 @@ def test_pages_of_another_size_are_refused_by_name(size: int, target: Target, tm
     assert target.digest() == before
 
 
-def test_a_missed_deadline_ends_it(target: Target, tmp_path: Path) -> None:
+def test_a_missed_deadline_stops_the_fill(target: Target, tmp_path: Path) -> None:
     write(tmp_path / "memory", target.base, [(0, 4)])
 
     assert refusal(tmp_path / "memory", target.identity, later(0.0)).reason is Reason.DEADLINE_EXCEEDED

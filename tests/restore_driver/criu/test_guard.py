@@ -1,4 +1,4 @@
-"""A dump that has begun goes to its end though its driver is killed, and the replica goes on after it."""
+"""A running dump completes although its driver is killed, and the replica is resumed after it."""
 
 from __future__ import annotations
 
@@ -37,20 +37,22 @@ def replica() -> Iterator[int]:
     child.wait()
 
 
-def killed_driver(replica: int, deadline_s: float, script: str, begun: Path) -> None:
-    """Of a driver whose dump has begun."""
+def kill_driver_during_dump(replica: int, deadline_s: float, script: str, begun: Path) -> None:
+    """Kill a driver once its dump has begun."""
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(replica), str(deadline_s), script], cwd=ROOT)
     eventually(lambda: begun.exists() and begun.read_text(), "the dump")
     driver.kill()
     driver.wait()
 
 
-def test_it_goes_on_and_leaves_nobody_stopped(replica: int, tmp_path: Path) -> None:
-    """The next driver was there before the dump's end: its SIGCONT came too early."""
+def test_the_dump_completes_and_the_replica_is_resumed(replica: int, tmp_path: Path) -> None:
+    """The SIGCONT of the next driver came before the end of the dump."""
     begun, go, ended = tmp_path / "begun", tmp_path / "go", tmp_path / "ended"
     os.mkfifo(go)
     members = " ".join(map(str, proc.tree(replica)))
-    killed_driver(replica, 60.0, f"echo $$ >{begun}; read line <{go}; kill -STOP {members}; echo yes >{ended}", begun)
+    kill_driver_during_dump(
+        replica, 60.0, f"echo $$ >{begun}; read line <{go}; kill -STOP {members}; echo yes >{ended}", begun
+    )
     assert proc.is_alive(int(begun.read_text()))
     go.write_text("now\n")
     eventually(ended.exists, "its end")
@@ -58,14 +60,14 @@ def test_it_goes_on_and_leaves_nobody_stopped(replica: int, tmp_path: Path) -> N
     eventually(lambda: all(state(pid) == "S" for pid in proc.tree(replica)), "the replica runs")
 
 
-def test_it_does_not_outlive_its_deadline(replica: int, tmp_path: Path) -> None:
+def test_the_dump_is_killed_at_its_deadline(replica: int, tmp_path: Path) -> None:
     begun = tmp_path / "begun"
-    killed_driver(replica, 1.0, f"echo $$ >{begun}; exec sleep 1000", begun)
+    kill_driver_during_dump(replica, 1.0, f"echo $$ >{begun}; exec sleep 1000", begun)
 
     eventually(lambda: not proc.is_alive(int(begun.read_text())), "its end")
 
 
-def test_a_driver_that_lives_is_told_all_as_ever(replica: int) -> None:
+def test_a_living_driver_gets_exit_code_output_and_deadline_as_without_a_guard(replica: int) -> None:
     def begin() -> None:
         guard.begin(replica, 20.0)
 

@@ -1,4 +1,4 @@
-"""CRIU's images are read as they are written, unknown fields included; what is torn or is none of CRIU's is named."""
+"""CRIU's images are read as they are written, unknown fields included; invalid files are named."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def refusal(path: Path, content: bytes) -> str:
 
 
 @given(pages_id=st.integers(0, 2**32 - 1), runs=RUNS, unknown=st.lists(UNKNOWN, max_size=3))
-def test_a_pagemap_is_written_as_it_was_read_its_head_byte_for_byte(
+def test_a_pagemap_is_written_as_it_was_read(
     pages_id: int, runs: list[PageRun], unknown: list[Field], path: Path
 ) -> None:
     content = pagemap(pages_id, runs, *unknown)
@@ -67,15 +67,15 @@ def test_a_pagemap_is_written_as_it_was_read_its_head_byte_for_byte(
 
 
 @given(value=WORD, number=st.integers(1, 2**29 - 1), rest=st.lists(UNKNOWN, max_size=3))
-def test_every_number_is_read_as_it_was_written(value: int, number: int, rest: list[Field], path: Path) -> None:
+def test_every_varint_is_read_as_it_was_written(value: int, number: int, rest: list[Field], path: Path) -> None:
     found = list(fields_of(message((number, value), *rest), path))
 
     assert found[0] == (number, value)
     assert [each[0] for each in found[1:]] == [each[0] for each in rest]
 
 
-def test_the_count_of_an_older_criu_and_its_mark_of_a_parent_are_understood(path: Path) -> None:
-    """Before 4.2 the count of pages was field 2; before flags there was one mark, field 3."""
+def test_page_counts_and_parent_marks_of_older_crius_are_read(path: Path) -> None:
+    """Before 4.2 the count of pages was field 2; before flags there was one boolean, field 3."""
     path.write_bytes(
         image(
             PAGEMAP_MAGIC,
@@ -94,7 +94,7 @@ def test_the_count_of_an_older_criu_and_its_mark_of_a_parent_are_understood(path
 
 
 @given(messages=st.lists(st.binary(max_size=30), max_size=5), data=st.data())
-def test_a_file_that_is_cut_off_is_refused_or_ends_between_two_messages(
+def test_a_truncated_file_is_refused_unless_it_ends_between_two_messages(
     messages: list[bytes], data: st.DataObject, path: Path
 ) -> None:
     content = write_messages(MM_MAGIC, messages)
@@ -104,15 +104,13 @@ def test_a_file_that_is_cut_off_is_refused_or_ends_between_two_messages(
     if end in ends:
         assert read_messages(path, MM_MAGIC) == tuple(messages[: ends.index(end)])
     else:
-        with pytest.raises(DriverError, match=r"pagemap-9\.img is no image of CRIU's") as caught:
+        with pytest.raises(DriverError, match=r"pagemap-9\.img is not an image of CRIU's") as caught:
             read_messages(path, MM_MAGIC)
         assert caught.value.reason is Reason.MANIFEST_INVALID
 
 
 @given(fields=st.lists(UNKNOWN, min_size=1, max_size=4), data=st.data())
-def test_a_message_that_is_cut_off_within_a_field_is_refused(
-    fields: list[Field], data: st.DataObject, path: Path
-) -> None:
+def test_a_message_truncated_within_a_field_is_refused(fields: list[Field], data: st.DataObject, path: Path) -> None:
     whole, last = message(*fields), message(fields[-1])
     end = data.draw(st.integers(len(whole) - len(last) + 1, len(whole) - 1))
     with pytest.raises(DriverError, match=r"pagemap-9\.img"):
@@ -120,7 +118,7 @@ def test_a_message_that_is_cut_off_within_a_field_is_refused(
 
 
 @given(content=st.binary(max_size=60))
-def test_whatever_the_bytes_they_are_read_or_refused_by_name(content: bytes, path: Path) -> None:
+def test_arbitrary_bytes_are_read_or_refused_by_name(content: bytes, path: Path) -> None:
     for whole in (content, image(PAGEMAP_MAGIC, content), image(PAGEMAP_MAGIC, message((1, 1)), content)):
         path.write_bytes(whole)
         try:
@@ -130,7 +128,7 @@ def test_whatever_the_bytes_they_are_read_or_refused_by_name(content: bytes, pat
 
 
 @given(content=st.binary(max_size=60), wrapped=st.booleans())
-def test_whatever_a_memory_map_holds_it_is_read_or_refused_by_name(content: bytes, wrapped: bool, path: Path) -> None:
+def test_an_arbitrary_memory_map_is_read_or_refused_by_name(content: bytes, wrapped: bool, path: Path) -> None:
     path.write_bytes(image(MM_MAGIC, message((14, content)) if wrapped else content))
     try:
         private_anonymous_ranges(path)
@@ -139,26 +137,26 @@ def test_whatever_a_memory_map_holds_it_is_read_or_refused_by_name(content: byte
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "problem"),
     [
         (b"", "magic"),
         (b"\0" * 8, "magic"),
         (image(MM_MAGIC), "magic"),
         (image(PAGEMAP_MAGIC), "no head"),
         (image(PAGEMAP_MAGIC, message((1, 1)), varint(1 << 3 | 3)), "unknown kind 3"),
-        (image(PAGEMAP_MAGIC, message((1, 1)), b"\x08" + b"\xff" * 10 + b"\1"), "cut off"),
+        (image(PAGEMAP_MAGIC, message((1, 1)), b"\x08" + b"\xff" * 10 + b"\1"), "a varint is too long"),
     ],
 )
-def test_what_is_no_pagemap_is_told_why(content: bytes, said: str, path: Path) -> None:
+def test_an_invalid_pagemap_is_refused_with_the_problem(content: bytes, problem: str, path: Path) -> None:
     detail = refusal(path, content)
 
-    assert detail.startswith("pagemap-9.img is no image of CRIU's: ") and said in detail
+    assert detail.startswith("pagemap-9.img is not an image of CRIU's: ") and problem in detail
 
 
 @pytest.mark.parametrize("fields", [[(6, 0x22), (7, 1 << 9)], [(1, 0x2000), (2, 0x1000), (6, 0x22), (7, 1 << 9)]])
 def test_an_area_without_addresses_is_refused(fields: list[Field], path: Path) -> None:
     path.write_bytes(image(MM_MAGIC, message((14, message(*fields)))))
-    with pytest.raises(DriverError, match=r"pagemap-9\.img is no image of CRIU's: an area has no addresses"):
+    with pytest.raises(DriverError, match=r"pagemap-9\.img is not an image of CRIU's: an area has no addresses"):
         private_anonymous_ranges(path)
 
 
@@ -166,8 +164,8 @@ PRIVATE_ANONYMOUS, STACK, SHARED_ANONYMOUS, PRIVATE_FILE, SHARED_FILE = 0x22, 0x
 ANON_PRIVATE, ANON_SHARED, FILE_PRIVATE, FILE_SHARED, VDSO = 1 << 9, 1 << 8, 1 << 6, 1 << 7, 1 << 3
 
 
-def test_only_private_anonymous_memory_is_zero_where_it_is_absent(path: Path) -> None:
-    """Both the mapping's own flags and CRIU's classification must say so; the ranges come in the order of addresses."""
+def test_only_private_anonymous_memory_reads_as_zero_where_it_is_absent(path: Path) -> None:
+    """The mapping's flags and CRIU's classification must agree; ranges are sorted by address."""
     path.write_bytes(
         mm(
             [

@@ -1,4 +1,4 @@
-"""What is set apart is large, ordinary, private memory, and nothing that the kernel or a stopped task would miss."""
+"""Offloaded memory is large, ordinary and private, and nothing that the kernel or a stopped task needs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from restore_driver.criu.images import PAGE_BYTES, PRESENT, PageRun
-from restore_driver.criu.offload_selection import LEAST_BYTES, LEAST_PAGES, Piece, plain_memory, set_apart
+from restore_driver.criu.offload_selection import LEAST_BYTES, LEAST_PAGES, Piece, plain_memory, split_offloaded
 from restore_driver.errors import DriverError, Reason
 from tests.restore_driver.criu.wire import core, mm
 
@@ -27,8 +27,10 @@ RANGES = st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 3000)), max_siz
 
 
 @given(drawn=PIECES, gaps=RANGES)
-def test_both_halves_together_are_the_pieces(drawn: list[tuple[int, int]], gaps: list[tuple[int, int]]) -> None:
-    """Page for page and place for place, in order; apart are long runs within the ranges, and enough of them."""
+def test_kept_and_offloaded_pieces_are_all_pieces_in_order(
+    drawn: list[tuple[int, int]], gaps: list[tuple[int, int]]
+) -> None:
+    """Every page keeps its offset; offloaded are long runs within the ranges, and enough of them."""
     pieces, page, place = [], 0, 0
     for gap, pages in drawn:
         pieces.append(Piece(PageRun(at(page + gap), pages, PRESENT), place * PAGE_BYTES))
@@ -37,7 +39,7 @@ def test_both_halves_together_are_the_pieces(drawn: list[tuple[int, int]], gaps:
     for gap, pages in gaps:
         ranges.append((at(page + gap), at(page + gap + pages)))
         page += gap + pages + 1
-    stay, apart = set_apart(pieces, tuple(ranges))
+    stay, offloaded = split_offloaded(pieces, tuple(ranges))
 
     def pages_of(these: list[Piece]) -> dict[int, int]:
         return {
@@ -46,37 +48,37 @@ def test_both_halves_together_are_the_pieces(drawn: list[tuple[int, int]], gaps:
             for n in range(piece.run.pages)
         }
 
-    assert pages_of(stay) | pages_of(apart) == pages_of(pieces)
-    assert not set(pages_of(stay)) & set(pages_of(apart))
-    for half in (stay, apart):
+    assert pages_of(stay) | pages_of(offloaded) == pages_of(pieces)
+    assert not set(pages_of(stay)) & set(pages_of(offloaded))
+    for half in (stay, offloaded):
         assert half == sorted(half, key=lambda piece: piece.run.address)
-    assert all(piece.run.pages >= LEAST_PAGES for piece in apart)
-    assert all(any(low <= piece.run.address and piece.run.end <= high for low, high in ranges) for piece in apart)
-    assert not apart or sum(piece.run.pages for piece in apart) * PAGE_BYTES >= LEAST_BYTES
+    assert all(piece.run.pages >= LEAST_PAGES for piece in offloaded)
+    assert all(any(low <= piece.run.address and piece.run.end <= high for low, high in ranges) for piece in offloaded)
+    assert not offloaded or sum(piece.run.pages for piece in offloaded) * PAGE_BYTES >= LEAST_BYTES
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Ten pages of memory and ten of heap that touch; one thread whose rseq area is in the fourth."""
+    """Ten pages of memory and ten of adjacent heap; one thread whose rseq area is in the fourth."""
     (tmp_path / "mm-7.img").write_bytes(mm([(at(10), at(20), *HEAP), (at(0), at(10), *PLAIN)]))
     (tmp_path / "core-7.img").write_bytes(core(rseq=at(3) + 64))
     (tmp_path / "core-8.img").write_bytes(core())
     return tmp_path
 
 
-def test_pages_that_the_kernel_writes_are_left_out(images: Path) -> None:
-    """It writes a thread's CPU there, before the rest is filled in; what was there in the dump would overwrite that."""
+def test_pages_that_the_kernel_writes_are_not_offloaded(images: Path) -> None:
+    """The kernel writes a thread's CPU there before memory is filled in; the dumped content would overwrite it."""
     assert plain_memory(images, ["7"]) == {"7": ((at(0), at(3)), (at(4), at(20)))}
 
 
-def test_a_tree_with_a_stopped_task_is_left_whole(images: Path) -> None:
-    """It must not be woken, and after a restore nobody could tell it from the others."""
+def test_nothing_of_a_tree_with_a_stopped_task_is_offloaded(images: Path) -> None:
+    """It must stay stopped, and after a restore it cannot be distinguished from the others."""
     (images / "core-9.img").write_bytes(core(task_state=3))
 
     assert plain_memory(images, ["7"]) == {}
 
 
-def test_without_any_thread_known_all_is_left(images: Path) -> None:
+def test_nothing_is_offloaded_without_core_images(images: Path) -> None:
     for path in images.glob("core-*"):
         path.unlink()
 
@@ -89,19 +91,19 @@ def test_without_any_thread_known_all_is_left(images: Path) -> None:
         (0x122, 3 | 1 << 9, 3),  # a stack that grows
         (0x40022, 1 | 1 << 9, 3),  # huge pages of hugetlbfs
         (0x22, 1 | 1 << 3 | 1 << 9, 3),  # the kernel's own
-        (0x22, 1 | 1 << 9, 1),  # read-only: nobody but CRIU may write there
+        (0x22, 1 | 1 << 9, 1),  # read-only: only CRIU can write there
         (0x02, 1 | 1 << 6, 3),  # a file's
         (0x21, 1 | 1 << 8, 3),  # shared
     ],
 )
-def test_other_memory_is_left_to_criu(flags: int, status: int, prot: int, images: Path) -> None:
+def test_other_kinds_of_memory_are_not_offloaded(flags: int, status: int, prot: int, images: Path) -> None:
     (images / "mm-7.img").write_bytes(mm([(at(0), at(10), flags, status)], prot=prot))
 
     assert plain_memory(images, ["7"]) == {"7": ()}
 
 
 @pytest.mark.parametrize("end", [0, 8, -3])
-def test_a_core_that_is_torn_is_named(end: int, images: Path) -> None:
+def test_a_truncated_core_image_is_named(end: int, images: Path) -> None:
     content = (images / "core-7.img").read_bytes()
     (images / "core-7.img").write_bytes(content[:end])
     with pytest.raises(DriverError) as caught:
@@ -114,10 +116,10 @@ AREAS = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 12)), max_size=6)
 
 
 @given(tasks=st.lists(AREAS, min_size=1, max_size=4), rseq=st.lists(st.integers(0, 60), max_size=3))
-def test_areas_that_two_tasks_have_alike_are_left_to_criu(
+def test_areas_at_equal_addresses_in_two_tasks_are_not_offloaded(
     tasks: list[list[tuple[int, int]]], rseq: list[int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """They may share its pages since a fork, and would have two copies after; each other page is set apart for one."""
+    """They may share pages since a fork, which would be duplicated; every other page is offloaded for one task."""
     images, all_of = tmp_path_factory.mktemp("images"), list[list[tuple[int, int]]]()
     for number, areas in enumerate(tasks):
         page, found = 0, []

@@ -1,4 +1,4 @@
-"""Protobuf's wire format, written by hand: images for tests, unknown fields and all."""
+"""Write images for tests in protobuf's wire format, with unknown fields."""
 
 from __future__ import annotations
 
@@ -36,21 +36,23 @@ def image(magic: int, *messages: bytes) -> bytes:
 
 
 def pagemap(pages_id: int, runs: list[PageRun], *more: Field) -> bytes:
-    """A pagemap as CRIU writes it; `more` are fields of its head that we do not know."""
+    """Return a pagemap as CRIU writes it; `more` are unknown fields of its head."""
     entries = [message((1, run.address), (2, 0), (4, run.flags), (5, run.pages)) for run in runs]
     return image(PAGEMAP_MAGIC, message((1, pages_id), *more), *entries)
 
 
 def core(task_state: int = 1, rseq: int | None = None, *more: Field) -> bytes:
-    """A thread's registers and the like: the task's state (3 is stopped), and where its rseq area is."""
-    thread = [(1, 0x7F00), (13, b"python")] + ([(15, message((1, rseq), (2, 32), (3, 7)))] if rseq is not None else [])
+    """Return a core image: the task's state (3 is stopped), and the address of its rseq area."""
+    thread: list[Field] = [(1, 0x7F00), (13, b"python")]
+    if rseq is not None:
+        thread.append((15, message((1, rseq), (2, 32), (3, 7))))
     return image(
         CORE_MAGIC, message((1, 1), (3, message((1, task_state), (6, b"python"))), (5, message(*thread)), *more)
     )
 
 
 def mm(vmas: list[tuple[int, int, int, int]], *more: Field, prot: int = 3) -> bytes:
-    """A task's memory map: (start, end, flags, status) of each area, and fields that we do not know."""
+    """Return a task's memory map: (start, end, flags, status) of each area, and unknown fields."""
     areas = [
         (14, message((1, start), (2, end), (3, 0), (4, 0), (5, prot), (6, flags), (7, status), (8, -1 & 2**64 - 1)))
         for start, end, flags, status in vmas

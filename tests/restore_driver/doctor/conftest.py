@@ -1,4 +1,4 @@
-"""The command as a user runs it, on this machine or on one that a test has put other programs into."""
+"""The command as a user runs it, on this machine or with stand-in programs on PATH."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ esac
 
 @dataclass(frozen=True)
 class Examination:
-    """What the command printed and how it ended."""
+    """Findings and exit code of the command."""
 
     exit_code: int
     findings: dict[str, Finding]
 
     def fatal(self) -> dict[str, Verdict]:
-        """What made it end with 1."""
+        """Return the verdicts that made it end with 1."""
         return {name: finding.verdict for name, finding in self.findings.items() if finding.verdict in FATAL}
 
     def some(self, *names: str) -> list[Finding]:
-        """Whole findings, in the order asked."""
+        """Return the findings of these names, in this order."""
         return [self.findings[name] for name in names]
 
 
 def doctor(*words: str | Path, environment: Mapping[str, str | Path] | None = None) -> Examination:
-    """Runs `doctor --json`."""
+    """Run `doctor --json`."""
     argv = [sys.executable, "-m", "restore_driver", "doctor", *map(str, words), "--json"]
     done = subprocess.run(
         argv,
@@ -66,7 +66,7 @@ def doctor(*words: str | Path, environment: Mapping[str, str | Path] | None = No
 
 
 def read(exit_code: int, text: str) -> Examination:
-    """The findings of the command's JSON."""
+    """Parse the command's JSON."""
     answer = json.loads(text)
     assert answer["fit"] is (exit_code == 0)
     findings = [Finding(**{**each, "verdict": Verdict(each["verdict"])}) for each in answer["findings"]]
@@ -74,7 +74,7 @@ def read(exit_code: int, text: str) -> Examination:
 
 
 def program(path: Path, body: str) -> Path:
-    """A shell script that may be run."""
+    """Write an executable shell script."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\n{body}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
@@ -86,7 +86,7 @@ Gpu = Callable[..., dict[str, str | Path]]
 
 @pytest.fixture
 def gpu(stand_in: StandIn, tmp_path: Path) -> Gpu:
-    """Environments that show a GPU: a made-up nvidia-smi on PATH, and the stand-in for the driver's libraries."""
+    """Environments with a GPU: a stand-in nvidia-smi on PATH, and the stand-in for the driver's libraries."""
 
     def make(driver: str = "580.159", mig: str = "Disabled", persistence: str = "Enabled") -> dict[str, str | Path]:
         text = SMI.replace("DRIVER", driver).replace("MIG", mig).replace("PERSISTENCE", persistence)

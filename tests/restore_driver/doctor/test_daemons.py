@@ -1,4 +1,4 @@
-"""The agent and the weights holder, as they really serve, and as they are when they don't."""
+"""Findings for a serving, a missing and a stale agent and weights holder."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Serve = Iterator[subprocess.Popen[str]]
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Serve:
-    """One with a card of memory."""
+    """A holder with host memory in place of a GPU."""
     yield from served("holder", "serve", "--socket", tmp_path / "holder.sock", "--budget", "40G", "--device", "host:8G")
 
 
 @pytest.fixture
 def agent(tmp_path: Path) -> Serve:
-    """One with a state directory of its own."""
+    """An agent with a state directory of its own."""
     yield from served("agent", "--state", tmp_path / "state")
 
 
 def served(*words: str | Path) -> Serve:
-    """A resident, once it is ready; ended after the test."""
+    """Start a resident process, yield once it is ready, and end it afterwards."""
     child = subprocess.Popen(
         [sys.executable, "-m", "restore_driver", *map(str, words)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -42,17 +42,17 @@ def served(*words: str | Path) -> Serve:
     child.communicate()
 
 
-def test_a_holder_that_answers_says_what_it_holds(holder: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_a_serving_holder_is_reported_with_its_contents(holder: subprocess.Popen[str], tmp_path: Path) -> None:
     seen = doctor("--holder", tmp_path / "holder.sock")
 
     assert seen.findings["holder"] == Finding(
         "holder",
         Verdict.OK,
-        f"process {holder.pid} holds 0 models, 0 of 42,949,672,960 bytes; 8,589,934,592 bytes of its card are free",
+        f"process {holder.pid} holds 0 models, 0 of 42,949,672,960 bytes; 8,589,934,592 bytes of its GPU are free",
     )
 
 
-def test_a_holder_that_was_named_and_is_not_there_is_missing(tmp_path: Path) -> None:
+def test_a_named_holder_that_does_not_exist_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "none.sock"
     seen = doctor("--holder", path)
 
@@ -65,9 +65,7 @@ def test_a_holder_that_was_named_and_is_not_there_is_missing(tmp_path: Path) -> 
     )
 
 
-def test_an_agent_that_serves_is_named_and_one_that_died_is_broken(
-    agent: subprocess.Popen[str], tmp_path: Path
-) -> None:
+def test_a_serving_agent_is_ok_and_a_stale_socket_is_broken(agent: subprocess.Popen[str], tmp_path: Path) -> None:
     alive = doctor("--state", tmp_path / "state")
     stale = tmp_path / "stale"
     stale.mkdir(mode=0o700)
@@ -81,5 +79,5 @@ def test_an_agent_that_serves_is_named_and_one_that_died_is_broken(
         "agent",
         Verdict.BROKEN,
         f"the agent at {stale}/agent.sock can't be asked: [Errno 111] Connection refused",
-        "start `forethaw agent` again; it replaces a socket that nobody serves",
+        "start `forethaw agent` again; it replaces a stale socket",
     )

@@ -1,4 +1,4 @@
-"""GPUs by a made-up nvidia-smi and the stand-in for the driver's libraries."""
+"""Findings for GPUs, with a stand-in nvidia-smi and the stand-in for the driver's libraries."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ NO_PROGRAM = "not on PATH; needed only where the helper does not answer"
 
 @pytest.fixture
 def no_gpu() -> None:
-    """A machine without one."""
+    """Skip the test on a machine with a GPU."""
     trace = Machine(Path("/nowhere")).nvidia_trace
     if trace:
         pytest.skip(f"this machine has a GPU: {trace}")
 
 
-def test_a_machine_with_a_gpu_that_answers(gpu: Gpu) -> None:
+def test_a_machine_with_a_working_gpu_has_no_fatal_finding(gpu: Gpu) -> None:
     pytest.importorskip("cuda.bindings.driver")
     seen = doctor("--gpu", environment=gpu())
     up = seen.findings["cuda-helper"]
 
     assert not set(seen.fatal()) & set(NAMES)
-    assert (up.verdict, up.detail.split(" s; ")[1]) == (Verdict.OK, "it sees the memory of 2 cards")
+    assert (up.verdict, up.detail.split(" s; ")[1]) == (Verdict.OK, "it reads the memory of 2 GPUs")
     assert seen.some("gpus", "nvidia-driver", "mig", "mps", "persistence") == [
         Finding("gpus", Verdict.OK, "NVIDIA H200, 150,754,820,096 bytes"),
         Finding("nvidia-driver", Verdict.OK, "driver 580.159"),
         Finding("mig", Verdict.OK, "off on every GPU"),
-        Finding("mps", Verdict.OK, "no MPS among the processes that can be seen here"),
+        Finding("mps", Verdict.OK, "no MPS among the processes that are visible here"),
         Finding("persistence", Verdict.OK, "on"),
     ]
 
 
-def test_what_can_not_be_checkpointed_is_named_with_its_hint(gpu: Gpu, tmp_path: Path) -> None:
-    """An old driver, a split card, a shared context; and a card that falls asleep, which is only slow."""
+def test_old_driver_mig_mps_and_persistence_are_reported_with_hints(gpu: Gpu, tmp_path: Path) -> None:
+    """The first three prevent checkpoints; missing persistence mode is only slow."""
     server = tmp_path / "nvidia-cuda-mps-control"
     shutil.copy(shutil.which("sleep") or "", server)
     running = subprocess.Popen([server, "1000"])
@@ -62,25 +62,25 @@ def test_what_can_not_be_checkpointed_is_named_with_its_hint(gpu: Gpu, tmp_path:
         Finding(
             "mig",
             Verdict.BROKEN,
-            "MIG is on for GPU 0: parts of a GPU can't be checkpointed",
+            "MIG is on for GPU 0: MIG instances cannot be checkpointed",
             "nvidia-smi -i 0 -mig 0, and reset them or reboot",
         ),
         Finding(
             "mps",
             Verdict.BROKEN,
-            f"MPS serves (process {running.pid}): processes that use it can't be checkpointed",
+            f"MPS runs (process {running.pid}): processes that use it cannot be checkpointed",
             "echo quit | nvidia-cuda-mps-control, and start the replicas again",
         ),
         Finding(
             "persistence",
             Verdict.WARNING,
-            "persistence mode is off on GPU 0: the first cuInit on an idle card takes seconds",
-            "nvidia-smi -pm 1, or run nvidia-persistenced (a resident agent or holder keeps the card awake, too)",
+            "persistence mode is off on GPU 0: the first cuInit on an idle GPU takes seconds",
+            "nvidia-smi -pm 1, or run nvidia-persistenced (a resident agent or holder keeps the GPU initialised, too)",
         ),
     ]
 
 
-def test_a_driver_that_hangs_at_its_start_is_given_up(gpu: Gpu, stand_in: object) -> None:
+def test_a_driver_that_hangs_in_cuinit_is_reported_after_the_patience(gpu: Gpu, stand_in: object) -> None:
     directory = gpu()["LD_LIBRARY_PATH"]
     (Path(directory) / "faults" / "init").write_text("hang")
     seen = doctor("--patience", "1", environment=gpu())
@@ -89,8 +89,8 @@ def test_a_driver_that_hangs_at_its_start_is_given_up(gpu: Gpu, stand_in: object
     assert "no helper was up within 1 s" in seen.findings["cuda-helper"].detail
 
 
-def test_the_program_stands_in_for_bindings_that_are_missing(gpu: Gpu, tmp_path: Path) -> None:
-    """Each call then pays for a cuInit of its own: a warning."""
+def test_the_cuda_checkpoint_program_is_used_without_bindings(gpu: Gpu, tmp_path: Path) -> None:
+    """It is a warning, since each call costs a cuInit."""
     environment = gpu()
     broken = "raise ImportError('no such bindings')"
     (tmp_path / "shadow" / "cuda" / "bindings").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What is made of what was seen, and that one look can't spoil the others: no machine needed."""
+"""Verdicts from given readings, and isolation of the checks from one another; independent of the machine."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import pytest
 from restore_driver.doctor import Finding, Machine, Verdict, examine, is_fit, storage
 from restore_driver.doctor.checks import SUBJECTS, Check
 from restore_driver.doctor.criu import judge
-from restore_driver.doctor.findings import Answer, broken, ok
+from restore_driver.doctor.findings import Answer, broken, ok, summary
 from restore_driver.doctor.kernel import is_gvisor
 from restore_driver.doctor.namespaces import hierarchies
-from restore_driver.doctor.show import in_short
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.process import Completed
 
@@ -24,20 +23,20 @@ OPTIONAL = "Looks good but some kernel features are missing\nwhich, depending on
 
 
 @pytest.mark.parametrize(
-    ("exit_code", "said", "verdict", "detail"),
+    ("exit_code", "text", "verdict", "detail"),
     [
         (0, "Looks good.\n", Verdict.OK, "Looks good."),
-        (0, f"{DIRTY}\nLooks good.\n", Verdict.WARNING, f"it looks good, but it said: {DIRTY}"),
+        (0, f"{DIRTY}\nLooks good.\n", Verdict.WARNING, f"it looks good, but it printed: {DIRTY}"),
         (1, f"{DIRTY}\n{OPTIONAL}\n", Verdict.WARNING, f"some optional kernel features are missing: {DIRTY}"),
-        (0, OPTIONAL, Verdict.WARNING, "some optional kernel features are missing: it names none"),
-        (1, f"{NO_REPAIR}\n", Verdict.BROKEN, f"`criu check` ended with 1 and said: {NO_REPAIR}"),
-        (0, f"{NO_REPAIR}\n", Verdict.BROKEN, f"`criu check` ended with 0 and said: {NO_REPAIR}"),
-        (0, "", Verdict.BROKEN, "`criu check` ended with 0 and said: nothing"),
-        (1, "Looks good.\n", Verdict.BROKEN, "`criu check` ended with 1 and said: Looks good."),
+        (0, OPTIONAL, Verdict.WARNING, "some optional kernel features are missing: none is named"),
+        (1, f"{NO_REPAIR}\n", Verdict.BROKEN, f"`criu check` ended with 1 and printed: {NO_REPAIR}"),
+        (0, f"{NO_REPAIR}\n", Verdict.BROKEN, f"`criu check` ended with 0 and printed: {NO_REPAIR}"),
+        (0, "", Verdict.BROKEN, "`criu check` ended with 0 and printed: nothing"),
+        (1, "Looks good.\n", Verdict.BROKEN, "`criu check` ended with 1 and printed: Looks good."),
     ],
 )
-def test_crius_check_is_judged_by_exit_code_and_text(exit_code: int, said: str, verdict: Verdict, detail: str) -> None:
-    answer = judge(Completed(("criu", "check"), exit_code, said, 0.1))
+def test_crius_check_is_judged_by_exit_code_and_text(exit_code: int, text: str, verdict: Verdict, detail: str) -> None:
+    answer = judge(Completed(("criu", "check"), exit_code, text, 0.1))
 
     assert (answer.verdict, answer.detail) == (verdict, detail)
     assert bool(answer.hint) is (verdict is not Verdict.OK)
@@ -53,7 +52,7 @@ def test_crius_check_is_judged_by_exit_code_and_text(exit_code: int, said: str, 
         ("6.18.44", "Linux version 6.18.44 (gcc 15.3.0) #1 SMP", "audit: comm=runsc", False),
     ],
 )
-def test_gvisor_is_known_by_what_it_says_of_itself(release: str, banner: str, log: str, expected: bool) -> None:
+def test_gvisor_is_detected_by_name_or_build_date(release: str, banner: str, log: str, expected: bool) -> None:
     assert is_gvisor(release, banner, log) is expected
 
 
@@ -70,9 +69,9 @@ def test_a_hybrid_machine_has_hierarchies_of_both_kinds() -> None:
     )
 
 
-def test_a_look_that_fails_becomes_a_finding_and_the_others_are_made() -> None:
+def test_a_check_that_raises_becomes_a_finding_and_the_others_run() -> None:
     def refuses(machine: Machine) -> Answer:
-        raise DriverError(Reason.CUDA_FAILED, "the card is on fire", "fetch water")
+        raise DriverError(Reason.CUDA_FAILED, "the GPU has failed", "reset it")
 
     def crashes(machine: Machine) -> Answer:
         raise ValueError("invalid literal")
@@ -84,21 +83,21 @@ def test_a_look_that_fails_becomes_a_finding_and_the_others_are_made() -> None:
     findings = examine(MACHINE, subjects)
 
     assert findings == (
-        Finding("refuses", Verdict.BROKEN, "the card is on fire", "fetch water"),
+        Finding("refuses", Verdict.BROKEN, "the GPU has failed", "reset it"),
         Finding("after", Verdict.OK, "fine"),
         Finding(
             "crashes",
             Verdict.BROKEN,
-            "the look itself failed: ValueError: invalid literal",
-            "look at it by hand, and report this",
+            "the check itself failed: ValueError: invalid literal",
+            "check it by hand, and report this",
         ),
         Finding("last", Verdict.BROKEN, "bent", "straighten it"),
     )
     assert not is_fit(findings)
-    assert in_short(findings) == "Missing or broken: refuses, crashes, last."
+    assert summary(findings) == "Missing or broken: refuses, crashes, last."
 
 
-def test_a_look_that_never_ends_is_given_up_with_those_behind_it() -> None:
+def test_a_check_that_hangs_is_reported_with_those_after_it() -> None:
     never = threading.Event()
 
     def hangs(machine: Machine) -> Answer:
@@ -114,7 +113,7 @@ def test_a_look_that_never_ends_is_given_up_with_those_behind_it() -> None:
 
     hung = (
         Verdict.BROKEN,
-        "no answer within 0.2 s: it, or what is looked at before it, hangs",
+        "no answer within 0.2 s: this check or one before it hangs",
         "see `dmesg` and `ps`",
     )
     assert findings == (
@@ -129,10 +128,10 @@ def test_warnings_leave_a_machine_fit() -> None:
     findings = (Finding("a", Verdict.OK, ""), Finding("b", Verdict.WARNING, ""), Finding("c", Verdict.ABSENT, ""))
 
     assert is_fit(findings)
-    assert in_short(findings) == "All that is needed is there; 1 warning."
+    assert summary(findings) == "All that is needed is there; 1 warning."
 
 
-def test_every_check_has_a_name_of_its_own_and_a_row_in_the_document() -> None:
+def test_every_check_has_a_unique_name_and_a_row_in_the_document() -> None:
     names = [check.name for subject in SUBJECTS for check in subject]
     document = (Path(__file__).parents[3] / "docs" / "doctor.md").read_text("utf-8")
 
@@ -140,7 +139,7 @@ def test_every_check_has_a_name_of_its_own_and_a_row_in_the_document() -> None:
     assert [name for name in names if f"| `{name}`" not in document] == []
 
 
-def test_little_room_is_a_warning_with_its_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_free_space_is_a_warning_with_both_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "free_bytes", lambda _: (1 << 30) - 1)
     answer = storage.artifacts(Machine(tmp_path, artifacts=tmp_path))
 
@@ -151,7 +150,7 @@ def test_little_room_is_a_warning_with_its_numbers(tmp_path: Path, monkeypatch: 
     )
 
 
-def test_a_directory_that_others_may_write_to_is_broken_and_the_mend_names_it(tmp_path: Path) -> None:
+def test_a_directory_that_others_may_write_is_broken_and_the_hint_names_it(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     answer = storage.state(Machine(tmp_path))
 
@@ -162,13 +161,13 @@ def test_a_directory_that_others_may_write_to_is_broken_and_the_mend_names_it(tm
     )
 
 
-def test_a_directory_yet_to_be_made_may_lie_where_everybody_makes_their_own(tmp_path: Path) -> None:
-    """As /tmp, whose sticky bit keeps others from replacing what root made there; without it they could."""
+def test_a_missing_directory_may_be_created_below_a_sticky_directory(tmp_path: Path) -> None:
+    """As in /tmp: its sticky bit keeps other users from replacing what root created."""
     tmp_path.chmod(0o1777)
     sticky = storage.state(Machine(tmp_path / "state"))
     tmp_path.chmod(0o777)
     open_to_all = storage.state(Machine(tmp_path / "state"))
 
-    assert sticky == Answer(Verdict.OK, f"{tmp_path / 'state'}: not there yet; to be made in {tmp_path}")
+    assert sticky == Answer(Verdict.OK, f"{tmp_path / 'state'}: does not exist yet; parent {tmp_path} is fine")
     assert open_to_all.verdict is Verdict.BROKEN
     assert not (tmp_path / "state").exists()

@@ -1,4 +1,4 @@
-"""The examination of a real machine: as root, as somebody else, with and without CRIU; and that it leaves no trace."""
+"""The examination of a real machine: as root, as another user, with and without CRIU; and without side effects."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def test_a_machine_that_can_restore_is_fit(tmp_path: Path) -> None:
-    """This very one: the other tests restore on it."""
+    """This machine is fit: the other tests restore on it."""
     seen = doctor("--state", tmp_path / "state", "--artifacts", tmp_path / "artifacts")
 
     assert seen.fatal() == {}
     assert seen.exit_code == 0
     assert seen.some("root", "ns-last-pid", "namespaces") == [
         Finding("root", Verdict.OK, "user 0"),
-        Finding("ns-last-pid", Verdict.OK, "a PID that was chosen came"),
-        Finding("namespaces", Verdict.OK, "made one of each: uts, ipc, net, pid, mnt"),
+        Finding("ns-last-pid", Verdict.OK, "the next process got the chosen PID"),
+        Finding("namespaces", Verdict.OK, "created one of each: uts, ipc, net, pid, mnt"),
     ]
     assert seen.findings["criu"].detail.startswith(f"{Path(os.environ['FORETHAW_CRIU']).resolve()}/criu")
     assert "Looks good" in seen.findings["criu-check"].detail
     assert sorted(path.name for path in tmp_path.iterdir()) == []
 
 
-def test_people_get_a_table_with_mends_and_a_last_word() -> None:
+def test_text_output_is_a_table_with_hints_and_a_summary() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "restore_driver", "doctor"],
         cwd=ROOT,
@@ -63,7 +63,7 @@ def test_people_get_a_table_with_mends_and_a_last_word() -> None:
     assert lines[-1].startswith("Missing or broken: criu, criu-check")
 
 
-def test_without_criu_the_mend_names_the_script(tmp_path: Path) -> None:
+def test_without_criu_the_hint_names_the_script(tmp_path: Path) -> None:
     seen = doctor(environment={"FORETHAW_CRIU": "/nowhere", "PATH": tmp_path})
 
     assert seen.exit_code == 1
@@ -73,7 +73,7 @@ def test_without_criu_the_mend_names_the_script(tmp_path: Path) -> None:
     ]
 
 
-def test_a_criu_that_is_too_old_is_named_with_its_version(tmp_path: Path) -> None:
+def test_a_criu_that_is_too_old_is_reported_with_its_version(tmp_path: Path) -> None:
     old = program(tmp_path / "criu", "echo 'Version: 3.17.1'")
     seen = doctor(environment={"FORETHAW_CRIU": old})
 
@@ -83,9 +83,9 @@ def test_a_criu_that_is_too_old_is_named_with_its_version(tmp_path: Path) -> Non
     ]
 
 
-def test_a_criu_that_complains_and_ends_well_is_passed_on(tmp_path: Path) -> None:
-    said = "Error (criu/x.c:1): Nothing works"
-    made = program(tmp_path / "criu", f"case $1 in --version) echo 'Version: 4.2.1' ;; *) echo '{said}' ;; esac")
+def test_complaints_of_a_criu_that_succeeds_are_reported(tmp_path: Path) -> None:
+    text = "Error (criu/x.c:1): Nothing works"
+    made = program(tmp_path / "criu", f"case $1 in --version) echo 'Version: 4.2.1' ;; *) echo '{text}' ;; esac")
     seen = doctor(environment={"FORETHAW_CRIU": made})
 
     assert seen.some("criu", "criu-check") == [
@@ -93,13 +93,13 @@ def test_a_criu_that_complains_and_ends_well_is_passed_on(tmp_path: Path) -> Non
         Finding(
             "criu-check",
             Verdict.BROKEN,
-            f"`criu check` ended with 0 and said: {said}",
-            "boot a kernel with CONFIG_CHECKPOINT_RESTORE and what is named, and give root its capabilities",
+            f"`criu check` ended with 0 and printed: {text}",
+            "boot a kernel with CONFIG_CHECKPOINT_RESTORE and the named features, and give root its capabilities",
         ),
     ]
 
 
-def test_a_criu_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+def test_a_criu_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
     hangs = f"sleep 1000 & echo $! >{tmp_path / 'pid'}; wait"
     made = program(tmp_path / "criu", f"case $1 in --version) echo 'Version: 4.2.1' ;; *) {hangs} ;; esac")
     seen = doctor("--patience", "0.5", environment={"FORETHAW_CRIU": made})
@@ -109,8 +109,8 @@ def test_a_criu_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> 
     assert not proc.is_alive(int((tmp_path / "pid").read_text()))
 
 
-def test_nothing_is_left_behind(tmp_path: Path) -> None:
-    """Neither mounts, nor files where CRIU keeps its cache, nor processes, orphans included."""
+def test_an_examination_leaves_no_mounts_files_or_processes(tmp_path: Path) -> None:
+    """Files include CRIU's cache, processes include orphans."""
     before = mounts_near(tmp_path), sorted(Path("/run").glob("criu*"))
     with orphans_become_ours() as ours:
         seen = doctor("--state", tmp_path / "state", "--artifacts", tmp_path, environment={"TMPDIR": tmp_path})
@@ -121,7 +121,7 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_whoever_is_not_root_learns_what_was_not_looked_at() -> None:
+def test_another_user_than_root_is_shown_the_skipped_checks() -> None:
     seen = as_user(1000, "doctor", "--json")
 
     assert seen.exit_code == 1
@@ -130,12 +130,12 @@ def test_whoever_is_not_root_learns_what_was_not_looked_at() -> None:
         Finding(
             "root",
             Verdict.MISSING,
-            "user 1000, not root: some looks below were left out",
+            "user 1000, not root: some checks below were skipped",
             "run it as the user that will restore: root",
         ),
-        Finding("criu-check", Verdict.WARNING, "not looked at: only root may run `criu check`", "run it as root"),
-        Finding("namespaces", Verdict.WARNING, "not looked at: only root may make namespaces", "run it as root"),
-        Finding("agent", Verdict.WARNING, "not looked at: only root may ask the agent", "run it as root"),
+        Finding("criu-check", Verdict.WARNING, "not checked: only root may run `criu check`", "run it as root"),
+        Finding("namespaces", Verdict.WARNING, "not checked: only root may create namespaces", "run it as root"),
+        Finding("agent", Verdict.WARNING, "not checked: only root may query the agent", "run it as root"),
     ]
     assert {name for name in ("kernel", "criu", "memory") if seen.findings[name].verdict is Verdict.OK} == {
         "kernel",
@@ -145,7 +145,7 @@ def test_whoever_is_not_root_learns_what_was_not_looked_at() -> None:
 
 
 def as_user(user_id: int, *words: str) -> Examination:
-    """Runs a command as another user, who is shown this interpreter at a place that he may read."""
+    """Run a command as another user, with this interpreter mounted at a readable place."""
     interpreter = Path(os.path.realpath(sys.executable))
     place = Path(tempfile.mkdtemp(prefix="python-"))
     place.chmod(0o755)
@@ -168,7 +168,7 @@ def as_user(user_id: int, *words: str) -> Examination:
     try:
         trial = run("-c", "import restore_driver.cli, pydantic, rich, typer")
         if trial.returncode:
-            pytest.skip(f"user {user_id} can't read this interpreter or the project: {trial.stderr.strip()[-200:]}")
+            pytest.skip(f"user {user_id} cannot read this interpreter or the project: {trial.stderr.strip()[-200:]}")
         done = run("-m", "restore_driver", *words)
     finally:
         place.rmdir()
@@ -177,7 +177,7 @@ def as_user(user_id: int, *words: str) -> Examination:
 
 @contextmanager
 def orphans_become_ours() -> Iterator[Callable[[], list[int]]]:
-    """Processes whose parents ended become children of this one meanwhile; yields who of them is alive."""
+    """Adopt orphaned processes while the block runs; yields a function that returns the living ones."""
     prctl = ctypes.CDLL(None).prctl
     before = set(proc.children(os.getpid()))
 

@@ -1,4 +1,4 @@
-"""Files in a root whose processes work against us, or just go on: nothing of ours is touched, nothing blocks."""
+"""Files in a root that hostile processes change: nothing outside is touched, nothing blocks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def deadline() -> Deadline:
 
 
 def archive(path: Path, **contents: str | None) -> Path:
-    """A files.tar: name -> content, None for a directory; `/` in names as `__`."""
+    """Write a files.tar: name -> content, None for a directory; `/` in names as `__`."""
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         for name, content in contents.items():
             member = tarfile.TarInfo(name.replace("__", "/"))
@@ -51,7 +51,7 @@ def root(tmp_path: Path) -> Path:
 
 @contextmanager
 def attacking(code: str) -> Iterator[None]:
-    """A process that does one thing over and over, and is at it when the block begins."""
+    """Run a process that repeats one action, and has begun when the block does."""
     loop = f"import os\nprint(flush=True)\nwhile True:\n    try:\n        {code}\n    except OSError: pass\n"
     child = subprocess.Popen([sys.executable, "-S", "-c", loop], stdout=subprocess.PIPE)
     assert child.stdout is not None
@@ -63,46 +63,44 @@ def attacking(code: str) -> Iterator[None]:
         child.communicate()
 
 
-def test_two_long_names_that_begin_alike_are_both_put_back(tmp_path: Path, root: Path) -> None:
+def test_two_long_names_with_a_common_prefix_are_both_rolled_back(tmp_path: Path, root: Path) -> None:
     long = "a" * 110
     (root / f"{long}1").write_text("one")
     (root / f"{long}2").write_text("two")
     tar = archive(tmp_path / "files.tar", **{f"{long}1": "new", f"{long}2": "new"})
-    stood = place.survey(tar, root)
+    existed = place.survey(tar, root)
     place.place(tar, root, KEY, deadline())
-    place.take_back(stood, root, KEY)
+    place.roll_back(existed, root, KEY)
 
     assert tree(root) == {f"{long}1": "one", f"{long}2": "two"}
 
 
-def test_two_attempts_of_one_pod_keep_apart_what_they_moved_aside(tmp_path: Path, root: Path) -> None:
-    """Keys differ at their ends only: the first attempt's rest is not the second's original."""
+def test_two_attempts_of_one_pod_move_files_aside_to_different_names(tmp_path: Path, root: Path) -> None:
+    """Keys differ at their ends only: a file left by the first attempt is not taken for the second's original."""
     (root / "a").write_text("original")
     tar = archive(tmp_path / "files.tar", a="new")
     place.place(tar, root, f"{KEY}-1", deadline())
     (root / "a").write_text("the second's original")
-    stood = place.survey(tar, root)
+    existed = place.survey(tar, root)
     place.place(tar, root, f"{KEY}-2", deadline())
-    place.take_back(stood, root, f"{KEY}-2")
+    place.roll_back(existed, root, f"{KEY}-2")
 
     assert (root / "a").read_text() == "the second's original"
 
 
-def test_directories_that_were_missing_above_are_gone_after(tmp_path: Path, root: Path) -> None:
+def test_created_parent_directories_are_removed_by_a_roll_back(tmp_path: Path, root: Path) -> None:
     (root / "dev").mkdir()
     tar = archive(tmp_path / "files.tar", dev__shm__sub__x="new")
-    stood = place.survey(tar, root)
+    existed = place.survey(tar, root)
     place.place(tar, root, KEY, deadline())
     assert tree(root)["dev/shm/sub/x"] == "new"
-    place.take_back(stood, root, KEY)
+    place.roll_back(existed, root, KEY)
 
     assert tree(root) == {"dev": "directory"}
-    assert stood == {"dev/shm": False, "dev/shm/sub": False, "dev/shm/sub/x": False}
+    assert existed == {"dev/shm": False, "dev/shm/sub": False, "dev/shm/sub/x": False}
 
 
-def test_a_file_that_is_swapped_for_a_link_while_it_is_placed_changes_nothing_outside(
-    tmp_path: Path, root: Path
-) -> None:
+def test_a_file_swapped_for_a_link_while_it_is_placed_changes_nothing_outside(tmp_path: Path, root: Path) -> None:
     secret = tmp_path / "host-secret"
     secret.write_text("s")
     secret.chmod(0o600)
@@ -120,19 +118,19 @@ def test_a_file_that_is_swapped_for_a_link_while_it_is_placed_changes_nothing_ou
     assert (after.st_mode, after.st_uid, after.st_mtime_ns) == (before.st_mode, before.st_uid, before.st_mtime_ns)
 
 
-def test_what_is_placed_as_root_is_settled_by_descriptor(root: Path) -> None:
-    """The name means another file by the time owner, mode, attributes and times are set."""
+def test_owner_mode_and_times_are_set_by_descriptor(root: Path) -> None:
+    """The name refers to another file when owner, mode, attributes and times are set."""
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     (root / "other").write_text("other")
     try:
         with nodes.new_file(fd, "a") as made:
             os.rename(root / "a", root / "moved")
             os.symlink("other", root / "a")
-            made.settle(1000, 1001, 0o4751, 5_000_000_007, {"user.note": b"\xff\0kept"})
+            made.settle((1000, 1001), 0o4751, 5_000_000_007, {"user.note": b"\xff\0kept"})
         with nodes.new_other(fd, "link", stat.S_IFLNK, target="other") as made:
-            made.settle(1000, 1001, 0o777, 7_000_000_001, {})
+            made.settle((1000, 1001), 0o777, 7_000_000_001, {})
         with nodes.new_other(fd, "fifo", stat.S_IFIFO) as made:
-            made.settle(1000, 1001, 0o640, 7_000_000_001, {})
+            made.settle((1000, 1001), 0o640, 7_000_000_001, {})
     finally:
         os.close(fd)
     moved, link, fifo = (root / "moved").lstat(), (root / "link").lstat(), (root / "fifo").lstat()
@@ -144,8 +142,8 @@ def test_what_is_placed_as_root_is_settled_by_descriptor(root: Path) -> None:
     assert (root / "other").lstat().st_uid == os.geteuid()
 
 
-def test_a_whole_directory_is_copied_with_all_that_belongs_to_it(root: Path) -> None:
-    """What `cp -a` would copy, links and FIFOs as what they are."""
+def test_a_directory_is_copied_with_attributes_links_and_fifos(root: Path) -> None:
+    """As `cp -a` copies, links and FIFOs unchanged."""
     source = root / "source"
     (source / "below").mkdir(parents=True, mode=0o710)
     (source / "below" / "file").write_text("x" * 3_000_000)
@@ -166,8 +164,8 @@ def test_a_whole_directory_is_copied_with_all_that_belongs_to_it(root: Path) -> 
     assert not source.exists() and Path("/etc/passwd").exists()
 
 
-def test_a_directory_with_something_mounted_in_it_is_not_emptied(root: Path) -> None:
-    """A volume below a path that a snapshot replaces: its files are nobody's to remove."""
+def test_a_directory_with_a_mount_point_is_not_removed(root: Path) -> None:
+    """The files of a volume below a path that a snapshot replaces are not the driver's to remove."""
     (root / "data" / "volume").mkdir(parents=True)
     script = f"""
 import os, sys
@@ -194,16 +192,14 @@ print((root / "data" / "volume" / "precious").read_text())
 
 
 def layer_of(directory: Path, target: Path) -> _Layer:
-    """Written as the upper layer of an overlay is."""
+    """Write a directory as the upper layer of an overlay."""
     with tarfile.open(target, "w", format=tarfile.PAX_FORMAT, encoding="utf-8") as tar:
         layer = _Layer(tar)
         layer.add(directory)
     return layer
 
 
-def test_a_layer_is_carried_with_attributes_and_to_the_nanosecond_and_without_devices(
-    tmp_path: Path, root: Path
-) -> None:
+def test_a_layer_keeps_attributes_and_nanoseconds_and_leaves_devices_out(tmp_path: Path, root: Path) -> None:
     upper = tmp_path / "upper"
     (upper / "opaque").mkdir(parents=True)
     os.setxattr(upper / "opaque", "trusted.overlay.opaque", b"y")
@@ -218,7 +214,7 @@ def test_a_layer_is_carried_with_attributes_and_to_the_nanosecond_and_without_de
     (root / "deleted").write_text("to be")
     layer = layer_of(upper, tmp_path / "files.tar")
     place.place(tmp_path / "files.tar", root, KEY, deadline())
-    place.forget_aside(place.survey(tmp_path / "files.tar", root), root, KEY)
+    place.remove_aside(place.survey(tmp_path / "files.tar", root), root, KEY)
 
     assert (layer.count, layer.devices) == (4, 1)
     assert sorted(os.listdir(root)) == ["dangling", "opaque", "program"]
@@ -230,8 +226,8 @@ def test_a_layer_is_carried_with_attributes_and_to_the_nanosecond_and_without_de
     assert marks == {"dangling": set(), "deleted": {DELETED}, "opaque": {OPAQUE}, "program": set()}
 
 
-def test_a_layer_that_changes_while_it_is_carried_gives_away_nothing_of_ours_and_never_blocks(tmp_path: Path) -> None:
-    """A file becomes a FIFO, a link to our secret, a file again; a directory becomes a link to our directory."""
+def test_a_layer_that_changes_while_it_is_captured_leaks_no_file_of_the_host_and_never_blocks(tmp_path: Path) -> None:
+    """A file becomes a FIFO, a link to a secret, a file again; a directory becomes a link to one of the host."""
     upper, outside = tmp_path / "upper", tmp_path / "outside"
     for directory in (upper / "d", outside):
         directory.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Files of a container: captured from an overlay's upper layer, placed into another root, and taken back."""
+"""Files of a container: captured from an overlay's upper layer, placed into another root, and rolled back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["containers"]
 
 @pytest.fixture
 def image(tmp_path: Path) -> Iterator[Path]:
-    """Image of a container over this machine's own: on a file system of its own, as layers may not overlap."""
+    """An image layer over this machine's root, on a file system of its own, since layers must not overlap."""
     image = tmp_path / "image"
     image.mkdir()
     mount("tmpfs", image, "tmpfs")
@@ -41,7 +41,7 @@ def image(tmp_path: Path) -> Iterator[Path]:
 
 
 def write_over(app: Path) -> None:
-    """What a replica did to its own root."""
+    """Change the root as a replica does."""
     (app / "config").write_text("changed")
     (app / "doomed").unlink()
     (app / "new").mkdir(mode=0o700)
@@ -54,16 +54,16 @@ def write_over(app: Path) -> None:
     os.chown(app / "new" / "log", 1000, 1000)
 
 
-def test_what_a_container_wrote_is_found_again_in_another(
+def test_files_that_a_container_wrote_are_placed_into_another(
     containers: tuple[Container, Container], tmp_path: Path
 ) -> None:
     source, target = containers
     write_over(source.seen / "srv/app")
     archive = tmp_path / "files.tar"
     capture([source.placeholder.pid], source.placeholder.pid, archive)
-    stood = place.survey(archive, target.seen)
+    existed = place.survey(archive, target.seen)
     place.place(archive, target.seen, "pod-1", Deadline.after("place", 10.0))
-    place.forget_aside(stood, target.seen, "pod-1")
+    place.remove_aside(existed, target.seen, "pod-1")
 
     assert tree(target.seen / "srv/app") == tree(source.seen / "srv/app")
     assert tree(target.seen / "srv/app") == {
@@ -78,7 +78,7 @@ def test_what_a_container_wrote_is_found_again_in_another(
     assert (status.st_uid, (target.seen / "srv/app/new").stat().st_mode & 0o777) == (1000, 0o700)
 
 
-def test_taken_back_the_placeholder_is_as_it_was_wherever_placing_stopped(
+def test_a_roll_back_restores_the_placeholder_wherever_placing_stopped(
     containers: tuple[Container, Container], tmp_path: Path
 ) -> None:
     source, target = containers
@@ -86,21 +86,21 @@ def test_taken_back_the_placeholder_is_as_it_was_wherever_placing_stopped(
     archive = tmp_path / "files.tar"
     capture([source.placeholder.pid], source.placeholder.pid, archive)
     before = tree(target.seen / "srv")
-    stood = place.survey(archive, target.seen)
-    for steps in range(len(stood) + 1):
+    existed = place.survey(archive, target.seen)
+    for steps in range(len(existed) + 1):
         clock = iter([0.0] * steps + [1.0e9] * 2).__next__
         with suppress(DriverError):
             place.place(archive, target.seen, "pod-1", Deadline("place", 1.0, 1.0, clock))
-        place.take_back(stood, target.seen, "pod-1")
-        place.take_back(stood, target.seen, "pod-1")
+        place.roll_back(existed, target.seen, "pod-1")
+        place.roll_back(existed, target.seen, "pod-1")
 
         assert tree(target.seen / "srv") == before, f"stopped after {steps} files"
 
 
-def test_a_link_in_the_placeholder_leads_nowhere_outside_of_it(
+def test_a_link_in_the_placeholder_is_resolved_within_its_root(
     containers: tuple[Container, Container], tmp_path: Path
 ) -> None:
-    """/srv/app -> /tmp/...: in the placeholder's root, not in ours."""
+    """/srv/app -> /tmp/... is resolved in the placeholder's root, not in the host's."""
     source, target = containers
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -116,11 +116,11 @@ def test_a_link_in_the_placeholder_leads_nowhere_outside_of_it(
     assert list(outside.iterdir()) == []
 
 
-def test_a_process_in_our_own_root_has_no_layer() -> None:
+def test_a_process_in_the_drivers_own_root_has_no_layer() -> None:
     assert upper_layer(os.getpid()) is None
 
 
-def test_ending_a_placeholder_ends_it_and_ending_it_again_changes_nothing() -> None:
+def test_ending_a_placeholder_is_idempotent() -> None:
     placeholder = create()
     assert proc.is_alive(placeholder.pid)
 
@@ -129,7 +129,7 @@ def test_ending_a_placeholder_ends_it_and_ending_it_again_changes_nothing() -> N
         eventually(lambda: not proc.is_alive(placeholder.pid), "the placeholder's end")
 
 
-def test_ending_a_placeholder_whose_pid_is_free_again_is_no_error() -> None:
+def test_ending_a_placeholder_without_a_process_is_no_error() -> None:
     child = subprocess.Popen(["true"])
     assert child.wait() == 0
 
@@ -138,21 +138,19 @@ def test_ending_a_placeholder_whose_pid_is_free_again_is_no_error() -> None:
     assert not Path(f"/proc/{child.pid}").exists()
 
 
-def test_a_capture_that_takes_too_long_is_ended_in_the_middle(
-    containers: tuple[Container, Container], tmp_path: Path
-) -> None:
-    """Looked at before each write, not only once all is done."""
+def test_a_capture_is_stopped_at_its_deadline(containers: tuple[Container, Container], tmp_path: Path) -> None:
+    """The deadline is checked before each write, not only at the end."""
     source, _ = containers
     (source.root / "srv/app/large").write_bytes(bytes(4 << 20))
     writes: list[None] = []
 
-    def look() -> None:
+    def check() -> None:
         writes.append(None)
         if len(writes) > 20:
             raise DriverError(Reason.DEADLINE_EXCEEDED, "phase capture-files took longer than 1 s")
 
     pid = source.placeholder.pid
     with pytest.raises(DriverError, match="DeadlineExceeded"):
-        capture((pid,), pid, tmp_path / "files.tar", look)
+        capture((pid,), pid, tmp_path / "files.tar", check)
 
     assert (tmp_path / "files.tar").stat().st_size < 4 << 20

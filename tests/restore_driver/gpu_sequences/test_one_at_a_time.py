@@ -133,10 +133,10 @@ def test_each_replica_s_own_card_is_preferred(ready: Ready) -> None:
         pid=card.replica.pid, artifact=card.artifact, replica=card.spec, leave_running=False, gpus=(GPUS[1].uuid,)
     )
     assert card.driver.carry_out(request).outcome == "ended"
-    from restore_driver.artifact.manifest import load
+    from restore_driver.artifact.manifest import load_manifest
     from restore_driver.steps.restore import RestoreSteps
     from restore_driver.wire.requests import RestoreRequest
 
     restoring = RestoreSteps(card.driver.tools, RestoreRequest(artifact=card.artifact, placeholder_pid=os.getpid()))
 
-    assert restoring._gpus(load(card.artifact).fingerprint.gpus) == (GPUS[1],)
+    assert restoring._gpus(load_manifest(card.artifact).fingerprint.gpus) == (GPUS[1],)

@@ -63,9 +63,9 @@ def raw(uuid: str) -> str:
 
 
 def digest_before(card: Card) -> str:
-    from restore_driver.artifact.manifest import load
+    from restore_driver.artifact.manifest import load_manifest
 
-    return str(load(card.artifact).proof.weights_digest)
+    return str(load_manifest(card.artifact).proof.weights_digest)
 
 
 def test_a_replica_that_is_left_running_takes_its_weights_back(ready: Ready) -> None:

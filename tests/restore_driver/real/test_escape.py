@@ -141,7 +141,15 @@ def test_what_criu_knows_of_the_kernel_is_the_drivers_not_the_containers(
     (tmp_path / "images").mkdir()
     with ExitStack() as stack:
         task, entry = Dump(proc.pid_chain(server.pid)[-1]), open_entry(server.pid, stack)
-        call(criu, task, entry, tmp_path / "images", work, 20.0, cache if given != "none" else None)
+        call(
+            criu,
+            task,
+            entry,
+            tmp_path / "images",
+            work,
+            deadline_s=20.0,
+            kernel_cache=cache if given != "none" else None,
+        )
     for member in proc.tree(server.pid):
         os.kill(member, signal.SIGCONT)
 
@@ -170,11 +178,11 @@ def test_a_criu_without_libraries_of_its_own_is_not_run_among_a_containers(
     with ExitStack() as stack:
         entry = open_entry(containers[0].placeholder.pid, stack)
         with pytest.raises(DriverError) as caught:
-            call(loose, task, entry, tmp_path, tmp_path, 20.0)
+            call(loose, task, entry, tmp_path, tmp_path, deadline_s=20.0)
 
     assert caught.value.reason is Reason.CRIU_MISSING
     with ExitStack() as stack:
-        assert call(loose, task, open_entry(os.getpid(), stack), tmp_path, tmp_path, 20.0).exit_code == 0
+        assert call(loose, task, open_entry(os.getpid(), stack), tmp_path, tmp_path, deadline_s=20.0).exit_code == 0
 
 
 def test_a_proc_that_is_not_the_kernels_is_refused(containers: tuple[Container, Container], tmp_path: Path) -> None:
@@ -182,7 +190,7 @@ def test_a_proc_that_is_not_the_kernels_is_refused(containers: tuple[Container, 
     pid = str(containers[0].placeholder.pid)
     subprocess.run(["nsenter", "--target", pid, "--mount", "mount", "-t", "tmpfs", "fake", "/proc"], check=True)
     with ExitStack() as stack, pytest.raises(DriverError) as caught:
-        call(find_criu(), Restore(), open_entry(int(pid), stack), tmp_path, tmp_path, 20.0)
+        call(find_criu(), Restore(), open_entry(int(pid), stack), tmp_path, tmp_path, deadline_s=20.0)
 
     assert caught.value.reason is Reason.CRIU_RESTORE_FAILED
     assert "/proc is not the kernel's" in caught.value.detail

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from restore_driver.artifact import manifest as manifests
 from restore_driver.artifact.compacting import compact_artifact
+from restore_driver.artifact.manifest import MEMORY, load_manifest
 from restore_driver.driver import Driver
 from restore_driver.host import proc
 from restore_driver.placeholder.create import Placeholder
@@ -111,7 +111,7 @@ def test_a_task_that_was_stopped_stays_so_and_the_others_run(state: Path, place:
         eventually(lambda: thread_states(child) == "T", "its stop")
         result, now = moved(Driver(open_toolset(state)), parent, tmp_path / "a" / "snapshot", place())
 
-    assert (filled_mib(result), (tmp_path / "a" / "snapshot" / manifests.MEMORY).exists()) == (0, False)
+    assert (filled_mib(result), (tmp_path / "a" / "snapshot" / MEMORY).exists()) == (0, False)
     assert (thread_states(now[child]), "T" in thread_states(now[parent])) == ("T", False)
 
 
@@ -120,7 +120,7 @@ def test_a_tree_in_its_callers_session_is_left_to_criu(state: Path, place: Place
     with family(*SHELL) as parent:
         result, now = moved(Driver(open_toolset(state)), parent, tmp_path / "a" / "snapshot", place())
 
-    assert manifests.load(tmp_path / "a" / "snapshot").process.shell_job
+    assert load_manifest(tmp_path / "a" / "snapshot").process.shell_job
     assert filled_mib(result) == 0
     assert all(proc.is_alive(pid) for pid in now.values())
 
@@ -137,7 +137,7 @@ def test_a_tree_whose_session_began_in_another_pid_namespace_is_refused_untouche
         assert not (tmp_path / "a").exists()
 
 
-def test_an_artifact_that_was_left_whole_is_set_apart_later(state: Path, place: Place, tmp_path: Path) -> None:
+def test_an_artifact_that_was_left_whole_is_split_offloaded_later(state: Path, place: Place, tmp_path: Path) -> None:
     """`forethaw compact` on what `--no-compact` made."""
     driver, artifact = Driver(open_toolset(state)), tmp_path / "a" / "snapshot"
     with family() as parent:
@@ -146,7 +146,7 @@ def test_an_artifact_that_was_left_whole_is_set_apart_later(state: Path, place: 
     first, second = compact_artifact(artifact), compact_artifact(artifact)
     result = driver.carry_out(RestoreRequest(artifact=artifact, placeholder_pid=place().pid))
 
-    assert first.compaction.apart_bytes >= 32 * MIB
+    assert first.compaction.offloaded_bytes >= 32 * MIB
     assert (second.replaced, second.digest) == (False, first.digest)
     assert (result.outcome, filled_mib(result) >= 32) == ("proven", True)
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from restore_driver.artifact.seal import seal_as_it_is
+from restore_driver.artifact.seal import check_seal, seal_as_it_is
 from restore_driver.cli import application
 from restore_driver.store.address import Access, open_store
 from restore_driver.store.backend import Backend
@@ -32,9 +32,9 @@ BUCKET = "snapshots"
 
 @pytest.fixture(scope="session")
 def s3_program() -> Path:
-    """The server of tests/parts/build_s3.sh, built on the first use; without Go the tests on S3 are left out.
+    """The server of tests/parts/build_s3.sh, built on first use; without Go the tests on S3 are skipped.
 
-    FORETHAW_REQUIRE_PARTS=1 (CI) makes a failure of that.
+    With FORETHAW_REQUIRE_PARTS=1 (CI) they fail instead.
     """
     home = ROOT / ".parts" / "s3"
     with (ROOT / ".parts.lock").open("w") as lock:
@@ -48,7 +48,7 @@ def s3_program() -> Path:
 
 
 class S3Server:
-    """One server on a directory; may be stopped and started again on the same port."""
+    """One server on a directory; can be stopped and started again on the same port."""
 
     def __init__(self, program: Path, directory: Path, port: int) -> None:
         self._program, self.directory = program, directory
@@ -56,15 +56,22 @@ class S3Server:
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Start the server and wait until it answers."""
         (self.directory / BUCKET).mkdir(parents=True, exist_ok=True)
         keys = {"ROOT_ACCESS_KEY": KEYS["AWS_ACCESS_KEY_ID"], "ROOT_SECRET_KEY": KEYS["AWS_SECRET_ACCESS_KEY"]}
-        argv = [self._program, "--quiet", "--port", self.endpoint.removeprefix("http://"), "posix", self.directory]
+        argv = [
+            str(self._program),
+            "--quiet",
+            "--port",
+            self.endpoint.removeprefix("http://"),
+            "posix",
+            str(self.directory),
+        ]
         self._child = subprocess.Popen(argv, env={**os.environ, **keys}, stdout=subprocess.DEVNULL)
         eventually(self._answers, "the S3 server")
 
     def stop(self) -> None:
-        """Kills it."""
+        """Kill the server."""
         if self._child is not None:
             self._child.kill()
             self._child.wait()
@@ -73,14 +80,14 @@ class S3Server:
         try:
             urllib.request.urlopen(self.endpoint, timeout=1.0).close()
         except urllib.error.HTTPError:
-            return True  # who are you?
+            return True  # it answers: an unauthenticated request is refused
         except OSError:
             return False
         return True
 
 
 def free_port() -> int:
-    """A port that nobody has now."""
+    """Return a port that is free now."""
     import socket
 
     with socket.socket() as probe:
@@ -90,7 +97,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def s3(s3_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A server that all tests of this process share; each takes a prefix of its own."""
+    """A server that all tests of this process share, each with a prefix of its own."""
     server = S3Server(s3_program, tmp_path_factory.mktemp("s3"), free_port())
     server.start()
     yield server
@@ -99,22 +106,22 @@ def s3(s3_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 @dataclass(frozen=True)
 class Store:
-    """A store as a user names it, and the directory in which its objects really lie."""
+    """A store's URL, and the directory in which its objects lie."""
 
     url: str
     directory: Path
 
     def backend(self) -> Backend:
-        """What the library makes of its URL."""
+        """Return the backend of the URL."""
         return open_store(self.url, Access(patience_s=5.0))
 
     def objects(self) -> list[str]:
-        """All files that lie there."""
+        """Return the names of all objects."""
         paths = [path for path in self.directory.rglob("*") if path.is_file()]
         return sorted(path.relative_to(self.directory).as_posix() for path in paths)
 
     def corrupt(self, name: str) -> None:
-        """Turns one byte of an object around, as a bad disk does: without telling anybody."""
+        """Invert one byte of an object, as a bad disk does without an error."""
         path = self.directory / name
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 0xFF
@@ -133,7 +140,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def s3_store(server: S3Server, prefix: str, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """An empty store on a server; this process and its children know the way there by the environment."""
+    """Return an empty store on a server, which this process and its children reach by the environment."""
     for name, value in {**KEYS, "AWS_ENDPOINT_URL": server.endpoint, "AWS_ALLOW_HTTP": "true"}.items():
         monkeypatch.setenv(name, value)
     directory = server.directory / BUCKET / prefix
@@ -142,15 +149,15 @@ def s3_store(server: S3Server, prefix: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 FILES = {
-    "images/pages-1.img": os.urandom(1 << 20) + bytes(9 << 20),  # three pieces, of which zstd makes little
+    "images/pages-1.img": os.urandom(1 << 20) + bytes(9 << 20),  # three chunks that compress well
     "images/core-9.img": b"core" * 1000,
     "images/empty.img": b"",
-    "files.tar": os.urandom(5 << 20),  # two pieces that stay as they are
+    "files.tar": os.urandom(5 << 20),  # two chunks that do not compress
 }
 
 
 def make_artifact(target: Path, files: dict[str, bytes] | None = None, **manifest: Any) -> Path:
-    """A sealed artifact, as a checkpoint leaves it."""
+    """Make a sealed artifact, as a checkpoint does."""
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     publish(target, FILES if files is None else files, **manifest)
     seal_as_it_is(target)
@@ -164,20 +171,25 @@ def artifact(tmp_path: Path) -> Path:
 
 
 def command(*words: str | Path) -> list[str]:
-    """The command line of the driver's own program."""
+    """Return the command line of the driver's own program."""
     return [sys.executable, "-m", "restore_driver", *map(str, words)]
 
 
 def forethaw(*words: str | Path, ok: int = 0) -> dict[str, Any]:
-    """Runs the command line within this process, which is faster than starting one, and returns its JSON."""
+    """Run the command line within this process, which is faster than starting one, and return its JSON."""
     done = CliRunner().invoke(application(), [*map(str, words), "--json"])
     assert done.exit_code == ok, f"exit code {done.exit_code}: {done.stdout}{done.stderr}{done.exception!r}"
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 
 
+def is_sealed(artifact: Path) -> bool:
+    """Check the seal, and return True if it covers a file."""
+    return bool(check_seal(artifact).files)
+
+
 def same(one: Path, other: Path) -> bool:
-    """Whether two directories hold the same files."""
+    """Return True if two directories hold the same files."""
     return _contents(one) == _contents(other)
 
 

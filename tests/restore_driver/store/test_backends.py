@@ -1,4 +1,4 @@
-"""One contract, two stores: a directory and a real S3-compatible server."""
+"""The contract of a backend, for a directory and for a real S3-compatible server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def raised(call: Callable[[], object]) -> Reason:
 
 
 @pytest.mark.parametrize("size", [0, 1, (17 << 20) + 3], ids=["empty", "small", "multipart"])
-def test_what_was_written_is_read_whole_and_in_ranges(size: int, store: Store) -> None:
+def test_an_object_is_read_whole_and_in_ranges(size: int, store: Store) -> None:
     backend, content = store.backend(), bytes(range(256)) * (size // 256 + 1)
     content = content[:size]
     put(backend, "a/object", content)
@@ -46,7 +46,7 @@ def test_what_was_written_is_read_whole_and_in_ranges(size: int, store: Store) -
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_names_come_back_as_they_were(name: str, store: Store) -> None:
+def test_object_names_are_listed_unchanged(name: str, store: Store) -> None:
     backend = store.backend()
     put(backend, f"odd/{name}", b"content")
 
@@ -54,7 +54,7 @@ def test_names_come_back_as_they_were(name: str, store: Store) -> None:
     assert get(backend, f"odd/{name}") == b"content"
 
 
-def test_what_was_broken_off_is_not_there(store: Store) -> None:
+def test_an_interrupted_write_leaves_no_object(store: Store) -> None:
     backend = store.backend()
     with pytest.raises(RuntimeError), backend.write("object", 40 << 20) as write:
         for _ in range(20):
@@ -64,7 +64,7 @@ def test_what_was_broken_off_is_not_there(store: Store) -> None:
     assert names(backend) == []
 
 
-def test_writing_again_replaces(store: Store) -> None:
+def test_a_second_write_replaces_the_object(store: Store) -> None:
     backend = store.backend()
     put(backend, "object", b"old and longer")
     put(backend, "object", b"new")
@@ -72,7 +72,7 @@ def test_writing_again_replaces(store: Store) -> None:
     assert get(backend, "object") == b"new"
 
 
-def test_a_walk_takes_whole_parts_of_names(store: Store) -> None:
+def test_a_walk_matches_whole_parts_of_names(store: Store) -> None:
     backend = store.backend()
     for name in ("a/1", "a/b/2", "ab/3"):
         put(backend, name, b"x")
@@ -81,7 +81,7 @@ def test_a_walk_takes_whole_parts_of_names(store: Store) -> None:
     assert names(backend, "nothing") == []
 
 
-def test_what_is_missing_is_named_and_removing_it_is_no_error(store: Store) -> None:
+def test_reading_a_missing_object_fails_and_removing_it_does_not(store: Store) -> None:
     backend = store.backend()
     put(backend, "there", b"x")
     backend.remove("there")
@@ -96,12 +96,12 @@ def test_a_snapshot_is_listed_from_publish_to_retire(store: Store) -> None:
     backend = store.backend()
     with backend.uploading(PLACE) as where:
         put(backend, f"{where}/files/a", b"a")
-        put(backend, f"{where}/travel.json", b"{}")
+        put(backend, f"{where}/chunks.json", b"{}")
 
         assert f"{PLACE}/manifest.json" not in names(backend)
         backend.publish(PLACE, b"manifest")
 
-    assert names(backend) == [f"{PLACE}/files/a", f"{PLACE}/manifest.json", f"{PLACE}/travel.json"]
+    assert names(backend) == [f"{PLACE}/chunks.json", f"{PLACE}/files/a", f"{PLACE}/manifest.json"]
     with backend.reading(PLACE):
         assert get(backend, f"{PLACE}/manifest.json") == b"manifest"
     backend.retire(PLACE)
@@ -109,31 +109,31 @@ def test_a_snapshot_is_listed_from_publish_to_retire(store: Store) -> None:
     assert store.objects() == []
 
 
-def test_an_upload_that_died_is_found_again_and_swept_when_it_is_old(store: Store) -> None:
+def test_an_interrupted_upload_is_resumed_or_swept_by_age(store: Store) -> None:
     backend = store.backend()
     with backend.uploading(PLACE) as where:
         put(backend, f"{where}/files/a", b"a")
     with backend.uploading(PLACE) as where:
         assert names(backend, where) == [f"{where}/files/a"]
 
-    assert backend.sweep(0.0, only_look=False) == ()
-    (only,) = backend.sweep(4e9, only_look=True)
+    assert backend.sweep(0.0, dry_run=False) == ()
+    (only,) = backend.sweep(4e9, dry_run=True)
     assert len(store.objects()) == 1
-    assert backend.sweep(4e9, only_look=False) == (only,)
+    assert backend.sweep(4e9, dry_run=False) == (only,)
     assert store.objects() == []
 
 
-def test_a_sweep_leaves_what_is_listed(store: Store) -> None:
+def test_a_sweep_keeps_listed_snapshots(store: Store) -> None:
     backend = store.backend()
     with backend.uploading(PLACE):
         backend.publish(PLACE, b"manifest")
 
-    assert backend.sweep(4e9, only_look=False) == ()
+    assert backend.sweep(4e9, dry_run=False) == ()
     assert names(backend) == [f"{PLACE}/manifest.json"]
 
 
 @pytest.mark.parametrize("store", ["local"], indirect=True)
-def test_in_a_directory_one_uploads_at_a_time_and_names_stay_within(store: Store) -> None:
+def test_a_directory_allows_one_upload_at_a_time_and_refuses_escaping_names(store: Store) -> None:
     backend = store.backend()
     (store.directory.parent / "secret").write_bytes(b"secret")
     (store.directory / "link").symlink_to(store.directory.parent / "secret")
@@ -146,7 +146,7 @@ def test_in_a_directory_one_uploads_at_a_time_and_names_stay_within(store: Store
 
 
 @pytest.mark.parametrize("store", ["local"], indirect=True)
-def test_a_volume_that_is_not_mounted_is_not_filled(store: Store) -> None:
+def test_a_missing_directory_is_refused_and_not_created(store: Store) -> None:
     store.directory.rmdir()
 
     assert raised(lambda: put(store.backend(), "a", b"x")) is Reason.STORE_UNREACHABLE
@@ -155,6 +155,6 @@ def test_a_volume_that_is_not_mounted_is_not_filled(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "a\nb", "x" * 201])
-def test_what_can_be_no_name_of_a_snapshot_is_refused(name: str) -> None:
+def test_an_invalid_snapshot_name_is_refused(name: str) -> None:
     assert raised(lambda: place_of(name, "0" * 16)) is Reason.REQUEST_INVALID
     assert place_in(f"{name}/{'0' * 16}/manifest.json") is None

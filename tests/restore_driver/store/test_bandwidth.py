@@ -1,4 +1,4 @@
-"""The limit and the pauses of a transfer, on a clock of their own."""
+"""The bandwidth limit and the back-off of a transfer, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from restore_driver.store.fetch import Line
 
 
 class Clock:
-    """Time that passes only while somebody sleeps."""
+    """A virtual clock that advances only in `sleep`."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -28,7 +28,7 @@ class Clock:
             self.now_s += seconds
 
 
-def test_bytes_take_the_time_that_the_limit_says() -> None:
+def test_bytes_take_the_time_of_the_limit() -> None:
     clock = Clock()
     limiter = Limiter(1000.0, clock, clock.sleep)
     for _ in range(5):
@@ -47,7 +47,7 @@ def test_idle_time_is_not_saved_up() -> None:
 
 
 def test_several_streams_share_one_limit() -> None:
-    """Both book at the same moment: the second waits for the first one's bytes, too."""
+    """Both reserve at the same moment: the second also waits for the first one's bytes."""
     clock = Clock()
     slept: list[float] = []
     limiter = Limiter(1000.0, clock, slept.append)
@@ -57,30 +57,30 @@ def test_several_streams_share_one_limit() -> None:
     assert slept == [pytest.approx(1.0), pytest.approx(2.0)]
 
 
-def test_without_a_limit_nobody_waits() -> None:
+def test_without_a_limit_no_caller_sleeps() -> None:
     clock = Clock()
     Limiter(None, clock, clock.sleep).take(1 << 40)
 
     assert clock.slept == []
 
 
-def test_a_broken_line_is_tried_again_after_longer_pauses_until_patience_ends() -> None:
+def test_failures_are_retried_with_doubled_pauses_until_the_patience_ends() -> None:
     clock, error = Clock(), DriverError(Reason.STORE_UNREACHABLE, "reset by peer")
     line = Line(Limiter(None), 5.0, clock, clock.sleep)
     with pytest.raises(DriverError) as caught:
         while True:
-            line.broke(error)
+            line.failed(error)
 
     assert caught.value is error
     assert clock.slept == pytest.approx([0.2, 0.4, 0.8, 1.6])
     assert clock.now_s - 100.0 <= 5.0
 
 
-def test_a_piece_that_comes_renews_the_patience() -> None:
+def test_a_chunk_that_arrives_resets_back_off_and_patience() -> None:
     clock, error = Clock(), DriverError(Reason.STORE_UNREACHABLE, "reset by peer")
     line = Line(Limiter(None), 1.0, clock, clock.sleep)
     for _ in range(10):
-        line.broke(error)
-        line.worked()
+        line.failed(error)
+        line.succeeded()
 
     assert clock.slept == pytest.approx([0.2] * 10)

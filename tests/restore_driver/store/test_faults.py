@@ -1,4 +1,4 @@
-"""Transfers that break, for real: what was there stays, nothing half is published, and the rest is enough."""
+"""Interrupted transfers: old artifacts stay, nothing incomplete is published, and only the rest is transferred."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from pathlib import Path
 
 import pytest
 
-from restore_driver.artifact.seal import check_seal
-from restore_driver.commands.transfer_bar import Bar
+from restore_driver.commands.console import TransferBar
 from restore_driver.errors import DriverError
 from restore_driver.host.mounts import mount, unmount
 from restore_driver.store import stage as staging_module
 from restore_driver.store.backend import Backend
 from restore_driver.store.bandwidth import Limiter
-from restore_driver.store.chunk_index import PIECE_BYTES
+from restore_driver.store.chunk_index import CHUNK_BYTES
 from restore_driver.store.stage import Stage
 from tests.restore_driver.store.conftest import (
     ROOT,
     S3Server,
     Store,
     command,
-    eventually,
     forethaw,
     free_port,
+    is_sealed,
     make_artifact,
     s3_store,
     same,
 )
+from tests.restore_driver.waiting import eventually
 
-PIECES = 8
+CHUNKS = 8
 
 
 @pytest.fixture
 def noise(tmp_path: Path) -> Path:
-    """An artifact of pieces that zstd can't make smaller: what lies in the store has the size of what is staged."""
-    return make_artifact(tmp_path / "made" / "noise", {"noise.img": os.urandom(PIECES * PIECE_BYTES)})
+    """An artifact of chunks that zstd cannot compress: sizes in the store and on the node are equal."""
+    return make_artifact(tmp_path / "made" / "noise", {"noise.img": os.urandom(CHUNKS * CHUNK_BYTES)})
 
 
 @contextmanager
 def running(*words: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """The command line in a process of its own, which is gone afterwards."""
+    """Run the command line in a process of its own, which is killed afterwards."""
     child = subprocess.Popen(
         [*command(*words), "--json"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -57,54 +57,54 @@ def running(*words: str | Path) -> Iterator[subprocess.Popen[str]]:
         child.communicate()
 
 
-def pieces_there(node: Path) -> int:
-    """Lines of the record of a staging that is at work, or was."""
-    return sum(len(path.read_text().splitlines()) for path in node.glob(".staging-*/pieces-of-*"))
+def chunks_there(node: Path) -> int:
+    """Count the lines of the chunk record of an unfinished stage."""
+    return sum(len(path.read_text().splitlines()) for path in node.glob(".staging-*/chunks-of-*"))
 
 
-def killed_stage(snapshot: str, target: Path, *, after_pieces: int) -> int:
-    """A slow stage that dies by SIGKILL in the middle; returns how many pieces it had noted by then."""
+def killed_stage(snapshot: str, target: Path, *, after_chunks: int) -> int:
+    """Kill a slow stage after some chunks, and return how many it had recorded."""
     with running("stage", snapshot, target, "--bandwidth", "8Mi") as child:
-        eventually(lambda: pieces_there(target.parent) >= after_pieces, "the first pieces")
+        eventually(lambda: chunks_there(target.parent) >= after_chunks, "the first chunks")
         child.send_signal(signal.SIGKILL)
         child.wait()
-    return pieces_there(target.parent)
+    return chunks_there(target.parent)
 
 
-def test_a_stage_that_was_killed_is_taken_up_and_fetches_only_the_rest(
+def test_a_killed_stage_is_resumed_and_fetches_only_the_missing_chunks(
     noise: Path, store: Store, tmp_path: Path
 ) -> None:
     target = tmp_path / "node" / "noise"
     forethaw("push", noise, store.url)
-    noted = killed_stage(f"{store.url}/noise", target, after_pieces=2)
+    noted = killed_stage(f"{store.url}/noise", target, after_chunks=2)
 
-    assert 2 <= noted < PIECES
+    assert 2 <= noted < CHUNKS
     assert not target.exists()
     staged = forethaw("stage", f"{store.url}/noise", target)
-    assert (staged["outcome"], staged["resumed_bytes"]) == ("staged", noted * PIECE_BYTES)
-    assert staged["fetched_bytes"] == (PIECES - noted) * PIECE_BYTES
-    assert same(noise, target) and check_seal(target)
+    assert (staged["outcome"], staged["resumed_bytes"]) == ("staged", noted * CHUNK_BYTES)
+    assert staged["fetched_bytes"] == (CHUNKS - noted) * CHUNK_BYTES
+    assert same(noise, target) and is_sealed(target)
     assert sorted(path.name for path in target.parent.iterdir()) == ["noise", "noise.seal"]
 
 
-def test_what_a_killed_stage_left_is_not_believed(noise: Path, store: Store, tmp_path: Path) -> None:
-    """A disk that lost what was written: the digest at the file's end tells, and the file is fetched once more."""
+def test_chunks_of_a_killed_stage_are_verified_before_they_are_used(noise: Path, store: Store, tmp_path: Path) -> None:
+    """The disk lost a write: the digest of the whole file differs, and the file is fetched once more."""
     target = tmp_path / "node" / "noise"
     forethaw("push", noise, store.url)
-    noted = killed_stage(f"{store.url}/noise", target, after_pieces=2)
+    noted = killed_stage(f"{store.url}/noise", target, after_chunks=2)
     (partial,) = target.parent.glob(".staging-*/artifact/noise.img")
     with partial.open("r+b") as file:
         file.write(bytes(100))
     staged = forethaw("stage", f"{store.url}/noise", target)
 
-    assert staged["fetched_bytes"] == (2 * PIECES - noted) * PIECE_BYTES
+    assert staged["fetched_bytes"] == (2 * CHUNKS - noted) * CHUNK_BYTES
     assert same(noise, target)
 
 
-def test_a_stage_killed_after_sealing_is_taken_up(
+def test_a_stage_killed_after_sealing_is_resumed(
     noise: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Everything is read-only by then, and only the rename is missing."""
+    """All files are read-only by then, and only the rename is missing."""
     target = tmp_path / "node" / "noise"
     forethaw("push", noise, store.url)
 
@@ -116,11 +116,11 @@ def test_a_stage_killed_after_sealing_is_taken_up(
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(staging_module, "swap_in", kill)
-        Stage(store.backend(), target, Limiter(None), Bar("", quiet=True), 5.0).run("noise", None)
+        Stage(store.backend(), target, Limiter(None), TransferBar("", quiet=True), 5.0).run("noise", None)
     staged = forethaw("stage", f"{store.url}/noise", target)
 
     assert (staged["outcome"], staged["fetched_bytes"]) == ("staged", 0)
-    assert same(noise, target) and check_seal(target)
+    assert same(noise, target) and is_sealed(target)
 
 
 def test_a_corrupt_object_is_named_and_nothing_is_published(noise: Path, store: Store, tmp_path: Path) -> None:
@@ -135,14 +135,14 @@ def test_a_corrupt_object_is_named_and_nothing_is_published(noise: Path, store: 
     assert not target.exists()
 
 
-def test_an_index_that_lies_is_found_out_by_the_manifest(noise: Path, store: Store, tmp_path: Path) -> None:
-    """Object and index fit each other and aren't what was dumped: the digest in the manifest decides."""
+def test_a_wrong_index_is_refused_by_the_manifests_digest(noise: Path, store: Store, tmp_path: Path) -> None:
+    """Object and index match each other but not the dump: the digest in the manifest decides."""
     target = tmp_path / "node" / "noise"
     forethaw("push", noise, store.url)
-    other = make_artifact(tmp_path / "other" / "noise", {"noise.img": os.urandom(PIECES * PIECE_BYTES)})
+    other = make_artifact(tmp_path / "other" / "noise", {"noise.img": os.urandom(CHUNKS * CHUNK_BYTES)})
     forethaw("push", other, store.url)
     good, bad = (store.directory / "noise" / each["digest"] for each in forethaw("list", store.url)["snapshots"])
-    for name in ("travel.json", "files/noise.img"):
+    for name in ("chunks.json", "files/noise.img"):
         (good / name).write_bytes((bad / name).read_bytes())
     failed = forethaw("stage", f"{store.url}/noise/{good.name}", target, ok=1)
 
@@ -150,7 +150,7 @@ def test_an_index_that_lies_is_found_out_by_the_manifest(noise: Path, store: Sto
     assert not target.exists()
 
 
-def test_an_object_that_is_missing_is_named(noise: Path, store: Store, tmp_path: Path) -> None:
+def test_a_missing_object_is_named(noise: Path, store: Store, tmp_path: Path) -> None:
     forethaw("push", noise, store.url)
     (name,) = [name for name in store.objects() if name.endswith("noise.img")]
     (store.directory / name).unlink()
@@ -159,28 +159,30 @@ def test_an_object_that_is_missing_is_named(noise: Path, store: Store, tmp_path:
     assert (failed["reason"], "noise.img is missing" in failed["detail"]) == ("DigestMismatch", True)
 
 
-def test_a_push_that_was_killed_is_not_listed_and_taken_up(store: Store, tmp_path: Path) -> None:
-    """A large file was sent and remembered; then the push died in the next one."""
-    files = {"zeros.img": bytes(6 * PIECE_BYTES), "noise.img": os.urandom(5 * PIECE_BYTES)}
+def test_a_killed_push_is_not_listed_and_is_resumed(store: Store, tmp_path: Path) -> None:
+    """The push is killed in the second file: the first one, large and recorded, is not sent again."""
+    files = {"zeros.img": bytes(6 * CHUNK_BYTES), "noise.img": os.urandom(5 * CHUNK_BYTES)}
     artifact = make_artifact(tmp_path / "made" / "counter", files)
     with running("push", artifact, store.url, "--bandwidth", "4Mi") as child:
-        eventually(lambda: any(name.endswith("travel.json") for name in store.objects()), "the first file")
+        eventually(lambda: any(name.endswith("chunks.json") for name in store.objects()), "the first file")
         child.send_signal(signal.SIGKILL)
         child.wait()
 
     assert forethaw("list", store.url) == {"snapshots": [], "problems": []}
     pushed = forethaw("push", artifact, store.url)
-    assert pushed["sent_bytes"] == 5 * PIECE_BYTES < pushed["stored_bytes"]
+    assert pushed["sent_bytes"] == 5 * CHUNK_BYTES < pushed["stored_bytes"]
     forethaw("stage", f"{store.url}/counter", tmp_path / "node" / "counter")
     assert same(artifact, tmp_path / "node" / "counter")
 
 
-def test_two_stages_of_one_snapshot_are_one(noise: Path, store: Store, tmp_path: Path) -> None:
-    """The second says that the first is at work, and the first ends well."""
+def test_a_second_stage_of_the_same_snapshot_is_refused_while_the_first_runs(
+    noise: Path, store: Store, tmp_path: Path
+) -> None:
+    """The second is refused with BUSY, and the first succeeds."""
     target = tmp_path / "node" / "noise"
     forethaw("push", noise, store.url)
     with running("stage", f"{store.url}/noise", target, "--bandwidth", "16Mi") as first:
-        eventually(lambda: pieces_there(target.parent) >= 1, "the first piece")
+        eventually(lambda: chunks_there(target.parent) >= 1, "the first chunk")
         second = forethaw("stage", f"{store.url}/noise", target, ok=2)
         output, _ = first.communicate(timeout=60)
 
@@ -189,10 +191,10 @@ def test_two_stages_of_one_snapshot_are_one(noise: Path, store: Store, tmp_path:
     assert same(noise, target)
 
 
-def test_a_store_that_is_down_is_told_within_its_patience(
+def test_an_unreachable_store_is_reported_within_its_patience(
     noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody listens there. The subprocess's limit is the deadline; the time itself is not measured."""
+    """The port is closed. The limit of the subprocess is the deadline; the time itself is not measured."""
     for name, value in {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_ALLOW_HTTP": "true"}.items():
         monkeypatch.setenv(name, value)
     where = ["--endpoint", f"http://127.0.0.1:{free_port()}", "--patience", "5s"]
@@ -210,7 +212,7 @@ def test_a_store_that_is_down_is_told_within_its_patience(
         assert "127.0.0.1" in json.loads(done.stdout)["detail"]
 
 
-def test_keys_that_the_store_does_not_know_are_told(
+def test_wrong_credentials_are_reported_with_the_servers_code_and_without_the_keys(
     s3: S3Server, noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = s3_store(s3, tmp_path.name, monkeypatch)
@@ -222,7 +224,7 @@ def test_keys_that_the_store_does_not_know_are_told(
     assert "another" not in json.dumps(refused)
 
 
-def test_a_server_without_tls_must_be_wanted(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_without_tls_needs_an_option(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = s3_store(s3, tmp_path.name, monkeypatch)
     monkeypatch.delenv("AWS_ALLOW_HTTP")
     refused = forethaw("list", store.url, ok=2)
@@ -233,56 +235,56 @@ def test_a_server_without_tls_must_be_wanted(s3: S3Server, tmp_path: Path, monke
 
 @pytest.fixture
 def own_s3(s3_program: Path, tmp_path: Path) -> Iterator[S3Server]:
-    """A server that a test may stop."""
+    """A server that the test may stop."""
     server = S3Server(s3_program, tmp_path / "s3", free_port())
     server.start()
     yield server
     server.stop()
 
 
-def test_a_store_that_comes_back_within_the_patience_costs_nothing(
+def test_a_stage_survives_a_restart_of_the_store_within_its_patience(
     own_s3: S3Server, noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed in the middle of a body, and started again: the stage goes on after its last piece."""
+    """The server is killed within a response and started again: the stage continues after its last chunk."""
     store, target = s3_store(own_s3, "x", monkeypatch), tmp_path / "node" / "noise"
     forethaw("push", noise, store.url)
     with running("stage", f"{store.url}/noise", target, "--bandwidth", "16Mi", "--patience", "60s") as child:
-        eventually(lambda: pieces_there(target.parent) >= 2, "the first pieces")
+        eventually(lambda: chunks_there(target.parent) >= 2, "the first chunks")
         own_s3.stop()
         own_s3.start()
-        output, said = child.communicate(timeout=60)
+        output, errors = child.communicate(timeout=60)
 
-    assert child.returncode == 0, said
+    assert child.returncode == 0, errors
     assert json.loads(output)["outcome"] == "staged"
     assert same(noise, target)
 
 
-def test_a_store_that_does_not_come_back_costs_what_is_missing_only(
+def test_a_stage_that_lost_its_store_is_resumed_after_the_last_chunk(
     own_s3: S3Server, noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, target = s3_store(own_s3, "x", monkeypatch), tmp_path / "node" / "noise"
     forethaw("push", noise, store.url)
     with running("stage", f"{store.url}/noise", target, "--bandwidth", "16Mi", "--patience", "2s") as child:
-        eventually(lambda: pieces_there(target.parent) >= 2, "the first pieces")
+        eventually(lambda: chunks_there(target.parent) >= 2, "the first chunks")
         own_s3.stop()
         output, _ = child.communicate(timeout=60)
-    noted = pieces_there(target.parent)
+    noted = chunks_there(target.parent)
 
     assert (child.returncode, json.loads(output)["reason"]) == (1, "StoreUnreachable")
     assert not target.exists()
     own_s3.start()
-    assert forethaw("stage", f"{store.url}/noise", target)["resumed_bytes"] == noted * PIECE_BYTES
+    assert forethaw("stage", f"{store.url}/noise", target)["resumed_bytes"] == noted * CHUNK_BYTES
 
 
-def test_a_disk_that_fills_meanwhile_publishes_nothing(noise: Path, store: Store, tmp_path: Path) -> None:
-    """Room enough at the look; gone when the pieces come."""
+def test_a_disk_that_fills_during_a_stage_publishes_nothing(noise: Path, store: Store, tmp_path: Path) -> None:
+    """The free space suffices at the check, and is used up when the chunks arrive."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount("tmpfs", disk, "tmpfs", options="size=48m,mode=0700")
     forethaw("push", noise, store.url)
 
     class Filling:
-        """The store, to which something happens while it is read."""
+        """A store whose reader fills the disk."""
 
         def __init__(self, backend: Backend) -> None:
             self._backend = backend
@@ -300,7 +302,7 @@ def test_a_disk_that_fills_meanwhile_publishes_nothing(noise: Path, store: Store
             return self._backend.read(name, start, end)
 
     try:
-        task = Stage(Filling(store.backend()), disk / "noise", Limiter(None), Bar("", quiet=True), 5.0)  # type: ignore[arg-type]
+        task = Stage(Filling(store.backend()), disk / "noise", Limiter(None), TransferBar("", quiet=True), 5.0)  # type: ignore[arg-type]
         with pytest.raises(DriverError) as caught:
             task.run("noise", None)
 

@@ -1,4 +1,4 @@
-"""Prune on stores and on nodes: what goes is gone, what is held stays, a crash leaves whole or unlisted."""
+"""Prune stores and nodes: removals are complete, locked snapshots stay, a crash leaves snapshots whole or unlisted."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from restore_driver.artifact import read_lock as hold
+from restore_driver.artifact import read_lock
 from restore_driver.artifact.publish import PREFIX, Draft
-from restore_driver.artifact.seal import check_seal, seal_path
+from restore_driver.artifact.seal import seal_path
 from restore_driver.errors import DriverError, Reason
-from restore_driver.store import objects, removal
-from tests.restore_driver.store.conftest import Store, forethaw, make_artifact
+from restore_driver.store import objects, prune, removal
+from tests.restore_driver.store.conftest import Store, forethaw, is_sealed, make_artifact
 
 DAY_S = 86400.0
 
 
 def push_three(store: Store, tmp_path: Path) -> list[str]:
-    """Digests of three snapshots of one name, three, two and one days old."""
+    """Push three snapshots of one name, three, two and one days old, and return their digests."""
     for days in (3, 2, 1):
         made = make_artifact(
             tmp_path / f"made-{days}" / "counter", {"a": b"x" * days}, created_unix_s=time.time() - days * DAY_S
@@ -37,13 +37,13 @@ def gone(done: dict[str, list[dict[str, str]]]) -> list[str]:
 
 
 def ages(path: Path, days: float) -> None:
-    """Everything was last written that long ago."""
+    """Set the modification times of everything to that long ago."""
     then = time.time() - days * DAY_S
     for each in (*path.rglob("*"), path):
         os.utime(each, (then, then))
 
 
-def test_a_store_keeps_the_newest_and_nothing_is_left_of_the_others(store: Store, tmp_path: Path) -> None:
+def test_prune_keeps_the_newest_and_removes_all_objects_of_the_others(store: Store, tmp_path: Path) -> None:
     oldest, middle, newest = push_three(store, tmp_path)
     would = forethaw("prune", store.url, "--keep-last", "1", "--dry-run")
 
@@ -67,22 +67,22 @@ def test_age_and_quota_on_a_store(store: Store, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("store", ["local"], indirect=True)
-def test_what_a_stage_reads_from_a_directory_stays(store: Store, tmp_path: Path) -> None:
+def test_a_snapshot_that_a_stage_reads_from_a_directory_is_kept(store: Store, tmp_path: Path) -> None:
     oldest, *_ = push_three(store, tmp_path)
     with store.backend().reading(f"counter/{oldest}"):
         done = forethaw("prune", store.url, "--max-age", "1h")
 
     assert len(done["removed"]) == 1
-    (held,) = [each for each in done["kept"] if each["held"]]
-    assert (held["digest"], held["reason"]) == (oldest, "held by a reader, such as a restore")
+    (locked,) = [each for each in done["kept"] if each["locked"]]
+    assert (locked["digest"], locked["reason"]) == (oldest, "locked by a reader, such as a restore")
     assert gone(forethaw("prune", store.url, "--max-age", "1h")) == [f"counter/{oldest}"]
 
 
 @pytest.mark.parametrize("store", ["s3"], indirect=True)
-def test_a_prune_of_an_object_store_that_dies_leaves_the_snapshot_unlisted(
+def test_a_killed_prune_of_an_object_store_leaves_the_snapshot_unlisted(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The manifest goes first; the next prune sweeps the rest, once it is older than the grace."""
+    """The manifest is removed first; the next prune sweeps the rest, once it is older than the grace period."""
     oldest, *_ = push_three(store, tmp_path)
 
     def die(*_: object) -> None:
@@ -101,18 +101,18 @@ def test_a_prune_of_an_object_store_that_dies_leaves_the_snapshot_unlisted(
     assert not any(oldest in name for name in store.objects())
 
 
-def test_each_name_keeps_its_newest_whatever_the_policy_says(tmp_path: Path) -> None:
+def test_the_newest_of_each_name_is_kept_by_every_policy(tmp_path: Path) -> None:
     node = tmp_path / "node"
     for name in ("counter", "llama"):
         make_artifact(node / name, {"a": b"x"}, created_unix_s=1.0)
     done = forethaw("prune", node, "--keep-last", "1", "--max-age", "1h", "--quota", "1")
 
     assert (gone(done), done["over_quota_bytes"]) == ([], 1)
-    assert check_seal(node / "counter") and check_seal(node / "llama")
+    assert is_sealed(node / "counter") and is_sealed(node / "llama")
 
 
 def staged_three(node: Path, tmp_path: Path) -> list[Path]:
-    """Three snapshots of one name on a node, the oldest first."""
+    """Stage three snapshots of one name on a node, and return them, the oldest first."""
     store = tmp_path / "source"
     store.mkdir()
     digests = push_three(Store(str(store), store), tmp_path)
@@ -121,42 +121,42 @@ def staged_three(node: Path, tmp_path: Path) -> list[Path]:
     return [node / f"staged-{number}" for number in range(3)]
 
 
-def test_on_a_node_seals_go_with_their_artifacts(tmp_path: Path) -> None:
+def test_on_a_node_seals_are_removed_with_their_artifacts(tmp_path: Path) -> None:
     node = tmp_path / "node"
     oldest, middle, newest = staged_three(node, tmp_path)
     done = forethaw("prune", node, "--keep-last", "1")
 
     assert gone(done) == [str(oldest), str(middle)]
     assert sorted(path.name for path in node.iterdir()) == [newest.name, seal_path(newest).name]
-    assert check_seal(newest)
+    assert is_sealed(newest)
 
 
-def test_what_a_restore_holds_on_a_node_stays(tmp_path: Path) -> None:
+def test_an_artifact_that_a_restore_has_locked_is_kept(tmp_path: Path) -> None:
     node = tmp_path / "node"
     oldest, middle, _ = staged_three(node, tmp_path)
-    with hold.reading(oldest), hold.reading(oldest):
+    with read_lock.shared_lock(oldest), read_lock.shared_lock(oldest):
         done = forethaw("prune", node, "--quota", "1")
 
     assert gone(done) == [str(middle)]
-    assert [each["place"] for each in done["kept"] if each["held"]] == [str(oldest)]
-    assert check_seal(oldest)
+    assert [each["place"] for each in done["kept"] if each["locked"]] == [str(oldest)]
+    assert is_sealed(oldest)
 
 
-def test_one_that_is_taken_between_plan_and_removal_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Free when it was looked at, held when its turn comes."""
+def test_an_artifact_locked_between_plan_and_removal_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is unlocked when the plan is made, and locked when it should be removed."""
     node = tmp_path / "node"
     oldest, *_ = staged_three(node, tmp_path)
-    monkeypatch.setattr(hold, "is_held", lambda _: False)
-    with hold.reading(oldest):
+    monkeypatch.setattr(prune, "is_locked", lambda _: False)
+    with read_lock.shared_lock(oldest):
         done = forethaw("prune", node, "--keep-last", "2")
 
     assert gone(done) == []
-    assert "held by a reader, such as a restore" in [each["reason"] for each in done["kept"]]
-    assert check_seal(oldest)
+    assert "locked by a reader, such as a restore" in [each["reason"] for each in done["kept"]]
+    assert is_sealed(oldest)
 
 
 @pytest.mark.parametrize("step", ["rename", "remove"])
-def test_a_prune_of_a_node_that_dies_leaves_whole_or_unlisted(
+def test_a_killed_prune_of_a_node_leaves_artifacts_whole_or_unlisted(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = tmp_path / "node"
@@ -174,7 +174,7 @@ def test_a_prune_of_a_node_that_dies_leaves_whole_or_unlisted(
 
     assert oldest.exists() == (step == "rename")
     if oldest.exists():
-        assert check_seal(oldest)
+        assert is_sealed(oldest)
     ages(node, 2)
     done = forethaw("prune", node)
     assert len(done["swept"]) == (0 if step == "rename" else 2)  # the directory, and its seal
@@ -182,7 +182,7 @@ def test_a_prune_of_a_node_that_dies_leaves_whole_or_unlisted(
     assert seal_path(oldest).exists() == oldest.exists()
 
 
-def test_a_sweep_takes_old_unfinished_work_that_nobody_is_at(tmp_path: Path) -> None:
+def test_a_sweep_removes_old_unlocked_unfinished_work(tmp_path: Path) -> None:
     node = tmp_path / "node"
     node.mkdir(mode=0o700)
     for name in (".staging-old.0", ".staging-busy.0", ".staging-new.0", f"{PREFIX}dead.1"):
@@ -191,8 +191,8 @@ def test_a_sweep_takes_old_unfinished_work_that_nobody_is_at(tmp_path: Path) -> 
     ages(node, 2)
     (node / ".staging-new.0" / "artifact" / "file").touch()
     (node / "fresh.seal").touch()
-    draft = Draft.open(node / "in-the-making")  # opening sweeps dead drafts, too
-    with hold.alone(node / ".staging-busy.0"):
+    draft = Draft.open(node / "in-the-making")  # opening sweeps drafts of ended processes as well
+    with read_lock.exclusive_lock(node / ".staging-busy.0"):
         would = forethaw("prune", node, "--dry-run")
         done = forethaw("prune", node)
 
@@ -203,8 +203,8 @@ def test_a_sweep_takes_old_unfinished_work_that_nobody_is_at(tmp_path: Path) -> 
     assert forethaw("prune", node, "--grace", "1s")["swept"][0] == str(node / ".staging-busy.0")
 
 
-def test_a_directory_may_hold_a_store_and_artifacts(tmp_path: Path) -> None:
-    """Each is found in its own depth; they are judged together."""
+def test_a_directory_may_contain_a_store_and_artifacts(tmp_path: Path) -> None:
+    """Each is found at its own depth, and the policy covers both."""
     (tmp_path / "both").mkdir(mode=0o700)
     store = Store(str(tmp_path / "both"), tmp_path / "both")
     digests = push_three(store, tmp_path)
@@ -218,7 +218,7 @@ def test_a_directory_may_hold_a_store_and_artifacts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [["--quota", "much"], ["--max-age", "0"], ["--keep-last", "0"]])
-def test_a_policy_that_is_none_is_refused(words: list[str], tmp_path: Path) -> None:
+def test_an_invalid_policy_is_refused(words: list[str], tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
     from restore_driver.cli import application

@@ -1,4 +1,4 @@
-"""There and back: what is pushed is what is staged, and nothing moves twice; on both stores, by the command line."""
+"""Push and stage by the command line, on both stores: files are equal, and nothing is transferred twice."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from typing import Any
 
 import pytest
 
-from restore_driver.artifact import read_lock as hold
-from restore_driver.artifact.manifest import to_bytes
+from restore_driver.artifact import read_lock
+from restore_driver.artifact.manifest import load_manifest, manifest_bytes, manifest_digest
 from restore_driver.artifact.seal import check_seal, seal_path
+from restore_driver.errors import DriverError
 from restore_driver.host.hugepages import is_huge_tmpfs
 from restore_driver.host.mounts import mount, unmount
-from restore_driver.store import free_space as room
-from restore_driver.store.catalog import digest_of
-from tests.restore_driver.store.conftest import FILES, Store, forethaw, make_artifact, same
+from restore_driver.store.catalog import short_digest
+from restore_driver.store.free_space import huge_bytes, make_memory
+from tests.restore_driver.store.conftest import FILES, Store, forethaw, is_sealed, make_artifact, same
 
 
-def test_there_and_back(artifact: Path, store: Store, tmp_path: Path) -> None:
+def test_a_pushed_snapshot_is_listed_and_staged_with_the_same_files(
+    artifact: Path, store: Store, tmp_path: Path
+) -> None:
     """push -> listed -> staged elsewhere, sealed, the same files -> nothing to do a second time."""
     pushed = forethaw("push", artifact, store.url)
     (listed,) = forethaw("list", store.url)["snapshots"]
@@ -46,7 +49,7 @@ def test_there_and_back(artifact: Path, store: Store, tmp_path: Path) -> None:
     )
 
 
-def test_what_does_not_compress_stays_as_it_is(tmp_path: Path, store: Store) -> None:
+def test_chunks_that_do_not_compress_are_stored_uncompressed(tmp_path: Path, store: Store) -> None:
     noise = os.urandom(9 << 20)
     artifact = make_artifact(tmp_path / "made" / "noise", {"noise": noise, "nothing": bytes(9 << 20)})
     pushed = forethaw("push", artifact, store.url)
@@ -56,8 +59,8 @@ def test_what_does_not_compress_stays_as_it_is(tmp_path: Path, store: Store) -> 
     assert len(noise) < pushed["stored_bytes"] < len(noise) + 10_000
 
 
-def test_without_a_digest_the_newest_by_its_creation_is_staged(tmp_path: Path, store: Store) -> None:
-    """The newer one is pushed first: what counts is when it was made."""
+def test_without_a_digest_the_most_recently_created_snapshot_is_staged(tmp_path: Path, store: Store) -> None:
+    """The newer one is pushed first: the time of creation counts, not that of the push."""
     new = make_artifact(tmp_path / "new" / "counter", {"a": b"new"}, created_unix_s=2e9)
     old = make_artifact(tmp_path / "old" / "counter", {"a": b"old"}, created_unix_s=1e9)
     forethaw("push", new, store.url)
@@ -71,10 +74,10 @@ def test_without_a_digest_the_newest_by_its_creation_is_staged(tmp_path: Path, s
     assert (tmp_path / "node" / "other" / "a").read_bytes() == b"old"
 
 
-def test_an_older_artifact_in_the_same_place_is_replaced_unless_it_is_held(tmp_path: Path, store: Store) -> None:
+def test_an_older_artifact_in_the_same_place_is_replaced_unless_it_is_locked(tmp_path: Path, store: Store) -> None:
     target = make_artifact(tmp_path / "node" / "counter", {"a": b"old", "only/old": b"x"}, created_unix_s=1.0)
     forethaw("push", make_artifact(tmp_path / "new" / "counter", {"a": b"new"}), store.url)
-    with hold.reading(target):
+    with read_lock.shared_lock(target):
         refused = forethaw("stage", f"{store.url}/counter", target, ok=1)
 
         assert refused["reason"] == "Busy"
@@ -86,25 +89,25 @@ def test_an_older_artifact_in_the_same_place_is_replaced_unless_it_is_held(tmp_p
     assert sorted(path.name for path in target.parent.iterdir()) == ["counter", "counter.seal"]
 
 
-def test_an_artifact_without_a_good_seal_is_sealed_again_or_staged_anew(
+def test_an_artifact_without_a_valid_seal_is_sealed_or_staged_again(
     artifact: Path, store: Store, tmp_path: Path
 ) -> None:
-    """No seal and right digests: sealed again. A seal that breaks for a reason: staged anew."""
+    """No seal and right digests: sealed again. Changed content: staged again."""
     target = tmp_path / "node" / "counter"
     forethaw("push", artifact, store.url)
     forethaw("stage", f"{store.url}/counter", target)
     seal_path(target).unlink()
 
     assert forethaw("stage", f"{store.url}/counter", target)["outcome"] == "sealed again"
-    assert check_seal(target)
+    assert is_sealed(target)
     page = target / "images" / "pages-1.img"
     page.chmod(0o600)
     page.write_bytes(b"other" * 1000)
     assert forethaw("stage", f"{store.url}/counter", target)["outcome"] == "staged"
-    assert check_seal(target) and same(artifact, target)
+    assert is_sealed(target) and same(artifact, target)
 
 
-def test_what_is_no_artifact_is_never_replaced(artifact: Path, store: Store, tmp_path: Path) -> None:
+def test_a_directory_that_is_not_an_artifact_is_not_replaced(artifact: Path, store: Store, tmp_path: Path) -> None:
     forethaw("push", artifact, store.url)
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("precious")
@@ -114,15 +117,15 @@ def test_what_is_no_artifact_is_never_replaced(artifact: Path, store: Store, tmp
     assert (tmp_path / "home" / "thesis.tex").read_text() == "precious"
 
 
-def test_a_snapshot_that_is_not_there_is_named(store: Store, tmp_path: Path) -> None:
-    for snapshot in ("nobody", "nobody/0123456789abcdef"):
+def test_a_missing_snapshot_is_named(store: Store, tmp_path: Path) -> None:
+    for snapshot in ("missing", "missing/0123456789abcdef"):
         refused = forethaw("stage", f"{store.url}/{snapshot}", tmp_path / "node" / "x", ok=2)
 
-        assert (refused["reason"], "nobody" in refused["detail"]) == ("RequestInvalid", True)
+        assert (refused["reason"], "missing" in refused["detail"]) == ("RequestInvalid", True)
     assert list((tmp_path / "node").iterdir()) == []
 
 
-def test_an_artifact_that_changed_since_is_not_pushed(artifact: Path, store: Store) -> None:
+def test_an_artifact_whose_content_changed_is_not_pushed(artifact: Path, store: Store) -> None:
     page = artifact / "images" / "pages-1.img"
     page.chmod(0o600)
     with page.open("r+b") as file:
@@ -135,7 +138,7 @@ def test_an_artifact_that_changed_since_is_not_pushed(artifact: Path, store: Sto
     assert forethaw("list", store.url)["snapshots"] == []
 
 
-def test_push_again_mends_a_corrupt_object(artifact: Path, store: Store, tmp_path: Path) -> None:
+def test_push_again_repairs_a_corrupt_object(artifact: Path, store: Store, tmp_path: Path) -> None:
     forethaw("push", artifact, store.url)
     (tar,) = [name for name in store.objects() if name.endswith("files.tar")]
     store.corrupt(tar)
@@ -147,7 +150,7 @@ def test_push_again_mends_a_corrupt_object(artifact: Path, store: Store, tmp_pat
     assert same(artifact, tmp_path / "node" / "counter")
 
 
-def test_a_store_with_strange_things_in_it_is_listed_without_them(artifact: Path, store: Store) -> None:
+def test_a_listing_reports_unreadable_manifests_and_ignores_other_files(artifact: Path, store: Store) -> None:
     forethaw("push", artifact, store.url)
     odd = store.directory / "odd" / "0123456789abcdef"
     odd.mkdir(parents=True)
@@ -161,11 +164,11 @@ def test_a_store_with_strange_things_in_it_is_listed_without_them(artifact: Path
 
 
 def plant(store: Store, manifest: dict[str, Any], index: dict[str, Any] | None = None) -> str:
-    """A snapshot as somebody with access to the store could make it; its digest fits."""
+    """Write a snapshot as an attacker with access to the store could; its digest matches."""
     content = json.dumps(manifest).encode()
-    place = store.directory / "evil" / digest_of(content)
+    place = store.directory / "evil" / short_digest(content)
     (place / "files").mkdir(parents=True)
-    (place / "travel.json").write_text(json.dumps(index or {"piece_bytes": 4096, "files": []}))
+    (place / "chunks.json").write_text(json.dumps(index or {"chunk_bytes": 4096, "files": []}))
     (place / "manifest.json").write_bytes(content)
     return f"{store.url}/evil/{place.name}"
 
@@ -177,24 +180,41 @@ def test_names_that_lead_out_are_refused_before_anything_is_written(
     manifest = json.loads((artifact / "manifest.json").read_text())
     manifest |= {"name": "evil", "files": [{"path": path, "size_bytes": 0, "digest": "0" * 64}]}
     snapshot = plant(
-        store, manifest, {"piece_bytes": 4096, "files": [{"path": path, "stored_bytes": [], "digests": []}]}
+        store, manifest, {"chunk_bytes": 4096, "files": [{"path": path, "stored_bytes": [], "digests": []}]}
     )
     refused = forethaw("stage", snapshot, tmp_path / "node" / "x", ok=2)
 
     assert refused["reason"] in ("ManifestInvalid", "NotTrusted")
-    assert re.search(r"not a path within|no plain path", refused["detail"])
+    assert re.search(r"not a path within|not a plain path", refused["detail"])
     assert list((tmp_path / "node").iterdir()) == []
 
 
-def test_a_manifest_in_anothers_place_is_refused(artifact: Path, store: Store, tmp_path: Path) -> None:
+def test_a_snapshot_with_the_index_of_an_older_release_is_refused_by_its_name_and_may_be_pushed_again(
+    artifact: Path, store: Store, tmp_path: Path
+) -> None:
+    snapshot = forethaw("push", artifact, store.url)["snapshot"]
+    index = store.directory / snapshot.removeprefix(store.url).lstrip("/") / "chunks.json"
+    index.rename(index.with_name("travel.json"))
+    refused = forethaw("stage", snapshot, tmp_path / "node" / "counter", ok=2)
+
+    assert (refused["reason"], "travel.json is the index of an older release" in refused["detail"]) == (
+        "ManifestInvalid",
+        True,
+    )
+    assert "push --again" in refused["hint"]
+    forethaw("push", artifact, store.url, "--again")
+    assert forethaw("stage", snapshot, tmp_path / "node" / "counter")["outcome"] == "staged"
+
+
+def test_a_manifest_of_another_name_is_refused(artifact: Path, store: Store, tmp_path: Path) -> None:
     manifest = json.loads((artifact / "manifest.json").read_text())
-    snapshot = plant(store, manifest)  # it says `counter`, and lies below `evil`
+    snapshot = plant(store, manifest)  # its name is `counter`, its place `evil`
     refused = forethaw("stage", snapshot, tmp_path / "node" / "x", ok=2)
 
     assert (refused["reason"], "evil" in refused["detail"]) == ("DigestMismatch", True)
 
 
-def test_in_memory_it_lies_on_huge_pages(artifact: Path, store: Store, tmp_path: Path) -> None:
+def test_stage_in_memory_uses_a_tmpfs_of_huge_pages(artifact: Path, store: Store, tmp_path: Path) -> None:
     memory = tmp_path / "memory"
     forethaw("push", artifact, store.url)
     try:
@@ -203,15 +223,13 @@ def test_in_memory_it_lies_on_huge_pages(artifact: Path, store: Store, tmp_path:
         second = forethaw("stage", f"{store.url}/counter", memory / "other", "--in-memory", ok=2)
 
         assert (staged["outcome"], mounted) == ("staged", True)
-        assert check_seal(memory / "counter") and same(artifact, memory / "counter")
+        assert is_sealed(memory / "counter") and same(artifact, memory / "counter")
         assert second["reason"] == "DiskFull"
     finally:
         unmount(memory)
 
 
-def test_too_little_memory_and_what_a_mount_would_hide_are_refused(tmp_path: Path) -> None:
-    from restore_driver.errors import DriverError
-
+def test_too_little_memory_and_a_used_mount_point_are_refused(tmp_path: Path) -> None:
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
     for parent, available, reason in (
@@ -219,14 +237,14 @@ def test_too_little_memory_and_what_a_mount_would_hide_are_refused(tmp_path: Pat
         (tmp_path / "used", 1 << 40, "RequestInvalid"),
     ):
         with pytest.raises(DriverError) as caught:
-            room.make_memory(parent, [1 << 20, 5, 3 << 20], available)
+            make_memory(parent, [1 << 20, 5, 3 << 20], available)
 
         assert caught.value.reason == reason
         assert not is_huge_tmpfs(parent)
-    assert room.huge_bytes([1 << 20, 0, 3 << 20]) == (1 + 1 + 2 + 16) * (2 << 20)
+    assert huge_bytes([1 << 20, 0, 3 << 20]) == (1 + 1 + 2 + 16) * (2 << 20)
 
 
-def test_a_disk_that_is_too_small_is_refused_with_both_numbers(artifact: Path, store: Store, tmp_path: Path) -> None:
+def test_too_little_free_disk_space_is_refused_with_both_numbers(artifact: Path, store: Store, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     mount("tmpfs", small, "tmpfs", options="size=3m,mode=0700")
@@ -240,8 +258,6 @@ def test_a_disk_that_is_too_small_is_refused_with_both_numbers(artifact: Path, s
         unmount(small)
 
 
-def test_the_place_is_named_for_the_manifests_bytes(artifact: Path) -> None:
-    from restore_driver.artifact.manifest import digest, load
-
-    assert digest_of((artifact / "manifest.json").read_bytes()) == digest(load(artifact))[:16]
-    assert to_bytes(load(artifact)) == (artifact / "manifest.json").read_bytes()
+def test_a_place_is_named_by_the_digest_of_the_manifests_content(artifact: Path) -> None:
+    assert short_digest((artifact / "manifest.json").read_bytes()) == manifest_digest(load_manifest(artifact))[:16]
+    assert manifest_bytes(load_manifest(artifact)) == (artifact / "manifest.json").read_bytes()

@@ -1,4 +1,4 @@
-"""The whole way on real CRIU: checkpoint, push to a real object store, stage elsewhere, restore, the same state."""
+"""With real CRIU: checkpoint, push to a real object store, stage elsewhere, restore; the state is the same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.restore_driver.store.conftest import S3Server, forethaw, make_artifac
 __all__ = ["criu", "place", "start", "state"]  # fixtures
 
 
-def test_a_server_goes_by_way_of_an_object_store(
+def test_a_server_is_restored_from_an_object_store(
     start: Start,
     place: Place,
     state: Path,
@@ -26,7 +26,7 @@ def test_a_server_goes_by_way_of_an_object_store(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Count to three, checkpoint and end, push, lose the node's copy, stage, restore: it goes on with four."""
+    """Count to three, checkpoint and end, push, lose the node's copy, stage, restore: the next count is four."""
     store, server = s3_store(s3, tmp_path.name, monkeypatch), start()
     for _ in range(3):
         server.ask("POST", "/increment")
@@ -43,13 +43,13 @@ def test_a_server_goes_by_way_of_an_object_store(
     assert server.ask("POST", "/increment")["count"] == 4
 
 
-def test_a_prune_in_the_middle_of_a_restore_leaves_its_artifact(
+def test_a_prune_during_a_restore_keeps_its_artifact(
     start: Start,
     place: Place,
     state: Path,
     tmp_path: Path,
 ) -> None:
-    """As CRIU is about to read it, somebody prunes by a policy that lets it go."""
+    """A prune whose policy removes the artifact runs when CRIU is about to read it."""
     artifact = tmp_path / "node" / "counter"
     real.forethaw("checkpoint", str(start().pid), artifact, "--end", state=state)
     make_artifact(tmp_path / "newer" / "counter", created_unix_s=4e9).rename(tmp_path / "node" / "newer")
@@ -64,6 +64,6 @@ def test_a_prune_in_the_middle_of_a_restore_leaves_its_artifact(
 
     assert result.outcome == "proven", result
     assert (pruned[0]["removed"], proc.is_alive(result.answer["host_pid"])) == ([], True)
-    assert [each["place"] for each in pruned[0]["kept"] if each["held"]] == [str(artifact)]
+    assert [each["place"] for each in pruned[0]["kept"] if each["locked"]] == [str(artifact)]
     after = forethaw("prune", tmp_path / "node", "--keep-last", "1")
     assert [each["place"] for each in after["removed"]] == [str(artifact)]

@@ -1,4 +1,4 @@
-"""What people write on the command line: amounts, and which store and snapshot they mean."""
+"""Parsing of sizes, durations, and addresses of stores and snapshots."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from restore_driver.errors import DriverError, Reason
 from restore_driver.store.address import Access, local_path, open_store, split_snapshot
-from restore_driver.store.units import parse_bytes, parse_duration_s, write_bytes
+from restore_driver.store.units import format_bytes, parse_bytes, parse_duration_s
 
 HEX = "0123456789abcdef"
 
@@ -23,19 +23,19 @@ HEX = "0123456789abcdef"
         ("2GB/s", 2 * 10**9),
     ],
 )
-def test_bytes(text: str, expected: int) -> None:
+def test_sizes_with_units_are_parsed_to_bytes(text: str, expected: int) -> None:
     assert parse_bytes(text, "--quota") == expected
 
 
 @pytest.mark.parametrize(
     ("text", "expected"), [("90", 90.0), ("90s", 90.0), ("30m", 1800.0), ("24h", 86400.0), ("7d", 604800.0)]
 )
-def test_durations(text: str, expected: float) -> None:
+def test_durations_with_units_are_parsed_to_seconds(text: str, expected: float) -> None:
     assert parse_duration_s(text, "--max-age") == expected
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "M", "5X", "1,5G", "inf", "nan", "1e9"])
-def test_what_is_no_amount_is_refused_with_option_and_value(text: str) -> None:
+def test_an_invalid_amount_is_refused_with_option_and_value(text: str) -> None:
     for parse in (parse_bytes, parse_duration_s):
         with pytest.raises(DriverError) as caught:
             parse(text, "--quota")
@@ -47,8 +47,8 @@ def test_what_is_no_amount_is_refused_with_option_and_value(text: str) -> None:
 @pytest.mark.parametrize(
     ("number", "expected"), [(0, "0 B"), (999, "999 B"), (1530, "1.53 kB"), (42.2e6, "42.2 MB"), (1.5e12, "1.5 TB")]
 )
-def test_bytes_for_people(number: float, expected: str) -> None:
-    assert write_bytes(number) == expected
+def test_sizes_are_formatted_with_three_digits_and_a_unit(number: float, expected: str) -> None:
+    assert format_bytes(number) == expected
 
 
 @pytest.mark.parametrize(
@@ -61,19 +61,19 @@ def test_bytes_for_people(number: float, expected: str) -> None:
         ("file:///mnt/s/llama", ("file:///mnt/s", "llama", None)),
     ],
 )
-def test_a_snapshot_in_a_store(text: str, expected: tuple[str, str, str | None]) -> None:
+def test_an_address_is_split_into_store_name_and_digest(text: str, expected: tuple[str, str, str | None]) -> None:
     assert split_snapshot(text) == expected
 
 
 @pytest.mark.parametrize("text", ["llama", "/llama", "s3://llama", "s3:///llama", ""])
-def test_what_names_no_snapshot_is_refused(text: str) -> None:
+def test_an_address_without_store_or_name_is_refused(text: str) -> None:
     with pytest.raises(DriverError) as caught:
         split_snapshot(text)
 
     assert caught.value.reason is Reason.REQUEST_INVALID
 
 
-def test_kinds_of_stores() -> None:
+def test_local_paths_are_recognised_and_other_schemes_refused() -> None:
     assert local_path("file:///mnt/my%20store") == Path("/mnt/my store")
     assert local_path("/mnt/store") == Path("/mnt/store")
     assert local_path("s3://bucket") is None

@@ -122,7 +122,7 @@ def test_a_day_of_a_holder(begin: Begin, tmp_path: Path) -> None:
     }
     assert forethaw("status", *socket).stdout == (
         f"chat: 4,194,304 bytes\nprocess {holder.pid} holds 4,194,304 of 67,108,864 bytes, "
-        "1,073,741,824 bytes of its card are free, 0 loads are under way\n"
+        "1,073,741,824 bytes of its GPU are free, 0 loads are under way\n"
     )
 
     assert answer("drop", "chat", *socket) == {"model": "chat", "freed_bytes": held}
@@ -171,10 +171,10 @@ def test_a_list_of_models_that_cannot_be_written_is_told(begin: Begin, tmp_path:
 @pytest.mark.parametrize(
     ("layout", "said"),
     [
-        ("{", "can't be read: Expecting property name"),
-        ("[]", "total_bytes is None, no size"),
-        ('{"total_bytes": "1G", "offsets_bytes": {}}', "total_bytes is '1G', no size"),
-        ('{"total_bytes": 9, "offsets_bytes": [0]}', "offsets_bytes is [0], no table"),
+        ("{", "cannot be read: Expecting property name"),
+        ("[]", "total_bytes is None, not a size"),
+        ('{"total_bytes": "1G", "offsets_bytes": {}}', "total_bytes is '1G', not a size"),
+        ('{"total_bytes": 9, "offsets_bytes": [0]}', "offsets_bytes is [0], not a table"),
         ('{"total_bytes": 9, "offsets_bytes": {"a": -1}}', "offset of a is -1"),
     ],
 )
@@ -192,9 +192,9 @@ def test_what_is_asked_wrongly_is_refused_by_field_value_and_hint(tmp_path: Path
     socket = ("--socket", tmp_path / "none")
     sizes = "give bytes, or a number with K, M, G or T (powers of 1024), such as 40G"
 
-    assert refusal("serve", *socket, "--budget", "40X") == f"RequestInvalid: --budget '40X' is no size; {sizes}"
+    assert refusal("serve", *socket, "--budget", "40X") == f"RequestInvalid: --budget '40X' is not a size; {sizes}"
     assert refusal("serve", *socket, "--budget", "1G", "--device", "host:") == (
-        f"RequestInvalid: --device '' is no size; {sizes}"
+        f"RequestInvalid: --device '' is not a size; {sizes}"
     )
     assert refusal("serve", *socket, "--budget", "1G", "--device", "first") == (
         "RequestInvalid: --device 'first' is no GPU; give its ordinal, or host:BYTES"
