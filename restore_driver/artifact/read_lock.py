@@ -16,18 +16,18 @@ from pathlib import Path
 from restore_driver.errors import DriverError, Reason
 from restore_driver.host.flock import is_unsupported, try_lock
 
-_GLANCE_S = 1.0
-"""How long a reader waits for the lock: `is_held` takes the exclusive lock for a moment, too."""
+_READER_WAITS_S = 1.0
+"""How long a reader waits for the lock: `is_locked` takes the exclusive lock for a moment, too."""
 
 
 @contextmanager
-def reading(artifact: Path) -> Iterator[None]:
+def shared_lock(artifact: Path) -> Iterator[None]:
     """Hold the shared lock of an artifact while the block runs.
 
     Raises:
         DriverError: BUSY while it is being removed or replaced; MANIFEST_INVALID if it is not a directory.
     """
-    fd = _lock(artifact, True, f"{artifact} is being made, removed or replaced", wait_s=_GLANCE_S)
+    fd = _lock(artifact, f"{artifact} is being made, removed or replaced", shared=True, wait_s=_READER_WAITS_S)
     try:
         yield
     finally:
@@ -35,20 +35,20 @@ def reading(artifact: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone(artifact: Path) -> Iterator[None]:
+def exclusive_lock(artifact: Path) -> Iterator[None]:
     """Hold the exclusive lock of an artifact while the block removes or replaces it.
 
     Raises:
-        DriverError: BUSY while it is read; MANIFEST_INVALID when it is no directory.
+        DriverError: BUSY while another process has a lock on it; MANIFEST_INVALID if it is not a directory.
     """
-    fd = _lock(artifact, False, f"{artifact} is held by a reader, such as a restore", wait_s=0.0)
+    fd = _lock(artifact, f"{artifact} is locked by a reader, such as a restore", shared=False, wait_s=0.0)
     try:
         yield
     finally:
         os.close(fd)
 
 
-def is_held(artifact: Path) -> bool:
+def is_locked(artifact: Path) -> bool:
     """Return True while an artifact is read, made or removed; False for one that does not exist."""
     try:
         with exclusive_lock(artifact):
@@ -57,12 +57,12 @@ def is_held(artifact: Path) -> bool:
         return error.reason is Reason.BUSY
 
 
-def _lock(artifact: Path, shared: bool, busy: str, wait_s: float) -> int:
+def _lock(artifact: Path, busy: str, *, shared: bool, wait_s: float) -> int:
     try:
         fd = os.open(artifact, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise DriverError(Reason.MANIFEST_INVALID, f"{artifact}: {error.strerror}", "give an artifact") from error
-    if not _locked(fd, shared, time.monotonic() + wait_s):
+    if not _locked(fd, shared=shared, until_s=time.monotonic() + wait_s):
         os.close(fd)
         raise DriverError(Reason.BUSY, busy, "wait for its end")
     if not _still_there(artifact, fd):  # renamed away between the opening and the lock
@@ -71,7 +71,7 @@ def _lock(artifact: Path, shared: bool, busy: str, wait_s: float) -> int:
     return fd
 
 
-def _locked(fd: int, shared: bool, until_s: float) -> bool:
+def _locked(fd: int, *, shared: bool, until_s: float) -> bool:
     """Wait for the lock; a file system without locks on directories counts as one where no lock is held."""
     while True:
         try:

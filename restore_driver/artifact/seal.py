@@ -142,17 +142,6 @@ def seal_path(artifact: Path) -> Path:
     return artifact.with_name(artifact.name + SUFFIX)
 
 
-def _write_record(record: Path, seal: Seal) -> None:
-    new = record.with_name(record.name + ".new")
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        write_all(fd, seal.model_dump_json().encode())
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    new.rename(record)
-
-
 def _require_only_root_writes(artifact: Path) -> None:
     """Refuse files that another user may write: they could change between this check and CRIU's read."""
     for where, directories, names in os.walk(artifact):

@@ -92,7 +92,7 @@ class Restore:
         return tuple(options)
 
 
-def call(  # noqa: PLR0913 - a command line: program, action, namespaces, directories, limit and cache
+def call(
     criu: Criu,
     task: Dump | Restore,
     entry: Entry,

@@ -152,7 +152,7 @@ def _compact_task(
         new_map.write_bytes(_as_pagemap(pagemap, kept))
     replace_keeping_owner(new_map, source)
     replace_keeping_owner(new_pages, pages)
-    moved = sum(piece.run.pages for piece in apart)
+    moved = sum(piece.run.pages for piece in offloaded)
     return Compaction(size, after * PAGE_BYTES, stored, stored - after, moved * PAGE_BYTES)
 
 

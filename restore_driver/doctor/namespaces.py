@@ -13,7 +13,7 @@ from restore_driver.host.disk import free_bytes
 from restore_driver.host.mounts import mount, mount_points
 from restore_driver.host.namespaces import KINDS, unshare
 
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the mount point itself
+_SHARED_MEMORY = Path("/dev/shm")
 
 
 def unshared(machine: Machine) -> Answer:

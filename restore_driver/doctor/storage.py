@@ -18,7 +18,7 @@ from restore_driver.host.disk import free_bytes
 from restore_driver.host.trusted import require_trusted
 from restore_driver.host.verity import enable_verity
 
-NOT_ASKED = "not looked at: no --artifacts directory was named"
+NOT_CHECKED = "not checked: --artifacts was not given"
 
 
 def state(machine: Machine) -> Answer:

@@ -24,7 +24,7 @@ from restore_driver.files.nodes import FileNode, node
 
 NAME = "files.tar"
 DELETED, OPAQUE, ATTRIBUTE = "FORETHAW.deleted", "FORETHAW.opaque", "SCHILY.xattr."
-SHARED_MEMORY = "/dev/shm/"  # noqa: S108 - the mount point itself
+SHARED_MEMORY = "/dev/shm/"
 _OPAQUE_XATTRS = ("trusted.overlay.opaque", "user.overlay.opaque")
 _NOT_STATE = ("proc", "sys", "dev", "run/secrets", "etc/hosts", "etc/hostname", "etc/resolv.conf")
 """Never captured: kernel file systems, and files that a container runtime writes for each pod."""

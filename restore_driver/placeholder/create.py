@@ -79,6 +79,16 @@ def create(
         ) from error
     finally:
         os.close(write_fd)
+    report = _read_report(read_fd, deadline_s)
+    placeholder = Placeholder(int(report.split(b"\n")[0]))
+    if not report.endswith(b"ready"):
+        placeholder.end()
+        raise DriverError(Reason.PLACEHOLDER_LOST, f"the placeholder's PID 1 was not ready within {deadline_s:g} s")
+    return placeholder
+
+
+def _read_report(read_fd: int, deadline_s: float) -> bytes:
+    """Read the PID of PID 1 and its `ready`; stop at the pipe's end, or when nothing comes within the deadline."""
     with os.fdopen(read_fd, "rb") as lines:
         report = b""
         while not report.endswith(b"ready") and select([lines], [], [], deadline_s)[0]:

@@ -25,7 +25,7 @@ def main() -> None:
         _change_root(root)
     os.chdir("/")
     _mount("proc", "/proc")
-    _mount("tmpfs", "/dev/shm")  # noqa: S108 - the mount point itself
+    _mount("tmpfs", "/dev/shm")
     if net == "private":
         _bring_loopback_up()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM})

@@ -108,7 +108,9 @@ class DumpSteps(QuiesceSteps):
         task = command.Dump(proc.pid_chain(self.pid)[-1], shell_job, user_id)
         try:
             entry = open_entry(self.pid, attempt.stack)
-            done = command.call(criu, task, entry, images, work, deadline.left_s(), self.tools.kerndat)
+            done = command.call(
+                criu, task, entry, images, work, deadline_s=deadline.left_s(), kernel_cache=self.tools.kerndat
+            )
         except DriverError as error:
             if proc.is_alive(self.pid):
                 raise

@@ -56,7 +56,7 @@ class ParkSteps(QuiesceSteps):
             proof=self.context.proof,
             cuda_pids=tuple(attempt.facts["cuda_pids"]),
             device_bytes=self.context.device_bytes,
-            cards=tuple(free["gpus"]),
+            gpus=tuple(free["gpus"]),
         )
         write_record(self.tools.state, record)
         attempt.answer["host_pid"] = self.pid

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -29,7 +29,7 @@ def written(directory: Path, facts: list[AttemptFacts]) -> Path:
     """A journal whose driver is gone, one phase for each of these facts."""
     journal = Journal.open(directory, "restore", "pod-1")
     for phase, known in zip(PHASES, facts, strict=False):
-        journal.facts = cast("AttemptFacts", known)
+        journal.facts = known
         journal.begin(phase)
     journal.close(forget=False)
     return journal.path
