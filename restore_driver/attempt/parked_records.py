@@ -27,7 +27,7 @@ class ParkedRecord(BaseModel):
     cuda_pids: tuple[int, ...]
     device_bytes: int
     """GPU memory that it held while it served; 0 where it is not known."""
-    cards: tuple[str, ...]
+    gpus: tuple[str, ...]
     """UUIDs of the GPUs that it was parked from."""
 
 

@@ -37,7 +37,7 @@ def _not_older(wanted: str, have: str) -> bool:
 
 _RULES = (
     _Rule("arch", _equal, "its machine code runs on no other"),
-    _Rule("kernel", _not_older, "an image may hold what an older kernel can't restore"),
+    _Rule("kernel", _not_older, "an image may hold what an older kernel cannot restore"),
     _Rule("cpu_features", _subset, "libraries chose their code by them when they were loaded"),
     _Rule("driver_version", _equal, "CUDA's state is restored by the driver that saved it"),
     _Rule("image_digest", _equal_if_known, "its open and mapped files must be the same"),

@@ -56,7 +56,7 @@ class ParkSteps(QuiesceSteps):
             proof=self.context.proof,
             cuda_pids=tuple(attempt.facts["cuda_pids"]),
             device_bytes=self.context.device_bytes,
-            cards=tuple(free["gpus"]),
+            gpus=tuple(free["gpus"]),
         )
         write_record(self.tools.state, record)
         attempt.answer["host_pid"] = self.pid
@@ -92,7 +92,7 @@ class UnparkSteps(ResumeSteps):
                 f"process {running[0]} is on its GPU: it was woken by another program",
                 "park it again",
             )
-        require_free_gpu_memory(self.tools.cuda, record.cards, record.device_bytes, deadline)
+        require_free_gpu_memory(self.tools.cuda, record.gpus, record.device_bytes, deadline)
         attempt.key = replica_key(self.pid)
         self._take_over(record, tuple(pids))
         return {}
@@ -112,5 +112,5 @@ class UnparkSteps(ResumeSteps):
     def _take_over(self, record: ParkedRecord, cuda_pids: tuple[int, ...]) -> None:
         context = self.context
         context.record, context.replica, context.proof = record, record.replica, record.proof
-        context.gpus, context.device_map = record.cards, None
+        context.gpus, context.device_map = record.gpus, None
         context.host_pid, context.cuda_host_pids = self.pid, cuda_pids

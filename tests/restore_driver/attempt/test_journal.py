@@ -36,7 +36,7 @@ def written(directory: Path, facts: list[AttemptFacts]) -> Path:
 
 
 @given(facts=st.lists(FACTS, min_size=1, max_size=5), data=st.data())
-def test_torn_at_any_byte_its_whole_lines_count_and_its_end_can_still_be_said(
+def test_torn_at_any_byte_its_whole_lines_count_and_it_can_still_be_ended(
     facts: list[AttemptFacts], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """kill -9, or a full disk, in the middle of a line; the next driver ends the record, and it stays ended."""
@@ -61,7 +61,7 @@ def test_torn_at_any_byte_its_whole_lines_count_and_its_end_can_still_be_said(
     assert abandoned(directory) == ()
 
 
-def test_it_is_locked_while_it_is_open_and_forgotten_when_asked(tmp_path: Path) -> None:
+def test_it_is_locked_while_open_and_removed_on_request(tmp_path: Path) -> None:
     first = Journal.open(tmp_path, "checkpoint", "replica-7")
     with pytest.raises(DriverError) as busy:
         Journal.open(tmp_path, "park", "replica-7")
@@ -122,7 +122,7 @@ def test_a_record_forgotten_while_it_is_opened_is_begun_anew(tmp_path: Path, mon
     assert (named, busy.value.reason) == (True, Reason.BUSY)
 
 
-def test_a_record_forgotten_while_it_is_looked_for_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_abandoned_skips_a_record_removed_during_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forget_first(monkeypatch, written(tmp_path, [{}]))
 
     assert abandoned(tmp_path) == ()

@@ -162,7 +162,7 @@ def test_a_walk_that_goes_well_accounts_for_every_moment(tmp_path: Path) -> None
     assert (result.total_s, result.unaccounted_s) == (3.0, 0.0)
 
 
-def test_what_the_gate_refuses_touches_nothing_and_may_be_asked_again(tmp_path: Path) -> None:
+def test_what_the_gate_refuses_touches_nothing_and_may_be_requested_again(tmp_path: Path) -> None:
     world = World(tmp_path, {}, {Phase.GATE: DriverError(Reason.FINGERPRINT_MISMATCH, "gpu count 1, not 2")})
     result = world.walk(keep_record=True)
 

@@ -18,7 +18,7 @@ from restore_driver.weights import holder as holders
 from restore_driver.weights.client import HolderClient
 from restore_driver.weights.device import HostDevice
 from tests.restore_driver.waiting import eventually
-from tests.restore_driver.weights.test_holder import CARD, Begin, Weights, ask, begin, close_clients, taken
+from tests.restore_driver.weights.test_holder import GPU_BYTES, Begin, Weights, ask, begin, close_clients, taken
 from tests.restore_driver.weights.test_holder_faults import serving
 
 __all__ = ["begin", "close_clients"]
@@ -68,7 +68,7 @@ def test_clients_that_need_a_token_leave_connections_to_root(tmp_path: Path, mon
     monkeypatch.setattr(holders, "_MOST_REPLICAS", 2)
     trusted = [False]
     monkeypatch.setattr(holders, "is_same_machine_root", lambda connection: trusted[0])
-    with serving(HostDevice(CARD), tmp_path / "socket", Weights(tmp_path, seed=1)):
+    with serving(HostDevice(GPU_BYTES), tmp_path / "socket", Weights(tmp_path, seed=1)):
         clients = [ask(tmp_path / "socket") for _ in range(3)]
         refusals = [refusal(client) for client in clients]
         trusted[0] = True
