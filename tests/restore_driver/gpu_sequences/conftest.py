@@ -166,7 +166,7 @@ def ready(begin: Begin, stand_in: StandIn, client: HelperClient, state: Path, tm
 
     def make(gpu_bytes: int = 1 << 30) -> Machine:
         weights = Weights(tmp_path, seed=1)
-        _, socket = begin(budget=64 * MIB, machine=gpu_bytes)
+        _, socket = begin(budget=64 * MIB, gpu=gpu_bytes)
         holder = HolderClient(socket)
         holder.preload("m", weights.files, weights.layout, 20.0)
         holder.close()

@@ -122,7 +122,7 @@ def test_a_day_of_a_holder(begin: Begin, tmp_path: Path) -> None:
     }
     assert forethaw("status", *socket).stdout == (
         f"chat: 4,194,304 bytes\nprocess {holder.pid} holds 4,194,304 of 67,108,864 bytes, "
-        "1,073,741,824 bytes of its GPU are free, 0 loads are under way\n"
+        "1,073,741,824 bytes of its card are free, 0 loads are under way\n"
     )
 
     assert answer("drop", "chat", *socket) == {"model": "chat", "freed_bytes": held}
