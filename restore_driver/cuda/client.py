@@ -254,7 +254,7 @@ class _Helper:
         try:
             child = self._start_process.spawn(self._theirs)
         except OSError as error:
-            self._end(_death(f"it can't be started: {error}"))
+            self._end(_death(f"it cannot be started: {error}"))
             return None
         finally:
             self._theirs.close()

@@ -77,7 +77,7 @@ def ask(
             Reason.DEADLINE_EXCEEDED, f"the helper at {spec.socket} gave no whole answer within {deadline_s:.3g} s"
         ) from None
     except OSError as error:
-        raise DriverError(reason, f"the helper at {spec.socket} can't be asked to {message['op']}: {error}") from error
+        raise DriverError(reason, f"the helper at {spec.socket} cannot be asked to {message['op']}: {error}") from error
     except DriverError as error:
         if error.reason is not Reason.REQUEST_INVALID:
             raise
@@ -92,7 +92,7 @@ def _result(spec: InProcessEngine, operation: str, answer: Message | None, reaso
         raise_error(answer)
     except DriverError as error:
         raise DriverError(
-            reason, f"the helper at {spec.socket} can't {operation}: {error.detail}", error.hint
+            reason, f"the helper at {spec.socket} cannot {operation}: {error.detail}", error.hint
         ) from error
     result = answer.get("result")
     if not isinstance(result, dict):

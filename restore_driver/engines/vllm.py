@@ -6,7 +6,7 @@ What is relied on, from vLLM's own pages and threads, and the sources of 0.32.0:
   are not meant for users, so keep them within the pod (docs/features/sleep_mode.md).
 - Level 1 keeps the weights in host memory and drops the KV cache. Level 2 drops both; waking is then `/wake_up` with
   tags=weights, `/collective_rpc` with `reload_weights`, `/wake_up` with tags=kv_cache (same page).
-- `/is_sleeping` says yes until every tag is awake, and also while scheduling is merely paused, so it can't tell that
+- `/is_sleeping` says yes until every tag is awake, and also while scheduling is merely paused, so it cannot show that
   nothing is left to do; sleeping twice and waking what is awake do nothing (v1/engine/core.py, v1/executor).
 - `/sleep` under running requests killed the engine in versions without pause modes (vllm#15483, vllm#45520); later
   ones take `mode=wait` and drain, by default they abort (vllm#34528). Older ones ignore the parameter. So we wait for

@@ -139,7 +139,7 @@ def _peer_lives(connection: socket.socket) -> bool:
 
 
 def _peer_pidfd(connection: socket.socket) -> int:
-    """Return a pidfd of the peer; wait a while for a descriptor, since without one no peer can be told from another."""
+    """Return a pidfd of the peer; wait a while for a descriptor, since without one a peer cannot be identified."""
     ends_s = time.monotonic() + _DESCRIPTOR_PATIENCE_S
     while True:
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,8 @@ class HolderClient:
         answered = False
         try:
             stream = self._connected(deadline)
-            stream.send({**message, VERSION: PROTOCOL_VERSION})
+            with suppress(BrokenPipeError):  # it refused the connection: its answer is there to be read
+                stream.send({**message, VERSION: PROTOCOL_VERSION})
             answer, fd = stream.receive_with_descriptor(deadline.left_s())
             answered = answer is not None
         except TimeoutError:

@@ -12,7 +12,7 @@ from restore_driver.host import proc
 
 
 def kill(pids: Iterable[int]) -> None:
-    """SIGKILL to each; whoever has ended is left out: with its parent, a zombie may go too."""
+    """SIGKILL to each; one that has ended is left out: with its parent, a zombie may go too."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -24,7 +24,7 @@ def kill_tree(root_pid: int) -> None:
 
 
 def with_argument(word: str) -> list[int]:
-    """Who has this word in its command line; whoever ends meanwhile has none."""
+    """Return the processes with this word in their command line; one that ends meanwhile has none."""
     found = []
     for entry in Path("/proc").iterdir():
         with suppress(OSError):

@@ -121,7 +121,7 @@ class Oracle:
     def wait_until_asked(self, times: int = 1) -> None:
         """An attempt is at work, and stays there until the gate opens."""
         for _ in range(times):
-            assert self.asked.acquire(timeout=PATIENCE_S), "nobody asked"
+            assert self.asked.acquire(timeout=PATIENCE_S), "no request came"
 
 
 @pytest.fixture

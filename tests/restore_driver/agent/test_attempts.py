@@ -26,20 +26,20 @@ def checkpoint(pid: int, artifact: Path, oracle: Oracle) -> CheckpointRequest:
     return CheckpointRequest(pid=pid, artifact=artifact, replica=oracle.replica)
 
 
-def test_a_request_is_carried_out_and_told_phase_by_phase(
+def test_request_is_carried_out_and_each_phase_is_reported(
     start_agent: StartAgent, sleeper: Sleeper, oracle: Oracle, tmp_path: Path
 ) -> None:
     """Begin and end of each phase in the table's order, then the result, and nothing more."""
-    agent, pid, told = start_agent(), sleeper(), list[tuple[str, str]]()
+    agent, pid, reported = start_agent(), sleeper(), list[tuple[str, str]]()
     oracle.gate.set()
     request = checkpoint(pid, tmp_path / "snapshot", oracle)
-    result = ask(agent.path, request, PATIENCE_S, lambda event, phase: told.append((event, phase)))
+    result = ask(agent.path, request, PATIENCE_S, lambda event, phase: reported.append((event, phase)))
     raw = agent.says((checkpoint(pid, tmp_path / "other", oracle).model_dump_json() + "\n").encode())
 
     phases = [row.phase.value for row in CHECKPOINT.rows]
     assert (result.outcome, [time.phase for time in result.phases]) == ("published", phases)
-    assert told == [(event, phase) for phase in phases for event in ("begin", "end")]
-    assert [(line["event"], line["phase"]) for line in raw[:-1]] == told
+    assert reported == [(event, phase) for phase in phases for event in ("begin", "end")]
+    assert [(line["event"], line["phase"]) for line in raw[:-1]] == reported
     assert Result.model_validate(raw[-1]["result"]).outcome == "published"
     assert check_seal(tmp_path / "snapshot").process.pids == (pid,)
     assert is_there(pid)

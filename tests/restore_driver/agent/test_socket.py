@@ -1,4 +1,4 @@
-"""The agent's door: what it answers, what it refuses, and by which name; nobody but root gets in."""
+"""The agent's door: what it answers, what it refuses, and by which name; only root gets in."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.restore_driver.agent.conftest import RunningAgent, StartAgent
 from tests.restore_driver.real.conftest import ROOT
 
 
-def test_it_says_who_it_is_and_what_it_has(agent: RunningAgent) -> None:
+def test_status_reports_pid_version_and_tools(agent: RunningAgent) -> None:
     said = status(agent.path)
 
     assert set(said) == {"api_version", "pid", "criu", "cuda", "cuda_missing", "gpus", "attempts"}
@@ -83,7 +83,7 @@ def test_the_longest_line_is_read_however_it_arrives(agent: RunningAgent) -> Non
     assert answer["result"]["pid"] == agent.process.pid
 
 
-def test_a_caller_that_hangs_up_before_it_asked_is_let_go(agent: RunningAgent) -> None:
+def test_client_that_disconnects_before_its_request_is_dropped(agent: RunningAgent) -> None:
     assert agent.says(b"", hang_up=True) == []
     assert agent.says(b'{"do": "status"', hang_up=True) == []
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as silent:
@@ -114,7 +114,7 @@ def stranger(path: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, cwd="/", capture_output=True, text=True, timeout=30, check=False)
 
 
-def test_another_user_does_not_get_in_and_is_not_answered_if_he_does(agent: RunningAgent) -> None:
+def test_another_user_can_neither_connect_nor_get_an_answer(agent: RunningAgent) -> None:
     """The socket is root's alone; were it not, the kernel says who connected."""
     shut_out = stranger(agent.path)
     agent.path.chmod(0o666)
@@ -137,7 +137,7 @@ def test_another_user_does_not_get_in_and_is_not_answered_if_he_does(agent: Runn
         ("nothing", "agent.sock cannot be examined"),
     ],
 )
-def test_the_client_asks_nobody_but_roots_agent(broken: str, said: str, tmp_path: Path) -> None:
+def test_client_refuses_an_agent_that_is_not_roots(broken: str, said: str, tmp_path: Path) -> None:
     """... and does not even connect to what another could have put there."""
     directory = tmp_path / "directory"
     directory.mkdir(mode=0o755)
@@ -199,7 +199,7 @@ def test_a_stale_socket_is_replaced_and_a_living_agents_is_not(start_agent: Star
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])
 def test_what_is_no_socket_is_never_removed(kind: str, start_agent: StartAgent, tmp_path: Path) -> None:
-    """A slip in --socket costs nobody's file."""
+    """A wrong --socket never costs a file."""
     path = tmp_path / "precious"
     if kind == "file":
         path.write_text("precious")

@@ -36,7 +36,7 @@ def written(directory: Path, facts: list[AttemptFacts]) -> Path:
 
 
 @given(facts=st.lists(FACTS, min_size=1, max_size=5), data=st.data())
-def test_torn_at_any_byte_its_whole_lines_count_and_its_end_can_still_be_said(
+def test_torn_at_any_byte_its_whole_lines_count_and_it_can_still_be_ended(
     facts: list[AttemptFacts], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """kill -9, or a full disk, in the middle of a line; the next driver ends the record, and it stays ended."""

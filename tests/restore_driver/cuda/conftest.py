@@ -1,4 +1,4 @@
-"""Two worlds for the same contract: a stand-in driver in a directory of its own, and a real card where there is one."""
+"""Two worlds for the same contract: a stand-in driver in a directory of its own, and a real GPU where there is one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.restore_driver.trees import kill
 HERE = Path(__file__).parent
 
 collect_ignore = [] if find_spec("hypothesis") else ["test_gpu_map.py"]
-"""A machine that is lent with its card brings pytest, and little else."""
+"""A machine that is lent with its GPU brings pytest, and little else."""
 
 
 @dataclass
@@ -87,8 +87,8 @@ class StandIn:
 
 
 @dataclass
-class RealCard:
-    """The machine's own driver and card."""
+class RealGpu:
+    """The machine's own driver and GPU."""
 
     children: list[subprocess.Popen[str]] = field(default_factory=list)
 
@@ -117,7 +117,7 @@ class World:
     """Who is asked, and on what."""
 
     processes: CudaProcesses
-    card: StandIn | RealCard
+    gpu: StandIn | RealGpu
 
 
 @pytest.fixture(scope="session")
@@ -158,16 +158,16 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
     """Each adapter on each driver that this machine has."""
     where, _, adapter = request.param.rpartition("-")
     if where == "stand-in":
-        card: StandIn = request.getfixturevalue("stand_in")
-        yield World(request.getfixturevalue("client") if adapter == "helper" else card.cli(), card)
+        gpu: StandIn = request.getfixturevalue("stand_in")
+        yield World(request.getfixturevalue("client") if adapter == "helper" else gpu.cli(), gpu)
         return
     if shutil.which("nvidia-smi") is None:
-        pytest.skip("no NVIDIA card here")
+        pytest.skip("no NVIDIA GPU here")
     if adapter == "cli" and shutil.which("cuda-checkpoint") is None:
         pytest.skip("cuda-checkpoint is not installed")
     if find_spec("torch") is None:
-        pytest.skip("the process on the card needs torch")
-    real = RealCard()
+        pytest.skip("the process on the GPU needs torch")
+    real = RealGpu()
     processes: CudaProcesses = HelperClient() if adapter == "helper" else Cli()
     try:
         yield World(processes, real)

@@ -1,4 +1,4 @@
-"""A process with 64 MB on the first card, for the contract on a real one; told what to do over standard input.
+"""A process with 64 MB on the first GPU, for the contract on a real one; with its commands on standard input.
 
 busy SECONDS    starts GPU work of about that long, answers at once
 digest          answers a sum of the memory, so that a change shows

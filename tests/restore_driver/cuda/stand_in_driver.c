@@ -1,4 +1,4 @@
-/* A stand-in for NVIDIA's libcuda.so.1 and libnvidia-ml.so.1, for machines without a card.
+/* A stand-in for NVIDIA's libcuda.so.1 and libnvidia-ml.so.1, for machines without a GPU.
  *
  * It holds to the same contract as the real driver (test_contract.py runs against both) and keeps its state in files
  * beside itself, so that a test can read what happened and say what shall go wrong:
@@ -21,9 +21,9 @@
 
 enum { SUCCESS = 0, INVALID_VALUE = 1, NOT_INITIALIZED = 3, OPERATING_SYSTEM = 304, ILLEGAL_STATE = 401, NOT_FOUND = 500, NOT_READY = 600 };
 enum { RUNNING, LOCKED, CHECKPOINTED, FAILED };
-enum { CARD_BYTES = 1 << 30, PROCESS_BYTES = 64 << 20 };
+enum { GPU_BYTES = 1 << 30, PROCESS_BYTES = 64 << 20 };
 static const char *const NAMES[] = {"running", "locked", "checkpointed", "failed"};
-static const char *const CARDS[] = {"GPU-00000000-0000-0000-0000-000000000001", "GPU-00000000-0000-0000-0000-000000000002"};
+static const char *const GPUS[] = {"GPU-00000000-0000-0000-0000-000000000001", "GPU-00000000-0000-0000-0000-000000000002"};
 static int initialized;
 
 static const char *at(char *path, const char *format, ...) {
@@ -154,7 +154,7 @@ int cuGetProcAddress_v2(const char *symbol, void **found, int version, unsigned 
     return *found ? SUCCESS : NOT_FOUND;
 }
 
-/* NVML: two cards of 1 GiB; every CUDA process that is not checkpointed holds 64 MiB of the first. */
+/* NVML: two GPUs of 1 GiB; every CUDA process that is not checkpointed holds 64 MiB of the first. */
 
 struct memory { unsigned long long total, free, used; };
 struct process { unsigned pid; unsigned long long used; unsigned instances[2]; };
@@ -166,7 +166,7 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) { *device = (vo
 const char *nvmlErrorString(int code) { (void)code; return "stand-in"; }
 
 int nvmlDeviceGetUUID(void *device, char *uuid, unsigned length) {
-    snprintf(uuid, length, "%s", CARDS[(unsigned long)device - 1]);
+    snprintf(uuid, length, "%s", GPUS[(unsigned long)device - 1]);
     return 0;
 }
 
@@ -190,7 +190,7 @@ int nvmlDeviceGetMemoryInfo(void *device, struct memory *memory) {
     struct process found[256];
     unsigned count = 256;
     nvmlDeviceGetComputeRunningProcesses_v3(device, &count, found);
-    memory->total = CARD_BYTES;
+    memory->total = GPU_BYTES;
     memory->used = (unsigned long long)count * PROCESS_BYTES;
     memory->free = memory->total - memory->used;
     return 0;

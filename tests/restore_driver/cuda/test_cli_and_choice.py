@@ -45,7 +45,7 @@ LONG_S = 30.0
         ),
     ],
 )
-def test_failures_in_the_programs_words(command: str, output: str, kind: type[DriverError], reason: Reason) -> None:
+def test_failures_keep_the_programs_output(command: str, output: str, kind: type[DriverError], reason: Reason) -> None:
     failed = read_failure(command, 1, output + "\n")
 
     assert (type(failed), failed.reason, failed.detail) == (kind, reason, f"{command}: {output}")
@@ -102,8 +102,8 @@ def test_program_is_the_fallback(stand_in: StandIn) -> None:
     assert why_not.startswith("CudaMissing: ")
 
 
-def test_nobody_is_there(tmp_path: Path) -> None:
-    """Both reasons are told."""
+def test_returns_none_without_helper_and_cli(tmp_path: Path) -> None:
+    """Both reasons are reported."""
     library, program = tmp_path / "libcuda.so.1", tmp_path / "cuda-checkpoint"
     library.write_text("no library")
     found, why_not = open_cuda(library_path=tmp_path, program=str(program))

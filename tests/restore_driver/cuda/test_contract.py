@@ -1,6 +1,6 @@
-"""What any driver must do, and both adapters with it: run on the stand-in everywhere, and on a card where there is one.
+"""What any driver must do, and both adapters with it: run on the stand-in everywhere, and on a GPU where there is one.
 
-python -m pytest tests/restore_driver/cuda -k real      # on a machine with a card, torch and cuda-bindings
+python -m pytest tests/restore_driver/cuda -k real      # on a machine with a GPU, torch and cuda-bindings
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LONG_S = 30.0
 
 def test_lock_checkpoint_restore_unlock(world: World) -> None:
     """The whole walk: each step leads where the table says, and the process is as it was."""
-    subject = world.card.spawn()
+    subject = world.gpu.spawn()
     states = [world.processes.state(subject.pid)]
     steps: tuple[Callable[[], float], ...] = (
         lambda: world.processes.lock(subject.pid, LONG_S),
@@ -40,12 +40,12 @@ def test_lock_checkpoint_restore_unlock(world: World) -> None:
         CudaState.LOCKED,
         CudaState.RUNNING,
     ]
-    assert world.card.intact(subject)
+    assert world.gpu.intact(subject)
 
 
 def test_checkpointed_process_holds_no_device_memory(world: World) -> None:
     """The proof that park gives, and that it is refused while the memory is still held."""
-    subject = world.card.spawn()
+    subject = world.gpu.spawn()
     proof = MemoryProof((subject.pid,), world.processes.memory(LONG_S), world.processes.memory)
     world.processes.lock(subject.pid, LONG_S)
     with pytest.raises(DriverError) as refused:
@@ -57,12 +57,12 @@ def test_checkpointed_process_holds_no_device_memory(world: World) -> None:
     assert facts["freed_bytes"] >= 64 << 20
     world.processes.restore(subject.pid, None, LONG_S)
     world.processes.unlock(subject.pid, LONG_S)
-    assert world.card.intact(subject)
+    assert world.gpu.intact(subject)
 
 
 def test_actions_repeated_are_done_already(world: World) -> None:
     """A lock of a locked process and an unlock of a running one succeed: what was asked for is so."""
-    subject = world.card.spawn()
+    subject = world.gpu.spawn()
     world.processes.unlock(subject.pid, LONG_S)
     world.processes.lock(subject.pid, LONG_S)
     world.processes.lock(subject.pid, LONG_S)
@@ -74,12 +74,12 @@ def test_actions_repeated_are_done_already(world: World) -> None:
     world.processes.unlock(subject.pid, LONG_S)
 
     assert world.processes.state(subject.pid) is CudaState.RUNNING
-    assert world.card.intact(subject)
+    assert world.gpu.intact(subject)
 
 
 def test_wrong_order_is_refused_and_moves_nothing(world: World) -> None:
     """Checkpoint or restore of a running process, lock or unlock of a checkpointed one."""
-    subject = world.card.spawn()
+    subject = world.gpu.spawn()
     refusals = [
         refusal(lambda: world.processes.checkpoint(subject.pid, LONG_S)),
         refusal(lambda: world.processes.restore(subject.pid, None, LONG_S)),
@@ -100,13 +100,13 @@ def test_wrong_order_is_refused_and_moves_nothing(world: World) -> None:
         f"unlock of process {subject.pid}: it is checkpointed",
     ]
     assert (running, checkpointed) == (CudaState.RUNNING, CudaState.CHECKPOINTED)
-    assert world.card.intact(subject)
+    assert world.gpu.intact(subject)
 
 
 def test_lock_gives_up_while_gpu_work_runs(world: World) -> None:
     """A lock that misses its time leaves the process running."""
-    subject = world.card.spawn()
-    world.card.occupy(subject)
+    subject = world.gpu.spawn()
+    world.gpu.occupy(subject)
     with pytest.raises(DriverError) as missed:
         world.processes.lock(subject.pid, 2.0)
 
@@ -115,8 +115,8 @@ def test_lock_gives_up_while_gpu_work_runs(world: World) -> None:
 
 
 def test_process_without_cuda(world: World) -> None:
-    """It is told apart from a failure, and left out of a tree."""
-    subject = world.card.spawn()
+    """It is distinguished from a failure, and left out of a tree."""
+    subject = world.gpu.spawn()
     with subprocess.Popen(["sleep", "60"]) as other:
         try:
             with pytest.raises(NotCuda):
@@ -132,16 +132,16 @@ def test_process_without_cuda(world: World) -> None:
 
 
 def test_process_that_does_not_exist(world: World) -> None:
-    """A PID that nobody has any more."""
+    """A PID that no process has any more."""
     with subprocess.Popen(["true"]) as gone:
         gone.wait()
     with pytest.raises(NotCuda):
         world.processes.state(gone.pid)
 
 
-def test_tree_goes_and_comes_back_whole(world: World) -> None:
+def test_tree_is_checkpointed_and_restored_whole(world: World) -> None:
     """Two processes, side by side where the adapter can."""
-    subjects = [world.card.spawn(), world.card.spawn()]
+    subjects = [world.gpu.spawn(), world.gpu.spawn()]
     pids = [subject.pid for subject in subjects]
     locked = tree_lock(world.processes, pids, Deadline.after("locking", LONG_S))
     gone = tree_checkpoint(world.processes, locked, Deadline.after("the checkpoint", LONG_S))
@@ -151,7 +151,7 @@ def test_tree_goes_and_comes_back_whole(world: World) -> None:
     assert (list(gone), list(back)) == (pids, pids)
     assert away == [CudaState.CHECKPOINTED] * 2
     assert [world.processes.state(pid) for pid in pids] == [CudaState.RUNNING] * 2
-    assert all(world.card.intact(subject) for subject in subjects)
+    assert all(world.gpu.intact(subject) for subject in subjects)
 
 
 def refusal(step: Callable[[], object]) -> str:

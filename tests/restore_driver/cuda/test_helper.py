@@ -96,7 +96,7 @@ def test_hung_call_ends_its_helper_and_blocks_no_later_one(stand_in: StandIn, cl
     wait_until_gone(before)
 
 
-def test_hung_call_harms_none_that_is_under_way(stand_in: StandIn, client: HelperClient) -> None:
+def test_hung_call_does_not_disturb_running_calls(stand_in: StandIn, client: HelperClient) -> None:
     """The helper of a missed call lives on until the others' calls have their answers, or their own deadlines."""
     hung, slow = stand_in.spawn(), stand_in.spawn()
     client.start(LONG_S)
@@ -146,7 +146,7 @@ def test_killed_helper_is_reported_and_replaced(stand_in: StandIn, client: Helpe
     assert client.state(subject.pid, LONG_S) is CudaState.RUNNING
 
 
-def test_many_threads_ask_one_helper(stand_in: StandIn, client: HelperClient) -> None:
+def test_many_threads_share_one_helper(stand_in: StandIn, client: HelperClient) -> None:
     subjects = [stand_in.spawn() for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda subject: client.lock(subject.pid, LONG_S), subjects))
@@ -155,7 +155,7 @@ def test_many_threads_ask_one_helper(stand_in: StandIn, client: HelperClient) ->
     assert sorted(stand_in.calls()) == sorted(f"lock {subject.pid} timeout_ms=27000" for subject in subjects)
 
 
-def test_helper_outlives_the_thread_that_first_asked(stand_in: StandIn, client: HelperClient) -> None:
+def test_helper_outlives_the_thread_that_started_it(stand_in: StandIn, client: HelperClient) -> None:
     """The kernel would kill it with the thread that started it."""
     starter = threading.Thread(target=client.start, args=(LONG_S,))
     starter.start()

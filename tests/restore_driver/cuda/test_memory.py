@@ -16,13 +16,13 @@ from restore_driver.errors import DriverError, Reason
 from tests.restore_driver.cuda.conftest import StandIn
 
 MIB = 1 << 20
-CARD = "GPU-00000000-0000-0000-0000-000000000001"
+OWN = "GPU-00000000-0000-0000-0000-000000000001"
 OTHER = "GPU-00000000-0000-0000-0000-000000000002"
 PID = 1 << 22  # above the highest PID: it has no files open
 
 
 def reading(free_mib: int, processes: dict[int, int | None]) -> MemoryReading:
-    return MemoryReading((GpuMemory(CARD, 1024 * MIB, free_mib * MIB),), processes)
+    return MemoryReading((GpuMemory(OWN, 1024 * MIB, free_mib * MIB),), processes)
 
 
 def proof(before: MemoryReading, after: MemoryReading) -> dict[str, Any]:
@@ -31,25 +31,25 @@ def proof(before: MemoryReading, after: MemoryReading) -> dict[str, Any]:
     return MemoryProof((PID,), next(readings, after), lambda deadline_s: next(readings, after)).after(0.6)
 
 
-def test_listed_before_and_not_after() -> None:
-    """The list of processes is the witness, whatever others did to the card meanwhile."""
+def test_process_list_is_the_witness_where_it_names_the_process() -> None:
+    """The list of processes is the witness, whatever others did to the GPU meanwhile."""
     assert proof(reading(500, {PID: 300 * MIB, 1: MIB}), reading(400, {1: 400 * MIB})) == {
         "witness": "process-list",
         "held_before_bytes": 300 * MIB,
         "freed_bytes": 0,
         "gpus": [],
-        "free_bytes": {CARD: 400 * MIB},
+        "free_bytes": {OWN: 400 * MIB},
     }
 
 
-def test_never_listed_but_the_card_has_more() -> None:
-    """In a container the list is empty: then the card must show it."""
+def test_free_memory_is_the_witness_where_no_process_is_listed() -> None:
+    """In a container the list is empty: then the GPU must show it."""
     assert proof(reading(500, {}), reading(800, {})) == {
         "witness": "free-memory",
         "held_before_bytes": 0,
         "freed_bytes": 300 * MIB,
         "gpus": ["GPU-00000000-0000-0000-0000-000000000001"],
-        "free_bytes": {CARD: 800 * MIB},
+        "free_bytes": {OWN: 800 * MIB},
     }
 
 
@@ -78,7 +78,7 @@ def test_never_listed_but_the_card_has_more() -> None:
         ),
     ],
 )
-def test_doubt_is_no_proof(before: MemoryReading, after: MemoryReading, doubt: str) -> None:
+def test_memory_still_held_or_not_freed_is_refused(before: MemoryReading, after: MemoryReading, doubt: str) -> None:
     with pytest.raises(DriverError) as refused:
         proof(before, after)
 
@@ -94,7 +94,7 @@ def test_witness_may_lag_behind() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a mount namespace of its own")
-def test_open_device_file_is_doubt_enough() -> None:
+def test_open_device_file_is_refused_whatever_the_readings() -> None:
     """A context lives by the device's file: no list and no number outweighs it."""
     script = "mount -t tmpfs none /dev && touch /dev/nvidia0 && exec 5</dev/nvidia0 && echo open && exec cat"
     command = ["unshare", "--mount", "sh", "-c", script]
@@ -117,19 +117,19 @@ def test_a_reading_sums_the_reported_memory_of_processes() -> None:
     assert found.process_memory_bytes((1, 2, 3, 9)) == 7
 
 
-def test_text_of_processes() -> None:
-    """One line a process and card; the amount may be kept back."""
+def test_parses_the_processes_of_nvidia_smi() -> None:
+    """One line a process and GPU; the amount may be kept back."""
     text = "101, 512\n102, [N/A]\n101, 256\n103, [Not Supported]\n"
 
     assert parse_processes(text) == {101: 768 * MIB, 102: None, 103: None}
     assert parse_processes("\n") == {}
 
 
-def test_text_of_cards() -> None:
-    text = f"{CARD}, 143771, 143000\n{OTHER}, 143771, 17\n"
+def test_parses_the_gpus_of_nvidia_smi() -> None:
+    text = f"{OWN}, 143771, 143000\n{OTHER}, 143771, 17\n"
 
     assert parse_gpus(text) == (
-        GpuMemory(CARD, 143771 * MIB, 143000 * MIB),
+        GpuMemory(OWN, 143771 * MIB, 143000 * MIB),
         GpuMemory(OTHER, 143771 * MIB, 17 * MIB),
     )
 
@@ -139,12 +139,12 @@ def test_nvml_and_nvidia_smi_agree(stand_in: StandIn, client: HelperClient) -> N
     subject, gone = stand_in.spawn(), stand_in.spawn()
     stand_in.set_state(gone.pid, "checkpointed")
     expected = MemoryReading(
-        (GpuMemory(CARD, 1024 * MIB, 960 * MIB), GpuMemory(OTHER, 1024 * MIB, 1024 * MIB)), {subject.pid: 64 * MIB}
+        (GpuMemory(OWN, 1024 * MIB, 960 * MIB), GpuMemory(OTHER, 1024 * MIB, 1024 * MIB)), {subject.pid: 64 * MIB}
     )
 
     assert client.memory(30.0) == expected
     assert stand_in.cli().memory(30.0) == expected
-    assert gpu_uuids(30.0, stand_in.cli().smi_program) == (CARD, OTHER)
+    assert gpu_uuids(30.0, stand_in.cli().smi_program) == (OWN, OTHER)
 
 
 def test_missing_nvidia_smi(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_all_are_restored_before_any_is_unlocked(stand_in: StandIn, client: Help
 
 @pytest.mark.parametrize("call", ["lock", "checkpoint"])
 @pytest.mark.parametrize("which", [0, 1, 2])
-def test_failure_brings_all_back(
+def test_failure_rolls_all_processes_back(
     stand_in: StandIn, client: HelperClient, pids: list[int], call: str, which: int
 ) -> None:
     stand_in.fault(call, pids[which], 999)
@@ -70,7 +70,7 @@ def test_failure_brings_all_back(
 
 
 @pytest.mark.parametrize("call", ["lock", "checkpoint"])
-def test_a_process_that_ends_meanwhile_is_none_of_the_tree_any_more(
+def test_process_that_ends_meanwhile_is_left_out_of_the_tree(
     stand_in: StandIn, client: HelperClient, call: str
 ) -> None:
     """A compile worker, say: the driver knows nothing of it by then, and that is no failure."""
@@ -83,7 +83,7 @@ def test_a_process_that_ends_meanwhile_is_none_of_the_tree_any_more(
     assert freeze(client, pids) == (pids[0], pids[2])
 
 
-def test_hung_checkpoint_brings_all_back(stand_in: StandIn, client: HelperClient, pids: list[int]) -> None:
+def test_hung_checkpoint_rolls_all_processes_back(stand_in: StandIn, client: HelperClient, pids: list[int]) -> None:
     """Through a fresh helper, as the old one is stuck."""
     stand_in.fault("checkpoint", pids[2], "hang")
     client.start(LONG_S)
@@ -94,7 +94,9 @@ def test_hung_checkpoint_brings_all_back(stand_in: StandIn, client: HelperClient
     assert [client.state(pid) for pid in pids] == [CudaState.RUNNING] * 3
 
 
-def test_clean_up_that_fails_hides_nothing(stand_in: StandIn, client: HelperClient, pids: list[int]) -> None:
+def test_failed_roll_back_does_not_hide_the_first_error(
+    stand_in: StandIn, client: HelperClient, pids: list[int]
+) -> None:
     stand_in.fault("checkpoint", pids[2], 999)
     stand_in.fault("unlock", pids[1], 999)
     with pytest.raises(DriverError) as failed:
@@ -104,7 +106,7 @@ def test_clean_up_that_fails_hides_nothing(stand_in: StandIn, client: HelperClie
     assert [client.state(pid) for pid in pids] == [CudaState.RUNNING, CudaState.LOCKED, CudaState.RUNNING]
 
 
-def test_failed_restore_unlocks_nobody(stand_in: StandIn, client: HelperClient, pids: list[int]) -> None:
+def test_failed_restore_unlocks_no_process(stand_in: StandIn, client: HelperClient, pids: list[int]) -> None:
     """It is final: the caller ends the tree."""
     for pid in pids:
         stand_in.set_state(pid, "checkpointed")
@@ -124,7 +126,7 @@ def test_bring_back_from_anywhere_and_twice(stand_in: StandIn, client: HelperCli
     assert [client.state(pid) for pid in pids] == [CudaState.RUNNING] * 3
 
 
-def test_search_does_not_pass_over_a_process_that_cannot_be_asked(
+def test_search_fails_for_a_process_whose_state_cannot_be_read(
     stand_in: StandIn, client: HelperClient, pids: list[int]
 ) -> None:
     """Unlike one without CUDA, it may hold half of the tree's state."""
@@ -138,6 +140,6 @@ def test_search_does_not_pass_over_a_process_that_cannot_be_asked(
     assert failed.value.detail == f"cuCheckpointProcessGetState of process {pids[1]}: CUDA_ERROR_OPERATING_SYSTEM"
 
 
-def test_look_beforehand_needs_the_library_mapped(pids: list[int]) -> None:
+def test_maps_cuda_is_false_without_the_library_mapped(pids: list[int]) -> None:
     assert not maps_cuda(pids[0])
     assert not maps_cuda(1 << 22)

@@ -148,7 +148,7 @@ def test_cgroups_of_which_none_can_be_seen_are_refused(
     assert f"(freezer:/{cgroup.name})" in caught.value.detail
 
 
-def test_cgroups_that_are_joined_only_in_part_are_told(
+def test_cgroups_that_were_not_joined_are_reported(
     in_cgroup: int, cgroup: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pids = Path("/sys/fs/cgroup/pids") / cgroup.name

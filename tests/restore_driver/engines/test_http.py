@@ -67,7 +67,7 @@ def test_a_long_answer_is_refused(plain: Plain, monkeypatch: pytest.MonkeyPatch)
         call(HttpCall(url=plain.base_url + "/x"), HERE, 5.0, Reason.PROOF_FAILED)
 
 
-def test_nobody_there_is_the_callers_reason() -> None:
+def test_refused_connection_has_the_callers_reason() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/x"
@@ -104,7 +104,7 @@ def test_bytes_that_drip_end_at_the_deadline_and_leave_no_thread(head: bytes) ->
     )
 
 
-def test_the_replicas_network_is_asked_not_ours(plain: Plain, stranger: int) -> None:
+def test_requests_go_to_the_replicas_network_namespace(plain: Plain, stranger: int) -> None:
     target = ProcessRoot(stranger, Path(f"/proc/{stranger}/root"))
     with pytest.raises(DriverError, match="Network is unreachable"):
         call(HttpCall(url=plain.base_url + "/x"), target, 5.0, Reason.PROOF_FAILED)
@@ -151,7 +151,7 @@ def test_calls_in_many_namespaces_at_once_do_not_mix(plain: Plain, stranger: int
 
 
 class _raw_server:
-    """Accepts one connection, reads the request's beginning and does what it is told."""
+    """Accepts one connection, reads the request's beginning and then acts as configured."""
 
     def __init__(self, act: object) -> None:
         self._act = act

@@ -16,7 +16,7 @@ from tests.restore_driver.engines.fake_engines import Helper
 SPEC = InProcessEngine(kind="inprocess", socket="/run/helper.sock", models=("m",), holder="/run/holder.sock")
 
 
-def test_what_is_asked(helper: Helper) -> None:
+def test_requests_have_operation_deadline_and_leases(helper: Helper) -> None:
     """Though its path is longer than a socket's address may be."""
     assert quiesce(SPEC, helper.target, 5.0) == {"engine": "inprocess", "digest": "d"}
     resume(SPEC, helper.target, 5.0)
@@ -50,10 +50,10 @@ def test_links_are_the_replicas_own(helper: Helper) -> None:
     [
         (
             b'{"error": {"reason": "QuiesceFailed", "detail": "RuntimeError: a step hangs", "hint": ""}}\n',
-            "can't quiesce: RuntimeError: a step hangs",
+            "cannot quiesce: RuntimeError: a step hangs",
         ),
-        (b'{"error": {"reason": "Odd", "detail": "why"}}\n', "can't quiesce: Odd: why"),
-        (b'{"error": "why"}\n', "can't quiesce: an error without its form: 'why'"),
+        (b'{"error": {"reason": "Odd", "detail": "why"}}\n', "cannot quiesce: Odd: why"),
+        (b'{"error": "why"}\n', "cannot quiesce: an error without its form: 'why'"),
         (b'{"ok": true}\n', "answered {'ok': True}"),
         (b'{"fine": true}\n', "answered {'fine': True}"),
         (b"[]\n", "gave no answer: a line is not a JSON object"),
@@ -62,7 +62,7 @@ def test_links_are_the_replicas_own(helper: Helper) -> None:
         (b"x" * (2 << 20), "gave no answer: a line is longer than 1,048,576 bytes"),
     ],
 )
-def test_each_bad_answer_is_told(helper: Helper, answer: bytes, said: str) -> None:
+def test_each_malformed_answer_is_reported(helper: Helper, answer: bytes, said: str) -> None:
     helper.answer = lambda message: answer
     with pytest.raises(DriverError) as caught:
         quiesce(SPEC, helper.target, 5.0)

@@ -49,7 +49,7 @@ def test_without_a_pause_endpoint_it_is_released_when_idle(sglang: FakeSglang) -
     assert sglang.dead is False
 
 
-def test_the_release_is_noted_before_it_is_asked_for(sglang: FakeSglang) -> None:
+def test_release_is_journaled_before_it_is_requested(sglang: FakeSglang) -> None:
     noted: list[tuple[Mapping[str, Any], list[str]]] = []
     quiesce(spec(sglang), HERE, 5.0, lambda facts: noted.append((facts, list(sglang.asked))))
 

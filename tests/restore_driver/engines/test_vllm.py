@@ -58,7 +58,7 @@ def test_running_requests_are_waited_for(vllm: FakeVllm) -> None:
     assert vllm.asked[1:5] == ["GET /metrics", "GET /metrics", "GET /metrics", "POST /sleep?level=1&mode=wait"]
 
 
-def test_running_requests_are_aborted_where_asked(vllm: FakeVllm) -> None:
+def test_running_requests_are_aborted_where_the_spec_says_so(vllm: FakeVllm) -> None:
     vllm.running = [2, 1]
     quiesce(spec(vllm).model_copy(update={"running_requests": "abort"}), HERE, 5.0)
 
@@ -83,7 +83,7 @@ def test_both_ways_may_be_repeated(vllm: FakeVllm) -> None:
 
 
 def test_an_engine_that_is_only_paused_is_still_put_to_sleep(vllm: FakeVllm) -> None:
-    """`/is_sleeping` says yes of it, and its weights are on the card."""
+    """`/is_sleeping` says yes of it, and its weights are on the GPU."""
     vllm.paused = True
     quiesce(spec(vllm), HERE, 5.0)
     assert (vllm.asleep, vllm.weights) == ({"weights", "kv_cache"}, "in host memory")
@@ -91,7 +91,7 @@ def test_an_engine_that_is_only_paused_is_still_put_to_sleep(vllm: FakeVllm) -> 
     assert (vllm.asleep, vllm.paused) == (set(), False)
 
 
-def test_without_dev_mode_the_mend_is_named(vllm: FakeVllm) -> None:
+def test_without_dev_mode_the_hint_names_it(vllm: FakeVllm) -> None:
     vllm.dev_mode = False
     with pytest.raises(DriverError) as caught:
         quiesce(spec(vllm), HERE, 5.0)
@@ -124,7 +124,7 @@ def test_a_refusal_names_url_status_and_body(vllm: FakeVllm, way: str, reason: R
     assert len(caught.value.detail) < 400
 
 
-def test_a_sleep_that_was_only_said_is_found_out(vllm: FakeVllm) -> None:
+def test_reported_sleep_without_freed_memory_is_refused(vllm: FakeVllm) -> None:
     """It answers 200 while the engine is dying (vllm#45520), or was never enabled."""
     vllm.sleep_works = False
     with pytest.raises(DriverError, match="is_sleeping says no after /sleep"):

@@ -1,7 +1,7 @@
 """Whole sequences of a replica on a GPU, without one: real CRIU, real holder, real helper, a stand-in for the driver.
 
 The stand-in holds to the contract that the real driver holds to (`tests/restore_driver/cuda/test_contract.py` runs
-against both); what a card adds is measured on one (`benchmarks/gpu_restore.py`).
+against both); what a GPU adds is measured on one (`benchmarks/gpu_restore.py`).
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ GPUS = tuple(
 )
 
 
-def told(stand_in: StandIn, placeholder: Placeholder, observe: Observer = lambda *_: None) -> Observer:
-    """What the real driver knows by itself, the stand-in must be told: the new PIDs of checkpointed processes."""
+def reporting(stand_in: StandIn, placeholder: Placeholder, observe: Observer = lambda *_: None) -> Observer:
+    """Report the PIDs of restored processes to the stand-in, which the real driver knows by itself."""
 
     def tell(event: str, phase: str) -> None:
         if (event, phase) == ("end", "criu-restore"):
@@ -56,7 +56,7 @@ def told(stand_in: StandIn, placeholder: Placeholder, observe: Observer = lambda
 
 
 @dataclass
-class Card:
+class Machine:
     """One machine: replica, holder, driver, and the stand-in for NVIDIA's part."""
 
     replica: Replica
@@ -88,20 +88,20 @@ class Card:
         gpu: int = 0,
         deadlines_s: dict[str, float] | None = None,
     ) -> Result:
-        """Into a placeholder, on one of the cards."""
+        """Into a placeholder, on one of the GPUs."""
         request = RestoreRequest(
             artifact=self.artifact,
             placeholder_pid=placeholder.pid,
             gpus=(GPUS[gpu].uuid,),
             deadlines_s=deadlines_s or {},
         )
-        return self.driver.carry_out(request, told(self.stand_in, placeholder, observe))
+        return self.driver.carry_out(request, reporting(self.stand_in, placeholder, observe))
 
     def cuda_state(self, pid: int | None = None) -> str:
         return (self.stand_in.directory / "processes" / str(pid or self.replica.pid)).read_text().strip()
 
     def leases(self) -> int:
-        """Of the holder, once those that nobody wants are over."""
+        """Of the holder, once those without a client have ended."""
         holder = HolderClient(self.holder)
         try:
             with suppress(AssertionError):
@@ -115,8 +115,8 @@ class Card:
         return Driver(dataclasses.replace(self.driver.tools))
 
 
-def tools_with_cards(state: Path, client: HelperClient) -> Toolset:
-    """This machine's tools, with the stand-in's two cards."""
+def tools_with_gpus(state: Path, client: HelperClient) -> Toolset:
+    """This machine's tools, with the stand-in's two GPUs."""
     tools = open_toolset(state)
     machine = tools.machine.model_copy(update={"gpus": GPUS, "driver_version": "580.0"})
     return dataclasses.replace(tools, cuda=client, cuda_missing="", gpus=GPUS, machine=machine)
@@ -131,7 +131,7 @@ from restore_driver.driver import Driver
 from restore_driver.wire.requests import AnyRequest
 from restore_driver.placeholder.create import Placeholder
 from tests.restore_driver.cuda.conftest import StandIn
-from tests.restore_driver.gpu_sequences.conftest import told, tools_with_cards
+from tests.restore_driver.gpu_sequences.conftest import reporting, tools_with_gpus
 
 state, stand_in, request, event_wanted, phase_wanted, placeholder = sys.argv[1:]
 
@@ -139,24 +139,24 @@ def kill(event, phase):
     if (event, phase) == (event_wanted, phase_wanted):
         os.kill(os.getpid(), signal.SIGKILL)
 
-tools = tools_with_cards(Path(state), HelperClient(Path(stand_in)))
-observe = told(StandIn(Path(stand_in)), Placeholder(int(placeholder)), kill) if int(placeholder) else kill
+tools = tools_with_gpus(Path(state), HelperClient(Path(stand_in)))
+observe = reporting(StandIn(Path(stand_in)), Placeholder(int(placeholder)), kill) if int(placeholder) else kill
 Driver(tools).carry_out(TypeAdapter(AnyRequest).validate_json(request), observe)
 """
 
 
 def killed_driver(
-    card: Card, request: Request, phase: str, event: str = "begin", placeholder: Placeholder | None = None
+    machine: Machine, request: Request, phase: str, event: str = "begin", placeholder: Placeholder | None = None
 ) -> None:
     """A driver of its own process that dies by SIGKILL as a phase begins or has just ended."""
-    state = card.driver.tools.state.root
-    argv = [sys.executable, "-c", KILLER, str(state), str(card.stand_in.directory), request.model_dump_json()]
+    state = machine.driver.tools.state.root
+    argv = [sys.executable, "-c", KILLER, str(state), str(machine.stand_in.directory), request.model_dump_json()]
     argv += [event, phase, str(placeholder.pid if placeholder else 0)]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
 
 
-Ready = Callable[..., Card]
+Ready = Callable[..., Machine]
 
 
 @pytest.fixture
@@ -164,9 +164,9 @@ def ready(begin: Begin, stand_in: StandIn, client: HelperClient, state: Path, tm
     """A replica that serves, with its model held by a holder."""
     children: list[subprocess.Popen[bytes]] = []
 
-    def make(card_bytes: int = 1 << 30) -> Card:
+    def make(gpu_bytes: int = 1 << 30) -> Machine:
         weights = Weights(tmp_path, seed=1)
-        _, socket = begin(budget=64 * MIB, card=card_bytes)
+        _, socket = begin(budget=64 * MIB, gpu=gpu_bytes)
         holder = HolderClient(socket)
         holder.preload("m", weights.files, weights.layout, 20.0)
         holder.close()
@@ -196,8 +196,8 @@ def ready(begin: Begin, stand_in: StandIn, client: HelperClient, state: Path, tm
                 "proof": {"requests": [{"call": {"url": f"http://127.0.0.1:{port}/answer"}}]},
             }
         )
-        driver = Driver(tools_with_cards(state, client))
-        return Card(replica, spec, socket, stand_in, driver, weights, tmp_path / "artifacts" / "snapshot", control)
+        driver = Driver(tools_with_gpus(state, client))
+        return Machine(replica, spec, socket, stand_in, driver, weights, tmp_path / "artifacts" / "snapshot", control)
 
     yield make
     for child in children:

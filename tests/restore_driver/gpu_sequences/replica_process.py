@@ -1,4 +1,4 @@
-"""A replica that takes its weights from a holder, on a machine without a card.
+"""A replica that takes its weights from a holder, on a machine without a GPU.
 
 The switch between running and quiet is the product's own (`restore_driver.replica.ReplicaControl`); only what stands
 under it is another: its ranges are memfds instead of device memory, and `torch` is the few names that it calls.

@@ -18,125 +18,131 @@ from tests.restore_driver.gpu_sequences.test_park import OUT_OF_MEMORY, at
 
 
 @pytest.mark.parametrize("other", ["park", "unpark", "checkpoint"])
-def test_while_a_replica_is_checkpointed_nobody_else_works_on_it(other: str, ready: Ready) -> None:
-    card = ready()
+def test_other_requests_are_refused_while_a_replica_is_checkpointed(other: str, ready: Ready) -> None:
+    machine = ready()
     meanwhile: list[Result] = []
 
     def ask() -> None:
         requests: dict[str, Callable[[], Result]] = {
-            "park": card.park,
-            "unpark": card.unpark,
-            "checkpoint": lambda: card.checkpoint(end=True),
+            "park": machine.park,
+            "unpark": machine.unpark,
+            "checkpoint": lambda: machine.checkpoint(end=True),
         }
         meanwhile.append(requests[other]())
 
-    made = card.checkpoint(end=False, observe=at("criu-dump", ask))
+    made = machine.checkpoint(end=False, observe=at("criu-dump", ask))
 
     assert made.outcome == "published"
     assert meanwhile[0].outcome == "refused"
     assert meanwhile[0].reason == ("RequestInvalid" if other == "unpark" else "Busy")
     assert meanwhile[0].fallback is None
-    assert answer(card.replica) is not None
+    assert answer(machine.replica) is not None
 
 
 def test_a_parked_replica_is_not_checkpointed(ready: Ready) -> None:
-    card = ready()
-    card.park()
-    refused = card.checkpoint(end=True)
+    machine = ready()
+    machine.park()
+    refused = machine.checkpoint(end=True)
 
     assert (refused.outcome, refused.phase, refused.hint) == ("refused", "gate", "unpark it")
-    assert card.unpark().outcome == "proven"
+    assert machine.unpark().outcome == "proven"
 
 
 def test_a_park_that_was_cut_off_at_its_last_line_is_forgotten_with_its_record(ready: Ready) -> None:
     """Recovered, it serves; a record that stayed would let the next unpark end it."""
-    card = ready()
-    killed_driver(card, ParkRequest(pid=card.replica.pid, replica=card.spec), "memory-free", "end")
-    recovered = card.another_driver().recover()
+    machine = ready()
+    killed_driver(machine, ParkRequest(pid=machine.replica.pid, replica=machine.spec), "memory-free", "end")
+    recovered = machine.another_driver().recover()
 
     assert [each.errors for each in recovered] == [()]
-    assert card.cuda_state() == "running"
-    refused = card.unpark()
+    assert machine.cuda_state() == "running"
+    refused = machine.unpark()
     assert (refused.outcome, refused.hint) == ("refused", "park it first")
-    assert answer(card.replica) is not None
+    assert answer(machine.replica) is not None
 
 
-def test_a_replica_that_somebody_else_woke_is_not_unparked_again(ready: Ready) -> None:
-    card = ready()
-    card.park()
-    card.stand_in.set_state(card.replica.pid, "running")
-    refused = card.unpark()
+def test_replica_woken_by_another_is_not_unparked_again(ready: Ready) -> None:
+    machine = ready()
+    machine.park()
+    machine.stand_in.set_state(machine.replica.pid, "running")
+    refused = machine.unpark()
 
     assert (refused.outcome, refused.reason, refused.fallback) == ("refused", "RequestInvalid", None)
-    assert proc.is_alive(card.replica.pid)
+    assert proc.is_alive(machine.replica.pid)
 
 
 def test_a_worker_that_ended_while_it_was_parked_is_not_missed(ready: Ready) -> None:
-    card = ready()
-    card.park()
-    path = card.driver.tools.state.parked / f"{card.replica.pid}.json"
+    machine = ready()
+    machine.park()
+    path = machine.driver.tools.state.parked / f"{machine.replica.pid}.json"
     record = json.loads(path.read_text())
-    path.write_text(json.dumps({**record, "cuda_pids": [*record["cuda_pids"], nobody()]}))
+    path.write_text(json.dumps({**record, "cuda_pids": [*record["cuda_pids"], unused_pid()]}))
 
-    assert card.unpark().outcome == "proven"
+    assert machine.unpark().outcome == "proven"
 
 
-def nobody() -> int:
-    """A PID that is nobody's."""
+def unused_pid() -> int:
+    """A PID that no process has."""
     return next(pid for pid in range(2_000_000, 3_000_000) if not os.path.exists(f"/proc/{pid}"))
 
 
-def test_going_on_that_fails_leaves_the_card_to_the_undo(ready: Ready) -> None:
-    """On a card with room for one model, the failed attempt must not keep what its undo needs."""
-    card = ready(card_bytes=(512 << 20) + (5 << 20))
-    before = answer(card.replica)
-    card.stand_in.fault("restore", card.replica.pid, OUT_OF_MEMORY)
+def test_failed_continue_leaves_the_gpu_to_the_undo(ready: Ready) -> None:
+    """On a GPU with room for one model, the failed attempt must not keep what its undo needs."""
+    machine = ready(gpu_bytes=(512 << 20) + (5 << 20))
+    before = answer(machine.replica)
+    machine.stand_in.fault("restore", machine.replica.pid, OUT_OF_MEMORY)
 
     def fix() -> None:
-        card.stand_in.fix("restore", card.replica.pid)
+        machine.stand_in.fix("restore", machine.replica.pid)
 
-    result = card.checkpoint(end=False, observe=at("restore-cuda", fix, "undo"))
+    result = machine.checkpoint(end=False, observe=at("restore-cuda", fix, "undo"))
 
     assert (result.outcome, result.phase, result.undo_errors) == ("failed", "continue", ())
-    assert (answer(card.replica), card.leases()) == (before, 0)
+    assert (answer(machine.replica), machine.leases()) == (before, 0)
 
 
 def test_without_a_way_to_cuda_nothing_is_forgotten(ready: Ready) -> None:
     """A look that can't bring CUDA back says so, and the next one that can does."""
-    card = ready()
-    killed_driver(card, ParkRequest(pid=card.replica.pid, replica=card.spec), "memory-free")
-    blind = Driver(dataclasses.replace(card.driver.tools, cuda=None, cuda_missing="no helper"))
+    machine = ready()
+    killed_driver(machine, ParkRequest(pid=machine.replica.pid, replica=machine.spec), "memory-free")
+    blind = Driver(dataclasses.replace(machine.driver.tools, cuda=None, cuda_missing="no helper"))
     first = blind.recover()
 
     assert [sentence for each in first for sentence in each.errors if "CudaMissing" in sentence]
-    assert card.cuda_state() == "checkpointed"
-    assert [each.errors for each in card.another_driver().recover()] == [()]
-    assert (card.cuda_state(), answer(card.replica) is not None) == ("running", True)
+    assert machine.cuda_state() == "checkpointed"
+    assert [each.errors for each in machine.another_driver().recover()] == [()]
+    assert (machine.cuda_state(), answer(machine.replica) is not None) == ("running", True)
 
 
-def test_a_replica_that_needs_more_than_its_card_has_is_refused_at_the_gate(ready: Ready) -> None:
-    """It held 64 MiB; fifteen others of that size and itself are all that the card of 1 GiB takes."""
-    card = ready()
-    assert card.park().outcome == "parked"
-    others = [card.stand_in.spawn() for _ in range(16)]
-    refused = card.unpark()
+def test_replica_that_needs_more_memory_than_its_gpu_has_is_refused_at_the_gate(ready: Ready) -> None:
+    """It held 64 MiB; fifteen others of that size and itself are all that the GPU of 1 GiB takes."""
+    machine = ready()
+    assert machine.park().outcome == "parked"
+    others = [machine.stand_in.spawn() for _ in range(16)]
+    refused = machine.unpark()
 
     assert (refused.outcome, refused.phase, refused.reason) == ("refused", "gate", "TooLittleMemory")
-    assert (refused.fallback, card.cuda_state()) == ("cold-start", "checkpointed")
+    assert (refused.fallback, machine.cuda_state()) == ("cold-start", "checkpointed")
     assert len(others) == 16
 
 
-def test_each_replica_s_own_card_is_preferred(ready: Ready) -> None:
-    """Without a wish, a snapshot of the second card comes back on the second card."""
-    card = ready()
+def test_the_replicas_own_gpu_is_preferred(ready: Ready) -> None:
+    """Without a wish, a snapshot of the second GPU comes back on the second GPU."""
+    machine = ready()
     request = CheckpointRequest(
-        pid=card.replica.pid, artifact=card.artifact, replica=card.spec, leave_running=False, gpus=(GPUS[1].uuid,)
+        pid=machine.replica.pid,
+        artifact=machine.artifact,
+        replica=machine.spec,
+        leave_running=False,
+        gpus=(GPUS[1].uuid,),
     )
-    assert card.driver.carry_out(request).outcome == "ended"
+    assert machine.driver.carry_out(request).outcome == "ended"
     from restore_driver.artifact.manifest import load_manifest
     from restore_driver.steps.restore import RestoreSteps
     from restore_driver.wire.requests import RestoreRequest
 
-    restoring = RestoreSteps(card.driver.tools, RestoreRequest(artifact=card.artifact, placeholder_pid=os.getpid()))
+    restoring = RestoreSteps(
+        machine.driver.tools, RestoreRequest(artifact=machine.artifact, placeholder_pid=os.getpid())
+    )
 
-    assert restoring._gpus(load_manifest(card.artifact).fingerprint.gpus) == (GPUS[1],)
+    assert restoring._gpus(load_manifest(machine.artifact).fingerprint.gpus) == (GPUS[1],)

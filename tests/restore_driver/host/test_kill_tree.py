@@ -1,4 +1,4 @@
-"""Who belongs to a tree of processes, who of it lives, and its end with nobody left."""
+"""The members of a process tree, those that live, and its end without survivors."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_no_child_is_missed_while_threads_end(begin: Begin) -> None:
     assert found == {4}
 
 
-def test_a_process_that_is_gone_is_lost_whatever_is_asked() -> None:
+def test_every_reader_reports_a_missing_process_as_lost() -> None:
     gone = 2**22 - 1
     for ask in (proc.pid_chain, proc.user_id, proc.start_ticks, proc.identity):
         with pytest.raises(DriverError) as caught:

@@ -1,4 +1,4 @@
-"""No program, and nothing before it, makes the driver wait longer than it was told to."""
+"""No program, and nothing before it, makes the driver wait longer than its deadline."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_what_can_not_even_be_killed_is_left_behind(frozen: Path) -> None:
     assert not Path(f"/proc/{child}").exists()
 
 
-def test_what_fails_before_the_program_is_told_with_its_cause() -> None:
+def test_failure_before_the_program_is_reported_with_its_cause() -> None:
     def refused() -> NoReturn:
         raise PermissionError(13, "Permission denied", "cgroup.procs")
 
@@ -107,7 +107,7 @@ def test_a_drivers_error_before_the_program_stays_what_it_is() -> None:
     assert (caught.value.reason, caught.value.detail, caught.value.hint) == (Reason.NOT_TRUSTED, "a detail", "a hint")
 
 
-def test_a_program_that_may_not_be_run_and_one_that_is_none_are_told_apart(tmp_path: Path) -> None:
+def test_program_without_permission_and_malformed_program_differ(tmp_path: Path) -> None:
     for content, mode, expected in (("#!/bin/sh\n", 0o600, DriverError), ("\0\0", 0o700, OSError)):
         program = tmp_path / "program"
         program.write_text(content)
@@ -134,7 +134,7 @@ def test_much_output_is_shown_by_its_end() -> None:
     assert (len(done.output), done.output[-5:]) == (1 << 20, "\nend\n")
 
 
-def test_who_becomes_another_user_still_dies_with_the_driver() -> None:
+def test_child_that_changes_user_still_dies_with_the_driver() -> None:
     if os.geteuid() != 0:
         pytest.skip("becoming another user needs root")
     python = [os.path.realpath("/usr/bin/python3"), "-c", DEATH_SIGNAL]

@@ -56,8 +56,8 @@ def test_a_parent_that_waits_for_stops_sees_none(turn: int) -> None:
             os.sched_yield()
 
 
-def test_a_parent_that_dies_as_it_wakes_leaves_nobody_stopped() -> None:
-    """It was told to end while it was stopped."""
+def test_parent_that_dies_on_continue_leaves_no_process_stopped() -> None:
+    """It got SIGTERM while it was stopped."""
     with stopped_tree() as (parent, child):
         os.kill(parent, signal.SIGTERM)
         continue_tree(*proc.identity(parent))
@@ -65,7 +65,7 @@ def test_a_parent_that_dies_as_it_wakes_leaves_nobody_stopped() -> None:
         eventually(lambda: state(parent) == "Z", "the parent's end")
 
 
-def test_whoever_has_its_pid_later_is_left_alone() -> None:
+def test_later_process_of_the_same_pid_is_not_continued() -> None:
     with stopped_tree() as (parent, child):
         pid, ticks = proc.identity(parent)
         continue_tree(pid, ticks - 1)

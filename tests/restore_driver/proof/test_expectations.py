@@ -59,7 +59,7 @@ def test_what_is_no_finite_number_is_never_within(number: float) -> None:
         (NUMBERS, ['{"x": [1.0, 2.0]}', '{"x": [1.1, 2.0]}'], '{"x": [1.3, 2.0]}'),
     ],
 )  # fmt: skip
-def test_these_will_do(expect: Expectation, asked_before: list[str], body: str) -> None:
+def test_answers_within_the_expectation_are_accepted(expect: Expectation, asked_before: list[str], body: str) -> None:
     judge(expect, before(expect, *asked_before), observe(expect, body))
 
 
@@ -78,7 +78,9 @@ def test_these_will_do(expect: Expectation, asked_before: list[str], body: str) 
         (NUMBERS, ['{"x": 1.0}'] * 2, '{"x": "1"}', '"1", which is no number'),
     ],
 )
-def test_these_are_told_apart(expect: Expectation, asked_before: list[str], body: str, said: str) -> None:
+def test_answers_that_break_the_expectation_are_refused(
+    expect: Expectation, asked_before: list[str], body: str, said: str
+) -> None:
     with pytest.raises(UnexpectedAnswerError) as caught:
         judge(expect, before(expect, *asked_before), observe(expect, body))
     assert said in str(caught.value)
@@ -101,7 +103,7 @@ def test_what_could_never_be_proven_is_refused_before_the_dump(
     assert said in str(caught.value)
 
 
-def test_how_often_each_is_asked() -> None:
+def test_number_of_recorded_answers_by_expectation() -> None:
     assert [repeats(e) for e in (SameAsBefore(), ExactText(kind="text", text=""), NUMBERS)] == [2, 1, 5]
 
 

@@ -40,7 +40,7 @@ def ended(driver: Driver, server: Replica, artifact: Path) -> Path:
     return artifact
 
 
-def test_a_proven_restore_asked_for_again_is_answered_with_the_same_replica(
+def test_repeated_request_of_a_proven_restore_returns_the_same_replica(
     server: Replica, driver: Driver, place: Place, tmp_path: Path
 ) -> None:
     """Whoever lost the first answer must not start a second engine."""
@@ -58,7 +58,7 @@ def test_a_proven_restore_asked_for_again_is_answered_with_the_same_replica(
     assert (third.outcome, third.reason, third.fallback) == ("refused", "AttemptedBefore", "cold-start")
 
 
-def test_what_was_refused_untouched_may_be_asked_again(
+def test_request_refused_with_nothing_touched_may_be_repeated(
     server: Replica, driver: Driver, place: Place, tmp_path: Path
 ) -> None:
     """A missing seal is fixed by verifying; the attempt is not used up by having been too early."""
@@ -112,9 +112,7 @@ def test_an_artifact_that_is_replaced_meanwhile_is_restored_as_it_was(
     assert (result.outcome, new.ask("GET", "/count")) == ("proven", {"count": 0})
 
 
-def test_what_a_dead_driver_left_is_not_looked_for_in_somebody_elses_process(
-    driver: Driver, place: Place, tmp_path: Path
-) -> None:
+def test_recovery_leaves_a_later_process_of_the_same_pid_alone(driver: Driver, place: Place, tmp_path: Path) -> None:
     """The placeholder is gone, and its PID and its namespace's number are another's now: an innocent one's."""
     innocent = place()
     (tmp_path / "kept").write_text("kept")

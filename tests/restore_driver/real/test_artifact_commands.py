@@ -73,7 +73,7 @@ def test_a_damaged_artifact_is_not_compacted_and_not_sealed(whole: tuple[Path, R
     assert sorted(path.name for path in artifact.parent.iterdir()) == ["whole", "whole.seal"]
 
 
-def test_verify_mends_a_seal_that_only_time_broke(whole: tuple[Path, Replica]) -> None:
+def test_verify_renews_a_seal_whose_times_changed(whole: tuple[Path, Replica]) -> None:
     """A copy has other inodes: its seal is void until its digests were looked at."""
     artifact, _ = whole
     record = artifact.parent / "whole.seal"
@@ -85,7 +85,7 @@ def test_verify_mends_a_seal_that_only_time_broke(whole: tuple[Path, Replica]) -
     assert check_seal(artifact).name == "whole"
 
 
-def test_inspect_says_what_does_not_fit(whole: tuple[Path, Replica]) -> None:
+def test_inspect_lists_incompatibilities(whole: tuple[Path, Replica]) -> None:
     artifact, _ = whole
     manifest = artifact / "manifest.json"
     content = json.loads(manifest.read_text())

@@ -87,7 +87,7 @@ def test_a_restored_replica_is_in_its_placeholders_cgroups(
 def test_a_restored_replica_outlives_the_agent_that_restored_it(
     start_agent: StartAgent, sleeper: Sleeper, place: Place, tmp_path: Path
 ) -> None:
-    """kill -9 of the agent, once the replica is proven: it is nobody's business any more, nor the next agent's."""
+    """kill -9 of the agent, once the replica is proven: no agent rolls it back any more."""
     first = start_agent()
     request = CheckpointRequest(
         pid=sleeper(), artifact=tmp_path / "snapshot", replica=ReplicaSpec(), leave_running=False
@@ -122,7 +122,7 @@ def test_what_enters_a_placeholder_is_in_all_of_its_namespaces_and_in_no_other_o
     assert int(said[-1]) < 10
 
 
-def test_who_enters_takes_no_pid_that_a_restore_needs(place: Place) -> None:
+def test_entering_process_takes_no_pid_that_a_restore_needs(place: Place) -> None:
     """The placeholder's next PIDs begin above the snapshot's highest; ours go on as they were."""
     placeholder = place()
     before = int(Path("/proc/sys/kernel/ns_last_pid").read_text())

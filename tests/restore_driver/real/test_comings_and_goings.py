@@ -1,4 +1,4 @@
-"""Processes of a replica that come and go while it is checkpointed: whoever was there at the dump is dumped, no more.
+"""Processes of a replica that come and go while it is checkpointed: those that exist at the dump are dumped, no more.
 
 Engines have compile workers, data loaders, tokenizers; any of them may end at any line of a checkpoint.
 """
@@ -102,7 +102,7 @@ def test_a_child_that_was_born_meanwhile_is_dumped_and_goes_on(
     assert all(state_of(pid) != "T" for pid in living(family))
 
 
-def test_a_replica_that_ends_on_its_way_is_said_to_be_lost(family: int, state: Path, tmp_path: Path) -> None:
+def test_replica_that_ends_during_a_checkpoint_is_lost(family: int, state: Path, tmp_path: Path) -> None:
     def kill(event: str, begun: str) -> None:
         if (event, begun) == ("begin", "criu-dump"):
             kill_tree(family)

@@ -352,7 +352,7 @@ def test_a_checkpoint_of_ourselves_or_of_init_is_refused(state: Path, tmp_path: 
         assert said in (result.detail or "")
 
 
-def test_a_replica_that_is_pid_1_is_told_what_to_do(place: Place, state: Path, tmp_path: Path) -> None:
+def test_replica_that_is_pid_1_is_refused_with_a_hint(place: Place, state: Path, tmp_path: Path) -> None:
     request = CheckpointRequest(pid=place().pid, artifact=tmp_path / "snapshot", replica=ReplicaSpec())
     result = Driver(open_toolset(state)).carry_out(request)
 

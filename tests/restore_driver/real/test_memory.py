@@ -137,7 +137,7 @@ def test_a_tree_whose_session_began_in_another_pid_namespace_is_refused_untouche
         assert not (tmp_path / "a").exists()
 
 
-def test_an_artifact_that_was_left_whole_is_split_offloaded_later(state: Path, place: Place, tmp_path: Path) -> None:
+def test_uncompacted_artifact_is_offloaded_later(state: Path, place: Place, tmp_path: Path) -> None:
     """`forethaw compact` on what `--no-compact` made."""
     driver, artifact = Driver(open_toolset(state)), tmp_path / "a" / "snapshot"
     with family() as parent:

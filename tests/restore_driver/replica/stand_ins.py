@@ -1,4 +1,4 @@
-"""What a replica's control holds, with no card behind it; and who holds its steps up."""
+"""What a replica's control holds, with no GPU behind it; and who holds its steps up."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Holding:
         self.range = Range()
 
     def digest(self) -> str:
-        assert self.range.mapped, "on a card, this would have cost the replica its context"
+        assert self.range.mapped, "on a GPU, this would have cost the replica its context"
         return "d"
 
 
@@ -112,7 +112,7 @@ class Stacks:
 
 
 class Step:
-    """A step that lasts until it is told to end."""
+    """A step that lasts until `end`."""
 
     def __init__(self, control: ReplicaControl) -> None:
         self.control, self.runs, self._end = control, threading.Event(), threading.Event()

@@ -171,9 +171,9 @@ def test_compile_workers_that_do_not_end_in_time_change_nothing(
 def test_a_resume_calls_off_a_quiesce_wherever_it_waits(
     control: ReplicaControl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For workers, for the card, for the replica's own hook: the resume comes too soon for a later look to see it."""
+    """For workers, for the GPU, for the replica's own hook: the resume comes too soon for a later look to see it."""
     torch: Any = sys.modules["torch"]
-    for place in ("workers", "card", "hook"):
+    for place in ("workers", "GPU", "hook"):
         reached, goes_on, raised = threading.Event(), threading.Event(), list[str]()
 
         def wait(*_: object, reached: threading.Event = reached, goes_on: threading.Event = goes_on) -> None:
@@ -183,14 +183,14 @@ def test_a_resume_calls_off_a_quiesce_wherever_it_waits(
         with monkeypatch.context() as patch:
             if place == "workers":
                 patch.setattr(module, "end_compile_workers", wait)
-            elif place == "card":
+            elif place == "GPU":
                 patch.setattr(torch.cuda, "synchronize", wait)
             else:
                 patch.setattr(control, "on_quiesce", wait)
             quiescing = threading.Thread(target=quiesce_into, args=(control, raised))
             quiescing.start()
             assert reached.wait(LONG_S)
-            with suppress(TimeoutError):  # the undo, whose patience ends before the card's or the hook's work does
+            with suppress(TimeoutError):  # the undo, whose patience ends before the GPU's or the hook's work does
                 control.resume({}, None, 0.05)
             goes_on.set()
             quiescing.join(LONG_S)
@@ -206,10 +206,10 @@ def quiesce_into(control: ReplicaControl, raised: list[str]) -> None:
         raised.append(str(error))
 
 
-def test_a_card_that_comes_to_rest_too_late_is_not_unmapped(
+def test_gpu_that_synchronizes_too_late_is_not_unmapped(
     control: ReplicaControl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Steps end when their kernels are launched; whoever asked has given up by the time the kernels end."""
+    """Steps end when their kernels are launched; the client has given up by the time the kernels end."""
     late = threading.Event()
     monkeypatch.setattr(sys.modules["torch"].cuda, "synchronize", lambda ordinal: late.wait(0.2))
     with pytest.raises(TimeoutError, match="did not finish in time"):
@@ -220,35 +220,35 @@ def test_a_card_that_comes_to_rest_too_late_is_not_unmapped(
 
 def test_the_replicas_hooks_come_in_pairs(control: ReplicaControl) -> None:
     """A resume after a quiesce that never began (an undo) must not touch a cache that a step works with."""
-    told: list[str] = []
-    control.on_quiesce, control.on_resume = lambda: told.append("quiet"), lambda: told.append("awake")
+    called: list[str] = []
+    control.on_quiesce, control.on_resume = lambda: called.append("quiet"), lambda: called.append("awake")
     step = Step(control)
     assert step.runs.wait(LONG_S)
     with pytest.raises(TimeoutError):
         control.quiesce(0.05)
     control.resume({}, None)
     step.end()
-    assert told == []
+    assert called == []
 
     control.quiesce()
     Holder.ends = [None, RuntimeError("the holder ended"), None]
     with pytest.raises(RuntimeError):
         control.resume({"a": "t", "b": "t"}, "/holder")
     control.resume({"b": "t"}, "/holder")
-    assert told == ["quiet", "awake"]
+    assert called == ["quiet", "awake"]
 
 
 def test_a_hook_that_fails_leaves_the_replica_running(control: ReplicaControl) -> None:
-    told: list[str] = []
+    called: list[str] = []
 
     def fail() -> None:
         raise ValueError("no rest")
 
-    control.on_quiesce, control.on_resume = fail, lambda: told.append("awake")
+    control.on_quiesce, control.on_resume = fail, lambda: called.append("awake")
     with pytest.raises(ValueError, match="no rest"):
         control.quiesce()
 
-    assert (told, mapped(control), control._quiet) == (["awake"], [True] * 3, False)
+    assert (called, mapped(control), control._quiet) == (["awake"], [True] * 3, False)
 
 
 def test_a_quiesce_repeated_while_quiet_stays_quiet_whatever_comes_of_it(
@@ -262,7 +262,7 @@ def test_a_quiesce_repeated_while_quiet_stays_quiet_whatever_comes_of_it(
     assert (mapped(control), control._quiet) == ([False] * 3, True)
 
 
-def test_a_resume_asks_the_holder_for_no_longer_than_it_has_itself(control: ReplicaControl) -> None:
+def test_resume_gives_the_holder_no_more_time_than_it_has_itself(control: ReplicaControl) -> None:
     """Else the driver's undo would find it still at work."""
     control.quiesce()
     Holder.ends = [None, None]
@@ -273,7 +273,7 @@ def test_a_resume_asks_the_holder_for_no_longer_than_it_has_itself(control: Repl
     assert Holder.asked_s == sorted(Holder.asked_s, reverse=True)
 
 
-def test_half_a_model_that_can_not_be_unmapped_is_served_to_nobody(control: ReplicaControl) -> None:
+def test_incomplete_model_that_cannot_be_unmapped_is_never_served(control: ReplicaControl) -> None:
     control.quiesce()
     half: Any = control.weights["b"].range
     half.unmapping_fails = True
@@ -291,7 +291,7 @@ def test_half_a_model_that_can_not_be_unmapped_is_served_to_nobody(control: Repl
     assert (mapped(control), control._quiet, control.digest()) == ([True] * 3, False, "d.d")
 
 
-def test_every_card_of_the_ranges_comes_to_rest(control: ReplicaControl, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_gpu_of_the_ranges_is_synchronized(control: ReplicaControl, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(sys.modules["torch"].cuda, "synchronize", asked.append)
     scratch: Any = control.scratch[0].range

@@ -37,8 +37,8 @@ def test_clients_are_served_though_accept_and_thread_start_fail_once(
     monkeypatch.setattr(socket.socket, "accept", accept_later)
     monkeypatch.setattr(threading.Thread, "start", start_later)
     control.start()
-    assert told(ask(control, {"op": "state"}))["result"]["quiet"] is False
-    assert told(ask(control, {"op": "state"}))["result"]["quiet"] is False
+    assert received(ask(control, {"op": "state"}))["result"]["quiet"] is False
+    assert received(ask(control, {"op": "state"}))["result"]["quiet"] is False
     assert refusals == []
 
 
@@ -48,10 +48,10 @@ def test_the_state_is_answered_while_a_quiesce_waits(control: ReplicaControl) ->
     step = Step(control)
     assert step.runs.wait(LONG_S)
     with ask(control, {"op": "quiesce", "deadline_s": LONG_S}) as quiescing:
-        eventually(lambda: told(ask(control, {"op": "state"}))["result"]["quiet"], "the quiesce")
-        assert told(ask(control, {"op": "state"})) == {"result": {"quiet": True, "mapped": [True] * 3}}
+        eventually(lambda: received(ask(control, {"op": "state"}))["result"]["quiet"], "the quiesce")
+        assert received(ask(control, {"op": "state"})) == {"result": {"quiet": True, "mapped": [True] * 3}}
         step.end()
-        assert told(quiescing)["result"]["released_bytes"] == 3 * Range.size_bytes
+        assert received(quiescing)["result"]["released_bytes"] == 3 * Range.size_bytes
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_invalid_requests_are_refused_with_reason_and_detail(
     message: Any, reason: str, detail: str, control: ReplicaControl
 ) -> None:
     control.start()
-    error = told(ask(control, message))["error"]
+    error = received(ask(control, message))["error"]
 
     assert (set(error), error["reason"]) == ({"reason", "detail", "hint"}, reason)
     assert error["detail"].startswith(detail)
@@ -79,7 +79,7 @@ def test_a_quiesce_that_is_late_is_answered_with_the_deadline(control: ReplicaCo
     control.start()
     step = Step(control)
     assert step.runs.wait(LONG_S)
-    error = told(ask(control, {"op": "quiesce", "deadline_s": 0.05}))["error"]
+    error = received(ask(control, {"op": "quiesce", "deadline_s": 0.05}))["error"]
     step.end()
 
     assert (error["reason"], error["detail"]) == ("DeadlineExceeded", "a step did not end in time")
@@ -94,7 +94,7 @@ def ask(control: ReplicaControl, message: Any) -> socket.socket:
     return connection
 
 
-def told(connection: socket.socket) -> dict[str, Any]:
+def received(connection: socket.socket) -> dict[str, Any]:
     with connection, connection.makefile("rb") as lines:
         answer: dict[str, Any] = json.loads(lines.readline())
     return answer

@@ -1,4 +1,4 @@
-"""A replica whose step outlasts the driver's patience: it is not parked, and serves on as if nobody had asked."""
+"""A replica whose step outlasts the driver's deadline: it is not parked, and keeps serving."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ criu, ready, stand_in, state = sequences.criu, sequences.ready, sequences.stand_
 
 def test_a_step_longer_than_the_deadline_is_not_unmapped(ready: Ready) -> None:
     """Neither while it runs nor when it ends, which is after the undo; the next park finds all as ever."""
-    card, served = ready(), list[Any]()
-    before = answer(card.replica)
-    step = threading.Thread(target=lambda: served.append(card.replica.ask("GET", "/long")))
+    machine, served = ready(), list[Any]()
+    before = answer(machine.replica)
+    step = threading.Thread(target=lambda: served.append(machine.replica.ask("GET", "/long")))
     step.start()
-    eventually(lambda: (card.replica.directory / "long").exists(), "the step")
-    failed = card.park(quiesce=0.3)
+    eventually(lambda: (machine.replica.directory / "long").exists(), "the step")
+    failed = machine.park(quiesce=0.3)
 
     assert (failed.outcome, failed.phase, failed.undo_errors) == ("failed", "quiesce", ())
     assert "a step did not end in time" in (failed.detail or "")
-    assert answer(card.replica) == before
-    assert (card.cuda_state(), card.leases()) == ("running", 0)
+    assert answer(machine.replica) == before
+    assert (machine.cuda_state(), machine.leases()) == ("running", 0)
 
-    card.replica.ask("POST", "/enough")
+    machine.replica.ask("POST", "/enough")
     step.join(20.0)
-    assert (served, answer(card.replica)) == ([before], before)
-    assert (card.park().outcome, card.unpark().outcome) == ("parked", "proven")
+    assert (served, answer(machine.replica)) == ([before], before)
+    assert (machine.park().outcome, machine.unpark().outcome) == ("parked", "proven")

@@ -1,4 +1,4 @@
-/* A stand-in for the memory calls of NVIDIA's libcuda.so.1, for machines without a card: one card of 1 GiB.
+/* A stand-in for the memory calls of NVIDIA's libcuda.so.1, for machines without a GPU: one GPU of 1 GiB.
  *
  * Device memory is a memfd, device addresses are addresses of the process (reserved without access, mapped by
  * MAP_FIXED), a shareable handle is the memfd itself. So what the real driver promises of virtual memory management
@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, INVALID_CONTEXT = 201, NOT_FOUND = 500 };
-enum { GRANULARITY = 2 << 20, CARD_BYTES = 1 << 30 };
+enum { GRANULARITY = 2 << 20, GPU_BYTES = 1 << 30 };
 static const unsigned char UUID[16] = {0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0, 0xbb, 0xcc, 0xdd, 0xee, 0xff};
 
 struct location { int type, id; };
@@ -44,7 +44,7 @@ int cuDeviceGet(int *device, int ordinal) { CALLED; if (ordinal) return 101; *de
 int cuDeviceGetUuid(struct uuid *uuid, int device) { CALLED; (void)device; memcpy(uuid->bytes, UUID, 16); return SUCCESS; }
 int cuDevicePrimaryCtxRetain(void **made, int device) { CALLED; (void)device; *made = (void *)UUID; return SUCCESS; }
 int cuCtxSetCurrent(void *wanted) { CALLED; context = wanted; return SUCCESS; }
-int cuMemGetInfo(size_t *free, size_t *total) { IN_CONTEXT; *free = CARD_BYTES - used; *total = CARD_BYTES; return SUCCESS; }
+int cuMemGetInfo(size_t *free, size_t *total) { IN_CONTEXT; *free = GPU_BYTES - used; *total = GPU_BYTES; return SUCCESS; }
 
 int cuCtxGetLimit(size_t *value, int limit) { IN_CONTEXT; if (limit) return INVALID_VALUE; *value = stack_size; return SUCCESS; }
 
@@ -74,7 +74,7 @@ int cuMemGetAllocationGranularity(size_t *size, const struct properties *propert
 int cuMemCreate(struct block **made, size_t size, const struct properties *properties, unsigned long long flags) {
     CALLED;
     if (!size || size % GRANULARITY || properties->type != 1 || flags) return INVALID_VALUE;
-    if (used + size > CARD_BYTES) return OUT_OF_MEMORY;
+    if (used + size > GPU_BYTES) return OUT_OF_MEMORY;
     *made = malloc(sizeof **made);
     **made = (struct block){memfd_create("device", MFD_CLOEXEC), 1, size};
     if (ftruncate((*made)->fd, size)) return OUT_OF_MEMORY;

@@ -1,6 +1,6 @@
-"""The weights holder as a process of its own, with memfds for a card: the same protocol, budget, leases and deaths.
+"""The weights holder as a process of its own, with memfds for a GPU: the same protocol, budget, leases and deaths.
 
-What a card adds is tested where there is one (`benchmarks/gpu_restore.py`).
+What a GPU adds is tested where there is one (`benchmarks/gpu_restore.py`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.restore_driver.waiting import eventually
 
 ROOT = Path(__file__).parents[3]
 MIB = 1 << 20
-CARD = 1 << 30
+GPU_BYTES = 1 << 30
 
 
 def write_safetensors(path: Path, tensors: dict[str, bytes]) -> None:
@@ -87,11 +87,11 @@ def begin() -> Iterator[Begin]:
     sockets.chmod(0o711)
 
     def start(
-        budget: int = 64 * MIB, card: int = CARD, state: Path | None = None
+        budget: int = 64 * MIB, gpu: int = GPU_BYTES, state: Path | None = None
     ) -> tuple[subprocess.Popen[str], Path]:
         socket = sockets / str(len(started))
         argv = [sys.executable, "-m", "restore_driver.weights", "--socket", str(socket)]
-        argv += ["--budget-bytes", str(budget), "--device", f"host:{card}"]
+        argv += ["--budget-bytes", str(budget), "--device", f"host:{gpu}"]
         argv += [] if state is None else ["--state", str(state)]
         holder = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         started.append(holder)
@@ -148,8 +148,8 @@ def test_two_loads_at_once_are_two(begin: Begin, tmp_path: Path) -> None:
     }
 
 
-def test_a_card_with_too_little_memory_refuses_and_stays_as_it_is(begin: Begin, tmp_path: Path) -> None:
-    _, socket = begin(card=2 * MIB + (512 << 20))
+def test_gpu_with_too_little_memory_refuses_and_stays_unchanged(begin: Begin, tmp_path: Path) -> None:
+    _, socket = begin(gpu=2 * MIB + (512 << 20))
     model, client = Weights(tmp_path, 1), ask(socket)
     client.preload("chat", model.files, model.layout, 10.0)
     before = client.status()
@@ -162,7 +162,7 @@ def test_a_card_with_too_little_memory_refuses_and_stays_as_it_is(begin: Begin, 
 
 def test_a_promise_counts_as_memory_taken(begin: Begin, tmp_path: Path) -> None:
     """Room for one of two: the second is refused while the first is not yet taken, and served once it is let go."""
-    _, socket = begin(card=5 * MIB + (512 << 20))
+    _, socket = begin(gpu=5 * MIB + (512 << 20))
     model, client = Weights(tmp_path, 1), ask(socket)
     client.preload("chat", model.files, model.layout, 10.0)
     first = client.load("chat", 10.0)
@@ -185,7 +185,7 @@ def test_the_least_recently_used_model_makes_room(begin: Begin, tmp_path: Path) 
     assert sorted(client.status()["models"]) == ["model-1", "model-3"]
 
 
-def test_a_model_larger_than_the_budget_evicts_nobody(begin: Begin, tmp_path: Path) -> None:
+def test_model_larger_than_the_budget_evicts_no_other(begin: Begin, tmp_path: Path) -> None:
     _, socket = begin(budget=9 * MIB)
     client, small, large = ask(socket), Weights(tmp_path, 1), Weights(tmp_path, 2, 12 * MIB)
     client.preload("small", small.files, small.layout, 10.0)

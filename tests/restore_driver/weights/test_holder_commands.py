@@ -1,4 +1,4 @@
-"""`forethaw holder ...` as a person uses it, with memory in place of a card."""
+"""`forethaw holder ...` as a person uses it, with memory in place of a GPU."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
         child.communicate()
 
 
-def on_the_card(path: Path, model: str) -> bytes:
+def on_the_gpu(path: Path, model: str) -> bytes:
     """What a replica that takes a model finds in its range."""
     client = HolderClient(path)
     try:
@@ -92,7 +92,7 @@ def test_a_model_without_a_layout_lies_as_in_its_files(begin: Begin, tmp_path: P
     }
     assert in_file_order(files) == Layout(1280, {"b": 0, "a": 512, "c": 768, "0": 1024})
     expected = b"".join(content + bytes(-len(content) % 256) for content in (*tensors.values(), b"\4" * 10))
-    assert on_the_card(tmp_path / "sock", "chat")[:1280] == expected
+    assert on_the_gpu(tmp_path / "sock", "chat")[:1280] == expected
 
 
 def test_a_day_of_a_holder(begin: Begin, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_day_of_a_holder(begin: Begin, tmp_path: Path) -> None:
     what = f"chat: {model.layout.total_bytes:,} bytes, 4 tensors ({tmp_path}/layout.json); "
     assert first.startswith(f"{what}read in ")
     assert " GB/s), page-locked in " in first
-    assert on_the_card(tmp_path / "sock", "chat")[: len(model.expected)] == model.expected
+    assert on_the_gpu(tmp_path / "sock", "chat")[: len(model.expected)] == model.expected
     assert forethaw(*preload).stdout == f"{what}held already\n"
 
     held = 4 * MIB
@@ -148,7 +148,7 @@ def test_a_second_holder_leaves_the_first_its_socket(begin: Begin, tmp_path: Pat
     assert answer("status", "--socket", path)["pid"] == first.pid
 
 
-def test_a_list_of_models_that_is_cut_off_is_told_and_left_out(begin: Begin, tmp_path: Path) -> None:
+def test_truncated_list_of_models_is_reported_and_left_out(begin: Begin, tmp_path: Path) -> None:
     (tmp_path / "models.json").write_text('[{"model": "chat", "fi')
     holder = begin("--state", tmp_path / "models.json")
 
@@ -159,8 +159,8 @@ def test_a_list_of_models_that_is_cut_off_is_told_and_left_out(begin: Begin, tmp
     assert f"{tmp_path}/models.json is no list of models: " in failure
 
 
-def test_a_list_of_models_that_cannot_be_written_is_told(begin: Begin, tmp_path: Path) -> None:
-    """The asker learns why, instead of being hung up on."""
+def test_unwritable_list_of_models_is_reported(begin: Begin, tmp_path: Path) -> None:
+    """The client gets the reason instead of a closed connection."""
     begin("--state", tmp_path / "gone" / "models.json")
     model = Weights(tmp_path, 1)
     said = refusal("preload", "chat", *model.files, "--socket", tmp_path / "sock")
@@ -188,7 +188,7 @@ def test_a_layout_is_refused_by_field_and_value(layout: str, said: str, tmp_path
     assert sentence.endswith("or leave --layout out")
 
 
-def test_what_is_asked_wrongly_is_refused_by_field_value_and_hint(tmp_path: Path) -> None:
+def test_invalid_options_are_refused_by_field_value_and_hint(tmp_path: Path) -> None:
     socket = ("--socket", tmp_path / "none")
     sizes = "give bytes, or a number with K, M, G or T (powers of 1024), such as 40G"
 
@@ -207,9 +207,9 @@ def test_what_is_asked_wrongly_is_refused_by_field_value_and_hint(tmp_path: Path
     )
 
 
-def test_a_holder_without_a_card_says_so_and_what_to_do(tmp_path: Path) -> None:
+def test_holder_without_a_gpu_reports_it_with_a_hint(tmp_path: Path) -> None:
     if Machine(tmp_path).nvidia_trace:
-        pytest.skip("there is a card")
+        pytest.skip("there is a GPU")
     said = refusal("serve", "--socket", tmp_path / "sock", "--budget", "1G")
 
     assert said.startswith(

@@ -17,7 +17,7 @@ from restore_driver.weights.holder import Holder
 from restore_driver.weights.leases import Leases
 from restore_driver.weights.store import Store
 from tests.restore_driver.waiting import eventually
-from tests.restore_driver.weights.test_holder import CARD, MIB, Weights, ask, begin, close_clients
+from tests.restore_driver.weights.test_holder import GPU_BYTES, MIB, Weights, ask, begin, close_clients
 
 __all__ = ["begin", "close_clients"]
 
@@ -31,7 +31,7 @@ def test_two_preloads_of_one_model_at_once_read_it_once(tmp_path: Path) -> None:
             pinned.append(len(buffer))
             return lambda: pinned.pop()
 
-    store = Store(Counting(CARD), 64 * MIB)
+    store = Store(Counting(GPU_BYTES), 64 * MIB)
     together = threading.Barrier(4)
 
     def preload() -> None:
@@ -48,7 +48,7 @@ def test_two_preloads_of_one_model_at_once_read_it_once(tmp_path: Path) -> None:
     assert store.held_bytes == pinned[0]
 
 
-def test_a_copy_that_failed_is_handed_to_nobody(tmp_path: Path) -> None:
+def test_failed_copy_is_never_exported(tmp_path: Path) -> None:
     weights = Weights(tmp_path, seed=1)
 
     class Torn(HostDevice):
@@ -61,7 +61,7 @@ def test_a_copy_that_failed_is_handed_to_nobody(tmp_path: Path) -> None:
             memory.copy_from = fail
             return memory
 
-    device = Torn(CARD)
+    device = Torn(GPU_BYTES)
     store = Store(device, 64 * MIB)
     store.preload("m", tuple(weights.files), weights.layout, 1 << 30)
     leases = Leases(device, store)
@@ -72,13 +72,13 @@ def test_a_copy_that_failed_is_handed_to_nobody(tmp_path: Path) -> None:
             asked(lease.token)
     leases.release(lease.token)
 
-    assert device.free_bytes() == CARD
+    assert device.free_bytes() == GPU_BYTES
 
 
-def test_a_lease_that_was_given_up_is_handed_to_nobody(tmp_path: Path) -> None:
+def test_released_lease_is_never_exported(tmp_path: Path) -> None:
     """Between looking it up and exporting it, another connection may release it."""
     weights = Weights(tmp_path, seed=1)
-    device = HostDevice(CARD)
+    device = HostDevice(GPU_BYTES)
     store = Store(device, 64 * MIB)
     store.preload("m", tuple(weights.files), weights.layout, 1 << 30)
     leases = Leases(device, store)
@@ -95,10 +95,10 @@ HANGS_S = 600.0
 
 
 class Hanging(HostDevice):
-    """Copies go on until they are told to end."""
+    """Copies that last until they are released."""
 
     def __init__(self) -> None:
-        super().__init__(CARD)
+        super().__init__(GPU_BYTES)
         self.copies, self.end = threading.Event(), threading.Event()
 
     def allocate(self, size_bytes: int) -> Any:
@@ -129,7 +129,7 @@ def threads(name: str) -> int:
 
 
 @pytest.mark.parametrize("waiting", ["wait", "take"])
-def test_whoever_waits_for_a_copy_that_hangs_may_leave(
+def test_client_may_disconnect_while_its_copy_hangs(
     waiting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All that the connection had ends with it, others are served meanwhile, the memory is given back in the end."""
@@ -156,7 +156,7 @@ def test_whoever_waits_for_a_copy_that_hangs_may_leave(
         with pytest.raises(DriverError, match="no such lease"):
             ask(path).wait(token, 5.0)
         device.end.set()
-        eventually(lambda: device.free_bytes() == CARD, "the memory")
+        eventually(lambda: device.free_bytes() == GPU_BYTES, "the memory")
 
 
 def test_a_release_waits_for_a_copy_a_while_and_no_longer(tmp_path: Path) -> None:
@@ -169,16 +169,16 @@ def test_a_release_waits_for_a_copy_a_while_and_no_longer(tmp_path: Path) -> Non
     first, second = leases.load("m"), leases.load("m")
     assert device.copies.wait(20.0)
     leases.release(first.token, patience_s=0.05)
-    assert device.free_bytes() < CARD
+    assert device.free_bytes() < GPU_BYTES
     releasing = threading.Thread(target=leases.release, args=(second.token,))
     releasing.start()
     device.end.set()
     releasing.join(20.0)
-    eventually(lambda: device.free_bytes() == CARD, "the memory")
+    eventually(lambda: device.free_bytes() == GPU_BYTES, "the memory")
 
 
 def test_a_load_without_a_thread_promises_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving(HostDevice(CARD), tmp_path / "socket", Weights(tmp_path, seed=1)) as holder:
+    with serving(HostDevice(GPU_BYTES), tmp_path / "socket", Weights(tmp_path, seed=1)) as holder:
         client, start = ask(tmp_path / "socket"), threading.Thread.start
         client.status()
 
@@ -205,14 +205,14 @@ def test_a_connection_waits_until_there_is_a_thread_for_it(tmp_path: Path, monke
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    with serving(HostDevice(CARD), tmp_path / "socket", Weights(tmp_path, seed=1)):
+    with serving(HostDevice(GPU_BYTES), tmp_path / "socket", Weights(tmp_path, seed=1)):
         assert ask(tmp_path / "socket").status()["leases"] == 0
 
     assert refusals == []
 
 
 def test_models_may_come_and_go_while_they_are_counted(tmp_path: Path) -> None:
-    store, weights = Store(HostDevice(CARD), 64 * MIB), Weights(tmp_path, seed=1)
+    store, weights = Store(HostDevice(GPU_BYTES), 64 * MIB), Weights(tmp_path, seed=1)
     for name in ("a", "b"):
         store.preload(name, tuple(weights.files), weights.layout, 1 << 30)
     dropping = threading.Thread(target=store.drop, args=("b",))
@@ -242,6 +242,6 @@ def test_a_list_of_models_that_is_none_is_left_out(tmp_path: Path) -> None:
     for content in ("[7]", "7", '[{"model": "m"}]', '{"model": "m"}'):
         (tmp_path / "models.json").write_text(content)
         holder = Holder(
-            HostDevice(CARD), tmp_path / "socket", 64 * MIB, state=tmp_path / "models.json", huge_pages=False
+            HostDevice(GPU_BYTES), tmp_path / "socket", 64 * MIB, state=tmp_path / "models.json", huge_pages=False
         )
         assert len(holder.reload()) == 1, content

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
 
 from restore_driver.errors import DriverError, Reason
+from restore_driver.host.message_stream import MessageStream
+from restore_driver.host.messages import error_message
+from restore_driver.weights import client as clients
 from restore_driver.weights import holder as holders
 from restore_driver.weights.client import HolderClient
 from restore_driver.weights.device import HostDevice
 from tests.restore_driver.waiting import eventually
-from tests.restore_driver.weights.test_holder import CARD, Begin, Weights, ask, begin, close_clients, taken
+from tests.restore_driver.weights.test_holder import GPU_BYTES, Begin, Weights, ask, begin, close_clients, taken
 from tests.restore_driver.weights.test_holder_faults import serving
 
 __all__ = ["begin", "close_clients"]
@@ -25,8 +29,8 @@ def test_one_line_for_start_preload_copy_refusal_and_end(
 ) -> None:
     """The format comes from the environment; each line has its durations, and a refusal its reason code."""
     monkeypatch.setenv("FORETHAW_LOG_FORMAT", "json")
-    process, socket = begin()
-    model, client = Weights(tmp_path, 1), ask(socket)
+    process, path = begin()
+    model, client = Weights(tmp_path, 1), ask(path)
     client.preload("chat", model.files, model.layout, 10.0)
     taken(client, client.load("chat", 10.0))
     with pytest.raises(DriverError):
@@ -45,7 +49,7 @@ def test_one_line_for_start_preload_copy_refusal_and_end(
     ]
     started, preloaded, copied, refused, stopped = events
     assert {event["process"] for event in events} == {"weights-holder"}
-    assert started["socket"] == str(socket)
+    assert started["socket"] == str(path)
     assert (preloaded["model"], copied["model"], copied["bytes"]) == ("chat", "chat", len(model.expected))
     assert min(preloaded["read_s"], preloaded["pin_s"], copied["allocate_s"], copied["copy_s"], stopped["took_s"]) >= 0
     assert (refused["do"], refused["reason"], refused["level"]) == ("load", "WeightsFailed", "warning")
@@ -64,7 +68,7 @@ def test_clients_that_need_a_token_leave_connections_to_root(tmp_path: Path, mon
     monkeypatch.setattr(holders, "_MOST_REPLICAS", 2)
     trusted = [False]
     monkeypatch.setattr(holders, "is_same_machine_root", lambda connection: trusted[0])
-    with serving(HostDevice(CARD), tmp_path / "socket", Weights(tmp_path, seed=1)):
+    with serving(HostDevice(GPU_BYTES), tmp_path / "socket", Weights(tmp_path, seed=1)):
         clients = [ask(tmp_path / "socket") for _ in range(3)]
         refusals = [refusal(client) for client in clients]
         trusted[0] = True
@@ -75,3 +79,17 @@ def test_clients_that_need_a_token_leave_connections_to_root(tmp_path: Path, mon
 
     assert refusals == [Reason.WEIGHTS_FAILED, Reason.WEIGHTS_FAILED, Reason.BUSY]
     assert status["leases"] == 0
+
+
+def test_a_refusal_before_the_request_is_sent_keeps_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The holder has refused the connection and closed it by the time that the client sends."""
+
+    def connect_to_a_full_holder(path: Path, deadline_s: float) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            MessageStream(theirs, 10_000).send(error_message(DriverError(Reason.BUSY, "full")))
+        return ours
+
+    monkeypatch.setattr(clients, "connect", connect_to_a_full_holder)
+
+    assert refusal(ask(tmp_path / "socket")) is Reason.BUSY

@@ -1,4 +1,4 @@
-"""Specs as people write them, and what each mistake is told."""
+"""Specs as people write them, and the error of each mistake."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The holder's card and the replica's ranges, through the real bindings, over a stand-in for the driver's memory calls.
+"""The holder's GPU and the replica's ranges, through the real bindings, over a stand-in for the driver's memory calls.
 
-The stand-in answers wrong arguments as the driver does; what a card adds is measured on one.
+The stand-in answers wrong arguments as the driver does; what a GPU adds is measured on one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("gcc") is None:
         pytest.skip("gcc is needed to build the stand-in driver")
     pytest.importorskip("cuda.bindings.driver")
-    directory = tmp_path_factory.mktemp("card")
+    directory = tmp_path_factory.mktemp("GPU")
     source = Path(__file__).with_name("stand_in_memory.c")
     command = [
         "gcc",
@@ -54,7 +54,7 @@ def environment(library: Path, fail: str = "") -> dict[str, str]:
 
 @pytest.fixture
 def holder(library: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A holder of that card, with a model of 3 MiB; its socket."""
+    """A holder of that GPU, with a model of 3 MiB; its socket."""
     path = tmp_path / "holder"
     argv = [sys.executable, "-m", "restore_driver.weights", "--socket", str(path), "--device", "0"]
     child = subprocess.Popen(
@@ -74,7 +74,7 @@ def holder(library: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Ite
     child.communicate()
 
 
-def test_a_model_comes_to_the_card_and_is_handed_over(holder: Path, tmp_path: Path) -> None:
+def test_model_is_copied_to_the_gpu_and_exported(holder: Path, tmp_path: Path) -> None:
     expected = Weights(tmp_path, seed=1).expected
     client = ask(holder)
     before = client.status()
@@ -94,7 +94,7 @@ def test_a_model_comes_to_the_card_and_is_handed_over(holder: Path, tmp_path: Pa
     assert client.status()["free_device_bytes"] == free
 
 
-def test_another_cards_holder_refuses(holder: Path) -> None:
+def test_holder_of_another_gpu_refuses(holder: Path) -> None:
     with pytest.raises(DriverError) as refused:
         ask(holder).load("m", 10.0, "GPU-ffffffff-4455-6677-8899-00bbccddeeff")
 
@@ -105,7 +105,7 @@ def test_another_cards_holder_refuses(holder: Path) -> None:
 @pytest.mark.parametrize(
     "holder", ["cuMemCreate", "cuMemAddressReserve", "cuMemMap", "cuMemSetAccess", "cuMemcpyHtoDAsync"], indirect=True
 )
-def test_what_fails_on_the_way_to_the_card_leaves_nothing_there(holder: Path) -> None:
+def test_failed_copy_leaves_nothing_on_the_gpu(holder: Path) -> None:
     client = ask(holder)
     free = client.status()["free_device_bytes"]
     token = client.load("m", 10.0)
@@ -119,7 +119,7 @@ def test_what_fails_on_the_way_to_the_card_leaves_nothing_there(holder: Path) ->
 
 
 def test_the_measured_rate_is_one(holder: Path) -> None:
-    """The card of 1 GiB is too small for the yardstick of 2 GiB, and says so."""
+    """The GPU of 1 GiB is too small for the yardstick of 2 GiB, and says so."""
     out_of_memory = pytest.raises(DriverError, match="cuMemCreate: CUDA_ERROR_OUT_OF_MEMORY")
     with closing(HolderClient(holder)) as client, out_of_memory:
         client.measure()
@@ -173,7 +173,7 @@ def test_a_replicas_ranges_keep_their_addresses(holder: Path, library: Path, tmp
     assert bytes.fromhex(done.stdout) == Weights(tmp_path, seed=1).expected[:64]
 
 
-def test_a_range_that_can_not_be_mapped_stays_unmapped(library: Path) -> None:
+def test_range_that_cannot_be_mapped_stays_unmapped(library: Path) -> None:
     program = (
         "from restore_driver.replica.vmm import Range, VmmError, call\n"
         "call('cuInit', 0); call('cuCtxSetCurrent', call('cuDevicePrimaryCtxRetain', 0))\n"
@@ -204,7 +204,7 @@ assert ctypes.string_at(int(memory._address), size) == source[:]
 
 
 def test_a_copy_leaves_the_copy_engine_to_others_in_between(library: Path, tmp_path: Path) -> None:
-    """Never two copies queued: whatever else the card has to copy would wait for the last of them."""
+    """Never two copies queued: whatever else the GPU has to copy would wait for the last of them."""
     subprocess.run(
         [sys.executable, "-c", COPY],
         cwd=ROOT,
@@ -212,9 +212,9 @@ def test_a_copy_leaves_the_copy_engine_to_others_in_between(library: Path, tmp_p
         check=True,
         timeout=60,
     )
-    told = (tmp_path / "copies").read_text().split("\n")[:-1]
+    logged = (tmp_path / "copies").read_text().split("\n")[:-1]
 
-    assert told == [f"copy {16 * MIB}", "wait 0", f"copy {16 * MIB}", "wait 0", f"copy {8 * MIB}", "wait 0"]
+    assert logged == [f"copy {16 * MIB}", "wait 0", f"copy {16 * MIB}", "wait 0", f"copy {8 * MIB}", "wait 0"]
 
 
 STACKS = """

@@ -21,7 +21,7 @@ from restore_driver.weights.device import HostDevice
 from restore_driver.weights.holder import Holder
 from tests.restore_driver.trees import descriptors
 from tests.restore_driver.waiting import eventually
-from tests.restore_driver.weights.test_holder import CARD, MIB, ROOT, Begin, Weights, ask, begin, close_clients
+from tests.restore_driver.weights.test_holder import GPU_BYTES, MIB, ROOT, Begin, Weights, ask, begin, close_clients
 
 __all__ = ["begin", "close_clients"]
 
@@ -110,7 +110,7 @@ def test_what_is_no_message_is_answered_and_ends_the_connection(line: str, begin
     assert ask(path).status()["leases"] == 0
 
 
-def test_descriptors_that_nobody_asked_for_are_closed(begin: Begin) -> None:
+def test_unrequested_descriptors_are_closed(begin: Begin) -> None:
     """Whoever sees the socket may send some, several at once, and without ever ending the line."""
     holder, path = begin()
     before = descriptors(holder.pid)
@@ -164,7 +164,7 @@ print(os.geteuid(), os.fstat(fd).st_size)
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="other namespaces need root")
 @pytest.mark.parametrize("kinds", [("--pid", "--fork", "--kill-child"), ("--user", "--map-root-user")])
-def test_user_0_of_another_namespace_is_nobody(kinds: tuple[str, ...], begin: Begin, tmp_path: Path) -> None:
+def test_user_0_of_another_namespace_is_not_trusted(kinds: tuple[str, ...], begin: Begin, tmp_path: Path) -> None:
     """A container that sees the socket may take what it has a token for, and no more."""
     weights = Weights(tmp_path, seed=1)
     _, path = begin()
@@ -181,7 +181,9 @@ def test_user_0_of_another_namespace_is_nobody(kinds: tuple[str, ...], begin: Be
     assert (status["leases"], list(status["models"])) == (1, ["m"])
 
 
-def test_a_peer_that_ended_is_nobody_whoever_has_its_pid_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peer_that_ended_is_not_trusted_even_if_its_pid_is_reused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It may have left its connection to somebody else; a PID that came round again must not vouch for that one."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(tmp_path / "socket"))
@@ -204,12 +206,12 @@ def test_a_peer_that_ended_is_nobody_whoever_has_its_pid_now(tmp_path: Path, mon
             assert not unix_sockets.is_same_machine_root(connection)
 
 
-def test_the_holder_of_another_card_refuses(tmp_path: Path) -> None:
-    class Card(HostDevice):
+def test_holder_of_another_gpu_refuses(tmp_path: Path) -> None:
+    class Gpu(HostDevice):
         def uuid(self) -> str:
             return "GPU-1"
 
-    holder = Holder(Card(CARD), tmp_path / "socket", 64 * MIB, state=None, huge_pages=False)
+    holder = Holder(Gpu(GPU_BYTES), tmp_path / "socket", 64 * MIB, state=None, huge_pages=False)
     holder._refuse_other_gpu("GPU-1")
     holder._refuse_other_gpu(None)
     with pytest.raises(DriverError, match="the replica is on GPU GPU-2, this holder's GPU is GPU-1"):
