@@ -1,7 +1,7 @@
-"""What every attempt needs and what is costly to get: CRIU, CUDA, the machine's fingerprint; found once.
+"""The resources that every attempt uses and that are slow to get: CRIU, CUDA, the machine's fingerprint.
 
-An interpreter, its imports, `cuInit` and the search for GPUs each take longer than the parts of a restore; none of them
-may lie between the trigger and the first answer, so the resident agent keeps one `Toolset`.
+Starting an interpreter, its imports, `cuInit` and listing GPUs each take longer than the phases of a restore; none of
+them may happen between the trigger and the first answer, so the resident agent keeps one `Toolset`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Toolset:
     criu: Criu | None
     cuda: CudaProcesses | None
     cuda_missing: str
-    """Why there is no `cuda`, in one sentence."""
+    """Reason in one sentence if `cuda` is None."""
     gpus: tuple[Gpu, ...] = field(default=())
     machine: Fingerprint = field(default_factory=here)
     kerndat: bytes | None = None
@@ -32,9 +32,9 @@ class Toolset:
 
 
 def open_toolset(state: Path = STATE, *, resident: bool = False) -> Toolset:
-    """Find CRIU and the GPUs, and start the CUDA helper where there are any.
+    """Find CRIU and the GPUs, and start the CUDA helper if there are any; create `state` if it is missing.
 
-    A `resident` driver also runs CRIU's kernel check once: that costs three times what it saves a restore.
+    A `resident` driver also caches CRIU's kernel check: that costs more than it saves a single restore.
 
     Raises:
         DriverError: CRIU_MISSING; NOT_TRUSTED for the state directory.
@@ -42,7 +42,7 @@ def open_toolset(state: Path = STATE, *, resident: bool = False) -> Toolset:
     directories = StateDirectory(state)
     directories.make()
     machine = here()
-    cuda, why_not = open_cuda() if machine.gpus else (None, "this machine shows no NVIDIA GPU")
+    cuda, why_not = open_cuda() if machine.gpus else (None, "this machine has no NVIDIA GPU")
     criu = find_criu()
     cache = kerndat.make(criu, state) if criu is not None and resident else None
     return Toolset(directories, criu, cuda, why_not, machine.gpus, machine, cache)
