@@ -1,4 +1,4 @@
-"""Deadlines: the time that is left for something that may block."""
+"""Deadlines of calls that may block."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Deadline:
-    """A moment on `clock`; passed to everything that may block."""
+    """A moment on `clock`, passed to every call that may block; `what` names the work in errors."""
 
     what: str
     limit_s: float

@@ -41,14 +41,14 @@ COLD_START = "cold-start"
 
 @dataclass(frozen=True)
 class _Kind:
-    """How requests of one type are carried out."""
+    """Sequence, steps and fallback of one type of request."""
 
     sequence: Callable[[Any], PhaseSequence]
     steps: Callable[[Toolset, Any], Mapping[Phase, Step]]
     fallback: str | None = None
     keep_record: bool = False
     answered_before: Callable[[Toolset, Any], dict[str, Any] | None] = lambda *_: None
-    """Returns the answer of an equal attempt that was proven and still holds, or None."""
+    """Returns the answer of an equal attempt whose proven replica is still alive, or None."""
 
 
 _KINDS: Mapping[type[Request], _Kind] = {
@@ -77,14 +77,15 @@ _KINDS: Mapping[type[Request], _Kind] = {
 
 @dataclass(frozen=True)
 class Driver:
-    """Carries out requests with one set of tools; may be used from several threads at once."""
+    """Carry out requests with one set of tools; may be used from several threads at once."""
 
     tools: Toolset
 
     def carry_out(self, request: AnyRequest, observe: Observer = lambda *_: None) -> Result:
-        """Walk the request's sequence; what goes wrong on the way is in the result and never raised.
+        """Walk the request's sequence; every failure is in the result, none is raised.
 
-        A restore that was carried out before, and whose replica is alive, returns that replica's answer.
+        `observe` is called with `begin`, `end` or `undo` and the name of the phase or undo. A restore that was carried
+        out before, and whose replica is alive, returns that replica's answer.
         """
         began_s = time.monotonic()
         kind = _KINDS[type(request)]

@@ -38,8 +38,8 @@ class StateDirectory:
         return self.root / "huge-pages"
 
     @contextmanager
-    def alone_in(self, placeholder: str) -> Iterator[None]:
-        """Hold a placeholder's lock: one attempt at a time. The kernel frees it when a driver dies.
+    def lock_placeholder(self, placeholder: str) -> Iterator[None]:
+        """Hold the lock of a placeholder (`PID-TICKS`) while the block runs; the kernel releases it if the driver dies.
 
         Raises:
             DriverError: BUSY.

@@ -1,7 +1,7 @@
-"""What every attempt needs and what is costly to get: CRIU, CUDA, the machine's fingerprint; found once.
+"""The resources that every attempt uses and that are slow to get: CRIU, CUDA, the machine's fingerprint.
 
-An interpreter, its imports, `cuInit` and the search for GPUs each take longer than the parts of a restore; none of them
-may lie between the trigger and the first answer, so the resident agent keeps one `Toolset`.
+Starting an interpreter, its imports, `cuInit` and listing GPUs each take longer than the phases of a restore; none of
+them may happen between the trigger and the first answer, so the resident agent keeps one `Toolset`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Toolset:
     criu: Criu | None
     cuda: CudaProcesses | None
     cuda_missing: str
-    """Why there is no `cuda`, in one sentence."""
+    """Reason in one sentence if `cuda` is None."""
     gpus: tuple[Gpu, ...] = field(default=())
     machine: Fingerprint = field(default_factory=here)
     kerndat: bytes | None = None

@@ -53,9 +53,9 @@ def table(results: dict[str, Any]) -> str:
         measured("unpark", "**unpark**", "the same weights"),
         measured("unpark_huge", "unpark, parked on huge pages"),
         measured("unpark", "park", "with the proof that its memory is free", "park_s", "park_all_s"),
-        measured("in_turn", "unpark of three smaller models in turn, one card"),
+        measured("in_turn", "unpark of three smaller models in turn, one GPU"),
         measured("clones", "a smaller model, restored", "", "one_s"),
-        measured("clones", "four clones of it at once, one card", "the last of them", "four_at_once_s"),
+        measured("clones", "four clones of it at once, one GPU", "the last of them", "four_at_once_s"),
         measured("transformers", "a Llama of transformers over HTTP, restored"),
         measured("pause", "pause of a live replica that is checkpointed", "", "pause_s"),
     ]

@@ -18,7 +18,7 @@ Artifact = Annotated[Path, typer.Argument(help="Directory of an artifact.")]
 
 
 def verify(artifact: Artifact, as_json: AsJson = False) -> None:
-    """Verify every digest of an artifact and seal it, so that restores need look at the seal alone."""
+    """Verify every digest of an artifact and seal it, so that restores check the seal only."""
     from restore_driver.artifact.manifest import load_manifest, manifest_digest
     from restore_driver.artifact.seal import verify_and_seal
 

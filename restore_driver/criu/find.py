@@ -83,8 +83,8 @@ def find_criu(environment: Mapping[str, str] | None = None) -> Criu:
         program = candidate / "criu" if candidate.is_dir() else candidate
         if program.is_file():
             return _examine(program.resolve())
-    looked_at = ", ".join(str(path) for path in candidates)
-    raise DriverError(Reason.CRIU_MISSING, f"there is no CRIU (looked at {looked_at})", _INSTALL)
+    searched = ", ".join(str(path) for path in candidates)
+    raise DriverError(Reason.CRIU_MISSING, f"there is no CRIU (searched {searched})", _INSTALL)
 
 
 def _examine(program: Path) -> Criu:

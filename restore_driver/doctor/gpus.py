@@ -21,7 +21,7 @@ OLDEST_DRIVER = 570
 """The first with cuCheckpointProcess* in its API; 550 to 565 have only cuda-checkpoint's --toggle, which has neither a
 timeout nor a readable state."""
 
-NO_GPU = "this machine shows no NVIDIA GPU"
+NO_GPU = "this machine has no NVIDIA GPU"
 INSTALL = f"install NVIDIA's driver {OLDEST_DRIVER} or newer, or give the container its GPU (NVIDIA container toolkit)"
 _MPS_NAME = "nvidia-cuda-mps"
 """Name of both the control daemon and the server, cut to the 15 characters that the kernel keeps."""

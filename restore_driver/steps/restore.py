@@ -109,7 +109,7 @@ class RestoreSteps(ResumeSteps):
         """Lock pod and snapshot, for one attempt ever, and the placeholder, for one attempt at a time."""
         pid = self.request.placeholder_pid
         ticks = proc.start_ticks(pid)
-        attempt.stack.enter_context(self.tools.state.alone_in(f"{pid}-{ticks}"))
+        attempt.stack.enter_context(self.tools.state.lock_placeholder(f"{pid}-{ticks}"))
         self._refuse_taken_pids()  # with the lock held, no other restore adds processes
         attempt.open_journal(self.tools.state.attempts)
         attempt.intend(placeholder_pid=pid, placeholder_ticks=ticks, namespace=self.context.namespace)

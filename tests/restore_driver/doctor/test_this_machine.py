@@ -59,7 +59,7 @@ def test_text_output_is_a_table_with_hints_and_a_summary() -> None:
 
     assert done.returncode == 1
     assert lines[0] == "verdict check detail, and what would fix it"
-    assert lines[lines.index("missing criu there is no CRIU (looked at /nowhere)") + 1] == f"-> {INSTALL}"
+    assert lines[lines.index("missing criu there is no CRIU (searched /nowhere)") + 1] == f"-> {INSTALL}"
     assert lines[-1].startswith("Missing or broken: criu, criu-check")
 
 
@@ -68,7 +68,7 @@ def test_without_criu_the_hint_names_the_script(tmp_path: Path) -> None:
 
     assert seen.exit_code == 1
     assert seen.some("criu", "criu-check") == [
-        Finding("criu", Verdict.MISSING, "there is no CRIU (looked at /nowhere)", INSTALL),
+        Finding("criu", Verdict.MISSING, "there is no CRIU (searched /nowhere)", INSTALL),
         NO_CRIU,
     ]
 

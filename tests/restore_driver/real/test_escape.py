@@ -72,10 +72,10 @@ def image(tmp_path: Path) -> Iterator[Path]:
 
 def serve(container: Container) -> Replica:
     """The sample server, which falls into the trap itself, as all of its container's programs do."""
-    script = 'exec setsid "$@" </dev/null >/dev/null 2>&1'
+    script = 'setsid "$@" </dev/null >/dev/null 2>&1 &'  # a child of the placeholder's init, not of this process
     program = [os.path.realpath(sys.executable), "/srv/server.py", "--port", str(PORT), "--directory", "/srv/state"]
     entering = ["nsenter", "--target", str(container.placeholder.pid), "--all", "sh", "-c", script, "sh"]
-    subprocess.Popen([*entering, *program], stdin=subprocess.DEVNULL)
+    subprocess.run([*entering, *program], stdin=subprocess.DEVNULL, check=True)
 
     def serving() -> Replica | None:
         inside = container.placeholder.members()
