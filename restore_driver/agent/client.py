@@ -80,5 +80,5 @@ def converse(path: Path, message: Message, deadline_s: float, observe: Observer)
             Reason.DEADLINE_EXCEEDED, f"the agent at {path} did not answer within {deadline_s:.3g} s"
         ) from None
     except OSError as error:
-        raise DriverError(Reason.DRIVER_DIED, f"the agent at {path} can't be asked: {error}") from error
+        raise DriverError(Reason.DRIVER_DIED, f"the agent at {path} cannot be asked: {error}") from error
     raise DriverError(Reason.DRIVER_DIED, f"the agent at {path} ended before its result", "see its log; start it again")

@@ -142,10 +142,10 @@ def _write(each: _Write) -> None:
     except OSError as error:
         raise _not_written(each, error.strerror or str(error)) from error
     if written != wanted:
-        raise _not_written(each, f"{written:,} of {wanted:,} bytes were taken")
+        raise _not_written(each, f"{written:,} of {wanted:,} bytes were written")
 
 
 def _not_written(each: _Write, why: str) -> DriverError:
     return DriverError(
-        Reason.CRIU_RESTORE_FAILED, f"process {each.pid}'s memory at {each.pieces[0][0]:#x} can't be written: {why}"
+        Reason.CRIU_RESTORE_FAILED, f"process {each.pid}'s memory at {each.pieces[0][0]:#x} cannot be written: {why}"
     )

@@ -33,7 +33,7 @@ def own_check(machine: Machine) -> Answer:
     try:
         return judge(_run_check(found, machine.patience_s))
     except NotStarted:
-        return broken("a mount namespace of its own can't be made for it", "see `namespaces` below")
+        return broken("a mount namespace of its own cannot be made for it", "see `namespaces` below")
 
 
 def judge(done: Completed) -> Answer:

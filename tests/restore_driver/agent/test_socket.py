@@ -176,7 +176,7 @@ def test_an_agent_that_ends_before_its_result_is_named(tmp_path: Path) -> None:
             status(tmp_path / "agent.sock", deadline_s=0.1)
 
     assert (not_listening.value.reason, silent.value.reason) == (Reason.DRIVER_DIED, Reason.DEADLINE_EXCEEDED)
-    assert "can't be asked" in not_listening.value.detail and "did not answer within 0.1 s" in silent.value.detail
+    assert "cannot be asked" in not_listening.value.detail and "did not answer within 0.1 s" in silent.value.detail
 
 
 def test_a_stale_socket_is_replaced_and_a_living_agents_is_not(start_agent: StartAgent) -> None:

@@ -78,6 +78,6 @@ def test_a_serving_agent_is_ok_and_a_stale_socket_is_broken(agent: subprocess.Po
     assert dead.findings["agent"] == Finding(
         "agent",
         Verdict.BROKEN,
-        f"the agent at {stale}/agent.sock can't be asked: [Errno 111] Connection refused",
+        f"the agent at {stale}/agent.sock cannot be asked: [Errno 111] Connection refused",
         "start `forethaw agent` again; it replaces a stale socket",
     )

@@ -104,7 +104,7 @@ def test_the_cuda_checkpoint_program_is_used_without_bindings(gpu: Gpu, tmp_path
         Finding(
             "cuda-helper",
             Verdict.WARNING,
-            "the cuda-checkpoint program answers instead, and each call pays for a cuInit: CudaMissing: cuda-bindings "
+            "the cuda-checkpoint program is used instead, and each call costs a cuInit: CudaMissing: cuda-bindings "
             "cannot be imported: no such bindings; pip install 'forethaw[gpu]'",
             "pip install 'forethaw[gpu]'",
         ),
