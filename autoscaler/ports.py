@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from autoscaler.acting.modes import Mode
 from autoscaler.forecast.series import DemandFrame
 from autoscaler.outcomes import Outcome
 from autoscaler.planbook import PlanEntry
@@ -108,6 +109,8 @@ class PassRecord:
     """As assigned; a target's mode, a pause or a fresh look may keep some of them from being asked for."""
     outcomes: Mapping[str, Outcome] | None = None
     """By `Action.name`."""
+    modes: Mapping[TargetKey, Mode] = field(default_factory=dict)
+    """Who scaled each target; one without an entry was scaled by Forethaw."""
 
 
 class MetricSource(Protocol):

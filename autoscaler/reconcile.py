@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from autoscaler.acting.fresh import still_valid
 from autoscaler.acting.inflight import Flight
-from autoscaler.acting.modes import permitted
+from autoscaler.acting.modes import Mode, divided, permitted
 from autoscaler.config import ReconcileConfig
 from autoscaler.demand import DemandState, absorb, no_demand, serving_replicas
 from autoscaler.forecast.series import DemandFrame
@@ -40,9 +40,11 @@ from autoscaler.ports import (
     PlanReaders,
     Recorder,
 )
+from policies.actions import Action
 from policies.assignment import assign
 from policies.contract import checked
-from policies.types import DecisionInput, Policy
+from policies.keys import TargetKey
+from policies.types import DecisionInput, Plan, Policy
 
 S = TypeVar("S")
 
@@ -158,30 +160,52 @@ def _decide(
         paths = ports.forecaster.paths(state.forecast, config.keys, now_s, config.horizon_s)
     specs, pool = state.learning.specs(config), state.learning.pool(config)
     given = decision_input(config, specs, pool, expected, state.demand, paths, now_s, policy.interval_s)
-    return decided(policy, config.pool.name, view, expected, given, state.memory)
+    modes = {t.spec.key: t.mode for t in config.targets}
+    return decided(policy, config.pool.name, view, expected, given, state.memory, modes)
 
 
 def decided(
-    policy: Policy[Any], pool: str, view: ClusterView, expected: ClusterView, given: DecisionInput, memory: Any
+    policy: Policy[Any],
+    pool: str,
+    view: ClusterView,
+    expected: ClusterView,
+    given: DecisionInput,
+    memory: Any,
+    modes: Mapping[TargetKey, Mode],
 ) -> PassRecord:
     """Decide, check and assign: pure, so a record's decision can be made again from the record alone."""
     decision = policy.decide(given, memory)
     plan, violations = checked(decision.plan, given)
-    actions = assign(plan, given, expected.replicas, expected.running, expected.reserved)
-    return PassRecord(pool, given.now_s, view, expected, given, memory, decision, plan, violations, actions)
+    actions = _assigned(plan, given, expected, modes)
+    return PassRecord(
+        pool, given.now_s, view, expected, given, memory, decision, plan, violations, actions, None, modes
+    )
+
+
+def _assigned(
+    plan: Plan, given: DecisionInput, expected: ClusterView, modes: Mapping[TargetKey, Mode]
+) -> tuple[Action, ...]:
+    """Assign GPUs to what will happen first; what advised targets would do follows, for whoever reads the record."""
+    acting, everyone = divided(plan, modes, expected.replicas)
+    actions = assign(acting, given, expected.replicas, expected.running, expected.reserved)
+    advised = everyone.targets.keys() - acting.targets.keys()
+    if not advised:
+        return actions
+    would = assign(everyone, given, expected.replicas, expected.running, expected.reserved)
+    names = {a.name for a in actions}
+    return (*actions, *(a for a in would if a.target in advised and a.name not in names))
 
 
 def decided_again(policy: Policy[Any], record: PassRecord) -> PassRecord:
     """Replay a record: the same policy must come to an equal record, outcomes aside."""
-    return decided(policy, record.pool, record.view, record.expected, record.given, record.memory)
+    return decided(policy, record.pool, record.view, record.expected, record.given, record.memory, record.modes)
 
 
 def _act(
     ports: Ports[S], config: ReconcileConfig, state: ReconcileState[S], begun: PassRecord, now_s: float
 ) -> Mapping[str, Outcome]:
     """Carry out the record: what the modes permit, no pause forbids and a fresh look still supports."""
-    modes = {t.spec.key: t.mode for t in config.targets}
-    actions = tuple(a for a in permitted(begun.actions, modes) if not state.flight.paused(a, now_s))
+    actions = tuple(a for a in permitted(begun.actions, begun.modes) if not state.flight.paused(a, now_s))
     if not actions:
         return {}
     valid, conflicts = still_valid(actions, begun.view, ports.cluster.observe(now_s))

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from autoscaler import outcomes
+from autoscaler.acting.modes import Mode
 from autoscaler.ports import ClusterView, PassRecord
 from policies import actions, contract, keys, paths, reasons, types
 from policies.baselines.hpa import HpaMemory
@@ -75,7 +76,7 @@ _CLASSES: dict[str, type] = {
         ForethawMemory,
     )
 }
-_ENUMS: dict[str, type[Enum]] = {e.__name__: e for e in (types.Phase, actions.ActionKind, reasons.ReasonCode)}
+_ENUMS: dict[str, type[Enum]] = {e.__name__: e for e in (types.Phase, actions.ActionKind, reasons.ReasonCode, Mode)}
 
 
 def _written(value: Any) -> Any:  # noqa: PLR0911 - one for each kind of value

@@ -9,6 +9,8 @@ import pytest
 
 from autoscaler.acting.modes import Mode
 from autoscaler.ports import PassRecord
+from autoscaler.reconcile import decided_again
+from autoscaler.records import from_json, to_json
 from policies.actions import SCALING, ActionKind
 from policies.types import Phase
 from tests.autoscaler.odd_clusters import Answering
@@ -158,3 +160,29 @@ def test_a_snapshot_whose_target_has_left_is_evicted_while_any_target_may_act() 
 
     assert "evict/default/default/b@sha256:1/node-000" in asked(pool)
     assert pool.world.nodes["node-000"].snapshots == {snapshot}
+
+
+@pytest.mark.parametrize("other", [Mode.ADVISE, Mode.KEDA])
+def test_a_start_that_is_left_to_others_takes_no_gpu_from_one_that_happens(other: Mode) -> None:
+    """Four GPUs are free and both want them, `a` first by name; nobody here starts `a`, so `b` waits for nothing."""
+    pool = pool_in(other, Mode.SCALE, active={"a": 0, "b": 0}, spare=4)
+    pool.steps(20.0)
+    assert isinstance(pool.policy, Fixed)
+    pool.policy.active, pool.policy.spare = {"a": 4, "b": 4}, 0
+
+    record = pool.step(22.0)
+
+    assert [a.waits_for for a in record.actions if a.kind is ActionKind.START and a.target == B] == [""] * 4
+    assert record.plan.targets[A].active == 4
+
+
+def test_what_an_advised_target_would_do_is_recorded_beside_what_is_done() -> None:
+    pool = pool_in(Mode.ADVISE, Mode.SCALE, active={"a": 2, "b": 3})
+
+    record = pool.step(2.0)
+
+    wanted = [a.replica for a in record.actions if a.kind is ActionKind.START]
+    assert sorted(wanted) == ["a-0", "a-1", "b-0", "b-1", "b-2"]
+    assert {a.target for a in record.actions if a.name in (record.outcomes or {})} == {B, None}
+    again = decided_again(pool.policy, from_json(to_json(record)))
+    assert to_json(replace(again, outcomes=record.outcomes)) == to_json(record)
