@@ -185,8 +185,8 @@ def decided(
 def _assigned(
     plan: Plan, given: DecisionInput, expected: ClusterView, modes: Mapping[TargetKey, Mode]
 ) -> tuple[Action, ...]:
-    """Assign GPUs to what will happen first; what advised targets would do follows, for whoever reads the record."""
-    acting, everyone = divided(plan, modes, expected.replicas)
+    """Assign GPUs to what will happen first; what advised targets would do follows, for the record."""
+    acting, everyone = divided(plan, modes, given)
     actions = assign(acting, given, expected.replicas, expected.running, expected.reserved)
     advised = everyone.targets.keys() - acting.targets.keys()
     if not advised:

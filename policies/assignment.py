@@ -2,7 +2,7 @@
 
 A plan says how many; this module says which. It decides on which node a replica starts and from which tier it
 comes, which replica is stopped, retained, promoted or demoted, which GPUs are taken back from preemptible work,
-lent to it, bought or given back. It is pure, and whoever runs a cluster obeys its actions and decides nothing.
+lent to it, bought or given back. It is pure, and a cluster adapter obeys its actions and decides nothing.
 
 The order, since steps share GPUs, and each step for all targets before the next begins, by key:
 

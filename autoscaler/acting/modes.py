@@ -12,41 +12,33 @@ from enum import StrEnum
 
 from policies.actions import SCALING, Action, ActionKind
 from policies.keys import TargetKey
-from policies.types import ACTIVE, PARKED, Phase, Plan, ReplicaView, TargetPlan
+from policies.types import PARKED, DecisionInput, Plan
 
 
 class Mode(StrEnum):
     """Who scales a target."""
 
     ADVISE = "Advise"
-    """Nobody acts: the plan is published, and replicas, GPUs and snapshots are left alone."""
+    """Forethaw does not act: the plan is published, and replicas, GPUs and snapshots are left alone."""
     SCALE = "Scale"
     """Forethaw scales the target itself."""
     KEDA = "KEDA"
     """KEDA and its HPA set the count from the published plan; warm replicas and snapshots are kept by Forethaw."""
 
 
-def divided(
-    plan: Plan, modes: Mapping[TargetKey, Mode], replicas: Mapping[TargetKey, tuple[ReplicaView, ...]]
-) -> tuple[Plan, Plan]:
+def divided(plan: Plan, modes: Mapping[TargetKey, Mode], given: DecisionInput) -> tuple[Plan, Plan]:
     """Return the plan of the targets that may act, and that of all targets as if they might.
 
     They are one where no target, or every target, is advised only. A target that is scaled by KEDA is held at the
     count that it has; one without an entry in `modes` is scaled by Forethaw.
     """
     targets = {
-        key: _held(t, replicas.get(key, ())) if modes.get(key) is Mode.KEDA else t for key, t in plan.targets.items()
+        key: replace(t, active=given.observed[key].current) if modes.get(key) is Mode.KEDA else t
+        for key, t in plan.targets.items()
     }
     everyone = replace(plan, targets=targets)
     acting = {key: t for key, t in targets.items() if modes.get(key) is not Mode.ADVISE}
     return replace(plan, targets=acting) if acting else everyone, everyone
-
-
-def _held(planned: TargetPlan, replicas: tuple[ReplicaView, ...]) -> TargetPlan:
-    there = sum(
-        r.phase is Phase.ACTIVE or (r.goal == ACTIVE and r.phase in (Phase.PENDING, Phase.STARTING)) for r in replicas
-    )
-    return replace(planned, active=there)
 
 
 def permitted(actions: tuple[Action, ...], modes: Mapping[TargetKey, Mode]) -> tuple[Action, ...]:

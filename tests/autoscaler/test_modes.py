@@ -186,3 +186,20 @@ def test_what_an_advised_target_would_do_is_recorded_beside_what_is_done() -> No
     assert {a.target for a in record.actions if a.name in (record.outcomes or {})} == {B, None}
     again = decided_again(pool.policy, from_json(to_json(record)))
     assert to_json(replace(again, outcomes=record.outcomes)) == to_json(record)
+
+
+def test_a_start_that_hangs_in_keda_is_not_assigned_a_successor() -> None:
+    """It was begun before KEDA took over: its successor is the HPA's to start, and takes no GPU here."""
+    pool = pool_in(Mode.SCALE, active={"a": 1}, spare=2)
+    sound = pool.world.specs[A]
+    slow = tuple(replace(t, lead_time=replace(t.lead_time, quantiles_s=(1e6,))) for t in sound.ladder)
+    pool.world.specs[A] = replace(sound, ladder=slow)
+    pool.steps(20.0)
+    pool.world.specs[A] = sound
+    pool.config = replace(pool.config, targets=(replace(pool.config.targets[0], mode=Mode.KEDA),))
+
+    records = pool.steps(220.0)
+
+    assert records[-1].given.observed[A].current == 0
+    assert pool.names("a", Phase.STARTING) == ["a-0"]
+    assert [a.replica for a in records[-1].actions if a.kind is ActionKind.START] == []
